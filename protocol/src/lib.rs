@@ -4,14 +4,28 @@
 //! in through [`machine::Machine::handle`], and what should happen leaves as [`machine::Effect`]s. The simulator in
 //! [`sim`] and the real node drive the very same machine.
 //!
-//! Read in this order: [`ids`], [`record`], [`message`], [`contest`] (one Paxos decision), [`machine`] (the way of a
-//! round).
+//! Read in this order: [`ids`], [`record`], [`message`], `contest` (one decision), `round`, [`machine`].
 
 #![forbid(unsafe_code)]
 
 pub mod bounds;
+pub mod chain;
 pub mod codec;
+mod contest;
+mod core;
+mod founding;
 pub mod ids;
+pub mod machine;
+pub mod message;
+mod peers;
+pub mod record;
+pub mod reject;
+mod requests;
+pub mod roster;
+mod round;
 pub mod runfile;
+pub mod sign;
+pub mod timing;
 
-pub use ids::{Ballot, BlobRef, Hash, Identity, NodeId, Signature, Time};
+pub use ids::{Ballot, BlobRef, Hash, Identity, NodeId, RunId, Signature, Time};
+pub use reject::Reject;
