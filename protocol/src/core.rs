@@ -13,7 +13,7 @@ use crate::roster::{Part, Roster};
 
 /// What a test can break, to see that the simulator notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// What binds its sender leaves before it is on disk.
     SendBeforePersist,
     /// A vote is given whatever was voted or accepted before.

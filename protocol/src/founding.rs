@@ -68,11 +68,6 @@ impl Foundings {
         self.known.contains_key(&id)
     }
 
-    /// The founding's contest, for a status.
-    pub(crate) fn contest(&self, id: Hash) -> Option<&Contest> {
-        self.known.get(&id).map(|a| &a.contest)
-    }
-
     /// The members whose word on a founding is not known here.
     pub(crate) fn silent_on(&self, id: Hash) -> Vec<String> {
         let Some(a) = self.known.get(&id) else { return Vec::new() };

@@ -25,6 +25,8 @@ pub mod roster;
 mod round;
 pub mod runfile;
 pub mod sign;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod timing;
 
 pub use ids::{Ballot, BlobRef, Hash, Identity, NodeId, RunId, Signature, Time};

@@ -148,10 +148,6 @@ impl Contest {
         self.turns.pop_front()
     }
 
-    pub(crate) fn roster(&self) -> &Roster {
-        &self.roster
-    }
-
     /// The present ballot.
     pub(crate) fn ballot(&self) -> Ballot {
         Ballot { round: self.round, attempt: self.attempt }
