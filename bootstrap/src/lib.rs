@@ -1,1 +1,45 @@
-//! Placeholder while the workspace is laid out.
+//! How nodes find each other: transports, identify, mDNS, introductions, addresses, tickets.
+//!
+//! The way of a node that comes up: it dials the addresses that it was given ([`MeetingOptions::bootstrap`]), those that
+//! it knew from before, and what mDNS shows. Identify tells what the other one is: a node of the same run is kept and
+//! reported ([`MeetingEvent::PeerUp`]); one that introduces is asked who else is there; a node of another run, or another
+//! libp2p program, is left alone. Whoever is introduced is dialled in turn, so that soon all know each other, and no
+//! bootstrap is needed any more.
+//!
+//! [`Meeting`] is a libp2p behaviour that does all of this by itself; the node composes it with its own protocols.
+//! [`serve`] is the bootstrap node: the same behaviour alone. [`fetch_run_file`] and [`discover_runs`] ask around with a
+//! swarm that lives for a moment.
+
+#![forbid(unsafe_code)]
+
+pub mod addresses;
+pub mod bounds;
+pub mod frame;
+
+mod bucket;
+mod contacts;
+mod directory;
+mod introductions;
+mod meeting;
+mod seek;
+mod serve;
+mod swarm;
+mod ticket;
+
+pub use bucket::Bucket;
+pub use introductions::{Answer, Request, SeenRun};
+pub use meeting::{Meeting, MeetingEvent, MeetingOptions, OwnRun, Role};
+pub use seek::{FoundRun, SeekError, discover_runs, fetch_run_file};
+pub use serve::{Ready, ServeError, ServeOptions, serve};
+pub use swarm::{BuildError, build_swarm, default_listen, fresh_secret, node_id, peer_id};
+pub use ticket::{Ticket, TicketError};
+
+use libp2p::StreamProtocol;
+use paceline_protocol::RunId;
+use paceline_protocol::bounds::PROTOCOL_VERSION;
+
+/// The name of a protocol of one run: `/paceline/1/<run id>/<what>`.
+pub fn run_protocol(run: RunId, what: &str) -> StreamProtocol {
+    StreamProtocol::try_from_owned(format!("/paceline/{PROTOCOL_VERSION}/{run}/{what}"))
+        .expect("the name begins with a slash")
+}

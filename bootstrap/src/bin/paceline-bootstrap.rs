@@ -1,2 +1,113 @@
-//! x
-fn main() {}
+//! The bootstrap node: the address that a new node dials first, and a relay for those that can't be dialled.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use libp2p::Multiaddr;
+use paceline_bootstrap::{Ready, ServeOptions, serve};
+use paceline_protocol::bounds::RUN_FILE_BYTES_MAX;
+use paceline_protocol::runfile::RunFile;
+use tracing_subscriber::EnvFilter;
+
+/// The address that a new node dials first. It introduces nodes to each other, hands out the run file and relays; it trains
+/// nothing and is never needed once the nodes know each other.
+#[derive(Parser)]
+#[command(name = "paceline-bootstrap", version)]
+struct Arguments {
+    /// The run to print a join ticket for, and whose run file to hand out.
+    #[arg(long, value_name = "RUN.toml")]
+    run: Option<PathBuf>,
+    /// Where to listen [default: TCP and QUIC on every IPv4 interface, any free port].
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<Multiaddr>,
+    /// Directory for the identity, so that addresses and tickets stay valid after a restart.
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Don't announce this bootstrap on the local network.
+    #[arg(long)]
+    no_mdns: bool,
+    /// How to print addresses and ticket.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,paceline_bootstrap=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let options = ServeOptions {
+        run: arguments.run.as_deref().map(read_run_file).transpose()?,
+        listen: arguments.listen,
+        home: arguments.home,
+        mdns: !arguments.no_mdns,
+    };
+    let format = arguments.format;
+    // Asked for before it serves, so that no signal is missed.
+    let shutdown = stop_signal().context("signals can't be listened to")?;
+    serve(options, |ready| print(&ready, format), shutdown).await?;
+    Ok(())
+}
+
+fn read_run_file(path: &std::path::Path) -> anyhow::Result<RunFile> {
+    let name = path.display().to_string();
+    let len = std::fs::metadata(path).with_context(|| format!("{name}: the run file can't be read"))?.len();
+    anyhow::ensure!(
+        len <= RUN_FILE_BYTES_MAX as u64,
+        "{name}: {len} bytes, a run file has at most {RUN_FILE_BYTES_MAX}"
+    );
+    let text = std::fs::read_to_string(path).with_context(|| format!("{name}: the run file can't be read"))?;
+    Ok(RunFile::parse(&text, &name)?)
+}
+
+/// Nobody reads any more: that is no reason to stop serving, so errors of stdout are left alone.
+fn print(ready: &Ready, format: Format) {
+    let mut out = std::io::stdout().lock();
+    match format {
+        Format::Json => {
+            let line = serde_json::json!({
+                "peer_id": ready.peer_id, "addresses": ready.addresses, "ticket": ready.ticket,
+            });
+            let _ = writeln!(out, "{line}");
+        }
+        Format::Text => {
+            for address in &ready.addresses {
+                let _ = writeln!(out, "address {address}");
+            }
+            if let Some(ticket) = &ready.ticket {
+                let _ = writeln!(out, "ticket  {ticket}");
+            }
+        }
+    }
+    let _ = out.flush();
+}
+
+#[cfg(unix)]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    Ok(async {
+        // Without the signal there is nothing to wait for but the end of the process.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+}

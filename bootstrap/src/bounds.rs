@@ -1,0 +1,111 @@
+//! Bounds on meeting others, beside those of `paceline_protocol::bounds`.
+
+use std::time::Duration;
+
+use paceline_protocol::bounds::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, ROSTER_MAX};
+
+/// Connections to one peer: two nodes that dial each other at once have two, a redial beside a dying one a third.
+pub const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+
+/// Connections in all: a full roster, and some who ask the way.
+pub const CONNECTIONS_MAX: u32 = ROSTER_MAX as u32 + 128;
+
+/// Connections whose handshake is not over, in each direction. Handshakes cost memory and CPU before it is known whom.
+pub const CONNECTIONS_PENDING_MAX: u32 = 256;
+
+/// Dials of our own at a time: enough that a dead address holds nobody up, few enough to be polite to the network.
+pub const DIALS_MAX: usize = 32;
+
+/// Peers whose addresses are remembered.
+pub const CONTACTS_MAX: usize = ROSTER_MAX;
+
+/// First wait after a failed dial; it doubles with each failure.
+pub const BACK_OFF_MIN: Duration = Duration::from_millis(200);
+
+/// Longest wait between two dials to one peer: who comes back is found this soon.
+pub const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+
+/// Failed dials after which a peer that never answered is forgotten, about 3 minutes.
+pub const FAILURES_UNTIL_FORGOTTEN: u32 = 20;
+
+/// How long an immediate redial may take before a peer counts as gone. A dead process refuses at once; only a dead machine
+/// lets it run out.
+pub const REDIAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection that ends sooner was not wanted by the other end, rather than broken.
+pub const LASTING_CONNECTION: Duration = Duration::from_millis(500);
+
+/// How long a connection may stay without saying what it is.
+pub const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a peer of another run may stay connected to ask the way.
+pub const STRANGER_STAY: Duration = Duration::from_secs(15);
+
+/// How long a peer that turned out to be of another run is not dialled.
+pub const STRANGER_REST: Duration = Duration::from_secs(300);
+
+/// How long a peer that was disconnected on purpose is refused.
+pub const DISCONNECTED_REST: Duration = Duration::from_secs(10);
+
+/// How often a node introduces itself again.
+pub const INTRODUCE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long an introduction lasts: four intervals, so that a lost one or two don't matter.
+pub const RECORD_LIFE: Duration = Duration::from_secs(120);
+
+/// Runs that are introduced to each other at one node.
+pub const RUNS_MAX: usize = 64;
+
+/// Records of one run that are kept for introductions.
+pub const RECORDS_PER_RUN_MAX: usize = 1024;
+
+/// Records in one answer.
+pub const RECORDS_PER_ANSWER_MAX: usize = 64;
+
+/// Bytes of a signed peer record: its addresses, key, signature and framing.
+pub const RECORD_BYTES_MAX: usize = ADDRESSES_MAX * (ADDRESS_BYTES_MAX + 8) + 512;
+
+/// Bytes of a request to introduce.
+pub const REQUEST_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
+
+/// Bytes of an answer: the records, or a run file.
+pub const ANSWER_BYTES_MAX: usize = RECORDS_PER_ANSWER_MAX * (RECORD_BYTES_MAX + 8) + 256;
+
+/// Requests to introduce that a peer may make at once, and the time in which it earns another.
+pub const REQUESTS_BURST: u32 = 16;
+
+/// See [`REQUESTS_BURST`].
+pub const REQUEST_EARNED_EVERY: Duration = Duration::from_millis(500);
+
+/// Introductions in flight on one connection.
+pub const INTRODUCTION_STREAMS_MAX: usize = 8;
+
+/// Time for one introduction, both ways.
+pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An idle connection stays: a training step may take minutes.
+pub const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How often a peer is pinged, to notice a machine that is gone without a word.
+pub const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long an answer to a ping may take; a machine that trains on all cores is slow to answer.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Addresses in a ticket: more make it unwieldy.
+pub const TICKET_ADDRESSES_MAX: usize = 8;
+
+/// Characters of a ticket: eight of the longest addresses in base58.
+pub const TICKET_CHARS_MAX: usize = 4096;
+
+/// Bytes that a relayed connection may carry, each way: a run's updates for some rounds.
+pub const RELAY_CIRCUIT_BYTES_MAX: u64 = 1 << 30;
+
+/// How long a relayed connection lasts.
+pub const RELAY_CIRCUIT_DURATION_MAX: Duration = Duration::from_secs(3600);
+
+/// Nodes that one bootstrap relays for.
+pub const RELAY_RESERVATIONS_MAX: usize = 256;
+
+/// Relayed connections through one bootstrap.
+pub const RELAY_CIRCUITS_MAX: usize = 256;

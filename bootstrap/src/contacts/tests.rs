@@ -1,0 +1,248 @@
+use super::*;
+
+const OURS: Traits = Traits { ours: true, other_run: false, introduces: true, relays: false };
+const OTHER_RUN: Traits = Traits { ours: false, other_run: true, introduces: true, relays: false };
+const FOREIGN: Traits = Traits { ours: false, other_run: false, introduces: false, relays: false };
+
+/// Contacts with a clock that the test moves.
+struct Desk {
+    contacts: Contacts,
+    start: Instant,
+    now: Instant,
+    ids: usize,
+}
+
+impl Desk {
+    fn new(role: Role) -> Self {
+        let now = Instant::now();
+        Self { contacts: Contacts::new(PeerId::random(), role), start: now, now, ids: 0 }
+    }
+
+    fn id(&mut self) -> ConnectionId {
+        self.ids += 1;
+        ConnectionId::new_unchecked(1_000_000 + self.ids)
+    }
+
+    fn actions(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.contacts.poll_action()).collect()
+    }
+
+    fn tick(&mut self, after: Duration) -> Vec<Action> {
+        self.now += after;
+        self.contacts.tick(self.now);
+        self.actions()
+    }
+
+    fn dials(&mut self, after: Duration) -> Vec<DialOpts> {
+        let is_dial = |action| if let Action::Dial(opts) = action { Some(opts) } else { None };
+        self.tick(after).into_iter().filter_map(is_dial).collect()
+    }
+
+    /// A peer that dialled this node and was identified.
+    fn come(&mut self, traits: Traits) -> (PeerId, ConnectionId) {
+        let (peer, id) = (PeerId::random(), self.id());
+        self.contacts.on_connected(self.now, peer, id, &tcp(9), false);
+        self.contacts.on_identified(self.now, peer, traits, &[tcp(1), quic(1)]);
+        (peer, id)
+    }
+}
+
+fn tcp(port: u16) -> Multiaddr {
+    format!("/ip4/10.0.0.1/tcp/{port}").parse().expect("a multiaddr")
+}
+
+fn quic(port: u16) -> Multiaddr {
+    format!("/ip4/10.0.0.1/udp/{port}/quic-v1").parse().expect("a multiaddr")
+}
+
+fn ups(actions: &[Action]) -> usize {
+    actions.iter().filter(|a| matches!(a, Action::Up(_))).count()
+}
+
+fn downs(actions: &[Action]) -> usize {
+    actions.iter().filter(|a| matches!(a, Action::Down(_))).count()
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_peer_with_two_connections_is_up_once_and_down_after_the_last() {
+    let mut desk = Desk::new(Role::Node);
+    let (peer, first) = desk.come(OURS);
+    let second = desk.id();
+    desk.contacts.on_connected(desk.now, peer, second, &tcp(8), false);
+    desk.contacts.on_identified(desk.now, peer, OURS, &[tcp(1)]);
+    assert_eq!(ups(&desk.actions()), 1);
+    desk.now += LONG;
+    desk.contacts.on_closed(desk.now, peer, first);
+    assert_eq!(downs(&desk.actions()), 0);
+    desk.contacts.on_closed(desk.now, peer, second);
+    let redial = match desk.actions().pop() {
+        Some(Action::Dial(opts)) => opts,
+        other => panic!("expected a redial, got {other:?}"),
+    };
+    desk.contacts.on_dial_failed(desk.now, redial.connection_id());
+    assert_eq!(downs(&desk.actions()), 1);
+}
+
+#[test]
+fn a_broken_connection_that_is_redialled_is_no_news() {
+    let mut desk = Desk::new(Role::Node);
+    let (peer, id) = desk.come(OURS);
+    desk.actions();
+    desk.now += LONG;
+    desk.contacts.on_closed(desk.now, peer, id);
+    desk.actions();
+    let again = desk.id();
+    desk.contacts.on_connected(desk.now, peer, again, &tcp(1), true);
+    desk.contacts.on_identified(desk.now, peer, OURS, &[tcp(1)]);
+    let actions = desk.tick(REDIAL_TIMEOUT * 2);
+    assert_eq!((ups(&actions), downs(&actions)), (0, 0));
+    assert!(desk.contacts.is_up(peer));
+}
+
+#[test]
+fn a_machine_that_is_gone_without_a_word_is_down_when_the_redial_takes_too_long() {
+    let mut desk = Desk::new(Role::Node);
+    let (peer, id) = desk.come(OURS);
+    desk.now += LONG;
+    desk.contacts.on_closed(desk.now, peer, id);
+    desk.actions();
+    assert_eq!(downs(&desk.tick(REDIAL_TIMEOUT / 2)), 0);
+    assert_eq!(downs(&desk.tick(REDIAL_TIMEOUT)), 1);
+}
+
+#[test]
+fn who_closes_at_once_is_not_redialled_in_a_loop() {
+    let mut desk = Desk::new(Role::Node);
+    let (peer, id) = desk.come(OURS);
+    desk.actions();
+    desk.contacts.on_closed(desk.now, peer, id);
+    let actions = desk.actions();
+    assert_eq!(downs(&actions), 1);
+    assert!(!actions.iter().any(|a| matches!(a, Action::Dial(_))));
+}
+
+#[test]
+fn waits_between_dials_double_up_to_a_bound_and_never_end_for_a_given_address() {
+    let mut desk = Desk::new(Role::Node);
+    let peer = PeerId::random();
+    desk.contacts.keep(desk.now, &addresses::with_peer(&tcp(1), peer));
+    let mut waits = Vec::new();
+    let mut last = desk.now;
+    while waits.len() < 2 * FAILURES_UNTIL_FORGOTTEN as usize {
+        for opts in desk.dials(Duration::from_millis(50)) {
+            waits.push(desk.now - last);
+            last = desk.now;
+            desk.contacts.on_dial_failed(desk.now, opts.connection_id());
+        }
+        assert!(desk.now - desk.start < Duration::from_secs(3600), "the dials end after {waits:?}");
+    }
+    assert!(waits[1] >= BACK_OFF_MIN * 3 / 4 && waits[1] <= BACK_OFF_MIN * 3 / 2, "{waits:?}");
+    assert!(waits[10..].iter().all(|w| *w >= BACK_OFF_MAX * 3 / 4 && *w <= BACK_OFF_MAX * 3 / 2), "{waits:?}");
+}
+
+#[test]
+fn an_address_without_a_peer_is_dialled_until_it_answers_and_again_when_it_is_gone() {
+    let mut desk = Desk::new(Role::Node);
+    desk.contacts.keep(desk.now, &tcp(1));
+    let opts = desk.dials(Duration::ZERO).pop().expect("a dial");
+    assert_eq!(opts.get_peer_id(), None);
+    let peer = PeerId::random();
+    desk.contacts.on_connected(desk.now, peer, opts.connection_id(), &tcp(1), true);
+    assert!(desk.dials(LONG).is_empty());
+    desk.contacts.on_closed(desk.now, peer, opts.connection_id());
+    assert!(!desk.dials(LONG).is_empty());
+}
+
+#[test]
+fn tcp_is_dialled_first_and_quic_after_it_failed() {
+    let mut desk = Desk::new(Role::Node);
+    let peer = PeerId::random();
+    desk.contacts.learn(desk.now, peer, &[quic(1), tcp(1)]);
+    let contact = desk.contacts.contacts.get_mut(&peer).expect("learned");
+    assert_eq!(contact.dial_addresses(), [tcp(1)]);
+    contact.failures = 1;
+    assert_eq!(contact.dial_addresses(), [quic(1)]);
+}
+
+#[test]
+fn a_peer_that_never_answers_is_forgotten() {
+    let mut desk = Desk::new(Role::Node);
+    desk.contacts.learn(desk.now, PeerId::random(), &[tcp(1)]);
+    for _ in 0..2 * FAILURES_UNTIL_FORGOTTEN {
+        for opts in desk.dials(LONG) {
+            desk.contacts.on_dial_failed(desk.now, opts.connection_id());
+        }
+    }
+    assert!(desk.contacts.contacts.is_empty());
+}
+
+#[test]
+fn other_programs_are_left_at_once_and_other_runs_after_they_asked_the_way() {
+    let mut desk = Desk::new(Role::Node);
+    let (foreign, _) = desk.come(FOREIGN);
+    assert!(desk.actions().iter().any(|a| matches!(a, Action::Close(peer) if *peer == foreign)));
+    let (other, _) = desk.come(OTHER_RUN);
+    let closes = |actions: Vec<Action>| actions.iter().any(|a| matches!(a, Action::Close(peer) if *peer == other));
+    let actions = desk.actions();
+    assert_eq!(ups(&actions), 0);
+    assert!(!actions.iter().any(|a| matches!(a, Action::Introduce(_))));
+    assert!(!closes(actions));
+    assert!(closes(desk.tick(STRANGER_STAY)));
+}
+
+#[test]
+fn who_never_says_what_it_is_is_closed() {
+    let mut desk = Desk::new(Role::Node);
+    let (peer, id) = (PeerId::random(), desk.id());
+    desk.contacts.on_connected(desk.now, peer, id, &tcp(1), false);
+    assert!(desk.tick(IDENTIFY_TIMEOUT).iter().any(|a| matches!(a, Action::Close(p) if *p == peer)));
+}
+
+#[test]
+fn a_disconnected_peer_is_down_at_once_and_turned_away_for_a_while() {
+    let mut desk = Desk::new(Role::Node);
+    let (peer, id) = desk.come(OURS);
+    desk.actions();
+    desk.now += LONG;
+    desk.contacts.disconnect(desk.now, peer);
+    assert_eq!(downs(&desk.actions()), 1);
+    desk.contacts.on_closed(desk.now, peer, id);
+    assert!(desk.actions().is_empty(), "no redial");
+    assert!(desk.contacts.is_refused(desk.now, peer));
+    assert!(desk.dials(DISCONNECTED_REST / 2).is_empty());
+    assert!(!desk.contacts.is_refused(desk.now + DISCONNECTED_REST, peer));
+}
+
+#[test]
+fn an_older_record_does_not_replace_a_newer_one() {
+    let mut desk = Desk::new(Role::Node);
+    let peer = PeerId::random();
+    desk.contacts.learn_signed(desk.now, peer, &[tcp(2)], 2);
+    desk.contacts.learn_signed(desk.now, peer, &[tcp(1)], 1);
+    assert_eq!(desk.contacts.addresses_of(peer), [tcp(2)]);
+}
+
+#[test]
+fn contacts_and_their_addresses_are_bounded_and_those_given_stay() {
+    let mut desk = Desk::new(Role::Node);
+    let given = PeerId::random();
+    desk.contacts.keep(desk.now, &addresses::with_peer(&tcp(1), given));
+    let many: Vec<Multiaddr> = (1..100).map(tcp).collect();
+    for _ in 0..CONTACTS_MAX + 10 {
+        desk.contacts.learn(desk.now, PeerId::random(), &many);
+    }
+    assert_eq!(desk.contacts.contacts.len(), CONTACTS_MAX);
+    assert!(desk.contacts.contacts.values().all(|c| c.addresses.len() <= ADDRESSES_MAX));
+    assert!(desk.contacts.contacts.contains_key(&given));
+    assert!(desk.dials(Duration::ZERO).len() <= DIALS_MAX);
+}
+
+#[test]
+fn a_bootstrap_dials_nobody_that_came_to_it() {
+    let mut desk = Desk::new(Role::Bootstrap);
+    let (peer, id) = desk.come(OTHER_RUN);
+    desk.contacts.on_closed(desk.now + LONG, peer, id);
+    assert!(desk.dials(LONG * 10).is_empty());
+}

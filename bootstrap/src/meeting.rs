@@ -1,0 +1,614 @@
+//! The behaviour by which nodes meet: identify, mDNS, ping, introductions, relays, and the dialling that follows from
+//! them. What goes on by itself stays inside; what the owner should know comes out as a [`MeetingEvent`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use libp2p::core::transport::PortUse;
+use libp2p::core::{Endpoint, PeerRecord};
+use libp2p::identity::Keypair;
+use libp2p::request_response::{self, InboundFailure, Message, OutboundFailure, ResponseChannel};
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::swarm::{
+    CloseConnection, ConnectionDenied, ConnectionId, DialError, FromSwarm, ListenAddresses, ListenOpts,
+    NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, connection_limits, identify, mdns, ping, relay};
+use paceline_protocol::bounds::{ADDRESSES_MAX, PROTOCOL_VERSION};
+use paceline_protocol::{NodeId, RunId};
+
+use crate::bounds::{
+    CONNECTIONS_MAX, CONNECTIONS_PENDING_MAX, CONNECTIONS_PER_PEER_MAX, PING_INTERVAL, PING_TIMEOUT,
+    RELAY_CIRCUIT_BYTES_MAX, RELAY_CIRCUIT_DURATION_MAX, RELAY_CIRCUITS_MAX, RELAY_RESERVATIONS_MAX,
+};
+use crate::contacts::{Action, Contacts, Traits};
+use crate::directory::Directory;
+use crate::introductions::{self, Answer, Record, Request, check_run_file};
+use crate::swarm::{BuildError, node_id};
+use crate::{addresses, frame, run_protocol};
+
+/// How often waits are looked at: finer than the shortest of them.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Addresses under which others see this node, and which it can't know by itself, that it passes on.
+const OBSERVED_MAX: usize = 2;
+
+/// Events that wait for the owner. They wait only if it doesn't poll, and then the newest are dropped.
+const EVENTS_MAX: usize = 1024;
+
+/// What a swarm with this behaviour is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A node of a run: dials everybody of its run.
+    Node,
+    /// A bootstrap: waits to be dialled, introduces, relays.
+    Bootstrap,
+    /// Looks for runs or a run file, for a moment.
+    Seeker,
+}
+
+/// The run of this node.
+#[derive(Debug, Clone)]
+pub struct OwnRun {
+    /// Its id.
+    pub run: RunId,
+    /// Its name.
+    pub name: String,
+    /// Its canonical run file, which others fetch from here.
+    pub file: Vec<u8>,
+}
+
+/// How to meet.
+#[derive(Debug, Clone)]
+pub struct MeetingOptions {
+    /// What for.
+    pub role: Role,
+    /// The run: a node has one, a bootstrap may.
+    pub run: Option<OwnRun>,
+    /// First addresses, with or without a peer at the end; dialled until they answer.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Addresses of nodes of the run from an earlier start, each with the peer at its end.
+    pub known: Vec<Multiaddr>,
+    /// Whether to look, and to be seen, on the local network.
+    pub mdns: bool,
+}
+
+/// What the owner should know.
+#[derive(Debug)]
+pub enum MeetingEvent {
+    /// A node of this run is connected and identified. Once, however many connections there are.
+    PeerUp(NodeId),
+    /// Its last connection is gone, and an immediate redial failed.
+    PeerDown(NodeId),
+    /// A peer that answers introductions was identified, of whatever run. For seekers.
+    Met(PeerId),
+    /// The answer to [`Meeting::ask`].
+    Answered(PeerId, Answer),
+    /// What was asked with [`Meeting::ask`] got no answer.
+    NotAnswered(PeerId, String),
+    /// A peer broke a protocol's rules; the bytes were refused.
+    Garbage {
+        /// Who.
+        peer: PeerId,
+        /// Which protocol.
+        protocol: &'static str,
+        /// What was wrong.
+        reason: String,
+    },
+    /// A peer asks too much and was refused.
+    Refused(PeerId),
+}
+
+/// The libp2p behaviours inside.
+#[derive(NetworkBehaviour)]
+pub struct Protocols {
+    limits: connection_limits::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+    introductions: introductions::Behaviour,
+    relay_server: Toggle<relay::Behaviour>,
+    relay_client: relay::client::Behaviour,
+}
+
+/// See the module. Compose it with a node's own protocols, or use it alone.
+pub struct Meeting {
+    protocols: Protocols,
+    key: Keypair,
+    role: Role,
+    run: Option<OwnRun>,
+    direct: Option<StreamProtocol>,
+    contacts: Contacts,
+    directory: Directory,
+    listening: ListenAddresses,
+    observed: Vec<Multiaddr>,
+    /// The signed record of the present addresses.
+    record: Option<Vec<u8>>,
+    /// Requests made by the owner, whose answers are the owner's.
+    asked: Vec<request_response::OutboundRequestId>,
+    /// Run files asked for by the bootstrap.
+    files_asked: Vec<(request_response::OutboundRequestId, RunId)>,
+    /// Introductions on the way, with the run that the records will be of.
+    introduced: Vec<(request_response::OutboundRequestId, RunId)>,
+    events: VecDeque<MeetingEvent>,
+    tick: tokio::time::Interval,
+}
+
+impl Meeting {
+    /// The behaviour for this identity. Needs to run within tokio.
+    ///
+    /// # Errors
+    /// None at present; mDNS that can't be had is a warning, since there are other ways to meet.
+    pub fn new(options: MeetingOptions, key: &Keypair, client: relay::client::Behaviour) -> Result<Self, BuildError> {
+        let (now, me) = (Instant::now(), key.public().to_peer_id());
+        let mut contacts = Contacts::new(me, options.role);
+        options.bootstrap.iter().chain(&options.known).for_each(|address| contacts.keep(now, address));
+        let mut directory = Directory::default();
+        if let Some(own) = &options.run {
+            directory.keep(own.run, &own.name, own.file.clone());
+        }
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Ok(Self {
+            protocols: protocols(&options, key, client),
+            key: key.clone(),
+            role: options.role,
+            direct: options.run.as_ref().map(|own| run_protocol(own.run, "direct")),
+            run: options.run,
+            contacts,
+            directory,
+            listening: ListenAddresses::default(),
+            observed: Vec::new(),
+            record: None,
+            asked: Vec::new(),
+            files_asked: Vec::new(),
+            introduced: Vec::new(),
+            events: VecDeque::new(),
+            tick,
+        })
+    }
+
+    /// This node's addresses for others, the best first, each with its peer at the end.
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        let me = self.key.public().to_peer_id();
+        let all = self.listening.iter().chain(&self.observed).map(addresses::without_peer);
+        let mut sorted = addresses::sorted(all);
+        sorted.truncate(ADDRESSES_MAX);
+        sorted.iter().map(|address| addresses::with_peer(address, me)).collect()
+    }
+
+    /// Nodes of this run that are up, with their addresses.
+    pub fn peers(&self) -> Vec<(NodeId, Vec<Multiaddr>)> {
+        let with_id = |(peer, list): (PeerId, &[Multiaddr])| {
+            Some((node_id(&peer)?, list.iter().map(|a| addresses::with_peer(a, peer)).collect()))
+        };
+        self.contacts.up().filter_map(with_id).collect()
+    }
+
+    /// Where a peer can be reached, as far as is known, without the peer at the end.
+    pub fn addresses_of(&self, peer: PeerId) -> Vec<Multiaddr> {
+        self.contacts.addresses_of(peer)
+    }
+
+    /// Whether the node is up.
+    pub fn is_up(&self, peer: &PeerId) -> bool {
+        self.contacts.is_up(*peer)
+    }
+
+    /// Dials a node soon, if its addresses are known and it is not connected.
+    pub fn want(&mut self, peer: PeerId) {
+        self.contacts.want(Instant::now(), peer);
+    }
+
+    /// Addresses at which a node was said to be; it is dialled.
+    pub fn learn(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
+        self.contacts.learn(Instant::now(), peer, addresses);
+    }
+
+    /// Closes the connections to a peer and turns it away for some seconds.
+    pub fn disconnect(&mut self, peer: PeerId) {
+        self.contacts.disconnect(Instant::now(), peer);
+    }
+
+    /// Asks a connected peer; the answer comes as [`MeetingEvent::Answered`].
+    pub fn ask(&mut self, peer: PeerId, request: Request) {
+        self.asked.push(self.protocols.introductions.send_request(&peer, request));
+    }
+
+    fn emit(&mut self, event: MeetingEvent) {
+        // `PeerUp` and `PeerDown` are bounded by the connections; the rest may be dropped.
+        let matters = matches!(event, MeetingEvent::PeerUp(_) | MeetingEvent::PeerDown(_));
+        if matters || self.events.len() < EVENTS_MAX {
+            self.events.push_back(event);
+        }
+    }
+
+    fn on_protocols(&mut self, event: ProtocolsEvent) {
+        let now = Instant::now();
+        match event {
+            ProtocolsEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                let traits = self.traits(&info);
+                tracing::debug!(peer = %peer_id, ?traits, "identified");
+                let useful = addresses::sorted(info.listen_addrs.into_iter().take(ADDRESSES_MAX));
+                self.contacts.on_identified(now, peer_id, traits, &useful);
+            }
+            ProtocolsEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, address) in found {
+                    self.contacts.learn(now, peer, &[address]);
+                }
+            }
+            // A live peer's record runs out as well: that it is gone shows on its connection.
+            ProtocolsEvent::Mdns(mdns::Event::Expired(_)) => {}
+            ProtocolsEvent::Introductions(event) => self.on_introductions(now, event),
+            _ => {}
+        }
+    }
+
+    fn traits(&self, info: &identify::Info) -> Traits {
+        let speaks = |protocol: &StreamProtocol| info.protocols.contains(protocol);
+        let other = |protocol: &StreamProtocol| {
+            let name = protocol.as_ref();
+            name.starts_with("/paceline/") && name.ends_with("/direct") && Some(protocol) != self.direct.as_ref()
+        };
+        Traits {
+            ours: self.direct.as_ref().is_some_and(speaks),
+            other_run: info.protocols.iter().any(other),
+            introduces: speaks(&introductions::protocol()),
+            relays: speaks(&relay::HOP_PROTOCOL_NAME),
+        }
+    }
+
+    fn on_introductions(&mut self, now: Instant, event: introductions::Event) {
+        match event {
+            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                self.on_request(now, peer, request, channel);
+            }
+            request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
+                self.on_answer(now, peer, request_id, response)
+            }
+            request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+                take(&mut self.introduced, |(id, _)| *id == request_id);
+                take(&mut self.files_asked, |(id, _)| *id == request_id);
+                if take(&mut self.asked, |id| *id == request_id).is_some() {
+                    self.emit(MeetingEvent::NotAnswered(peer, error.to_string()));
+                }
+                if let OutboundFailure::Io(error) = error {
+                    self.on_broken(peer, &error);
+                }
+            }
+            request_response::Event::InboundFailure { peer, error: InboundFailure::Io(error), .. } => {
+                self.on_broken(peer, &error);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_broken(&mut self, peer: PeerId, error: &io::Error) {
+        if frame::is_garbage(error) {
+            self.emit(MeetingEvent::Garbage { peer, protocol: "introductions", reason: error.to_string() });
+        }
+    }
+
+    fn on_request(&mut self, now: Instant, peer: PeerId, request: Request, channel: ResponseChannel<Answer>) {
+        let answer = if self.contacts.may_ask(now, peer) {
+            self.answer(now, peer, request)
+        } else {
+            self.emit(MeetingEvent::Refused(peer));
+            Answer::TooMany
+        };
+        // A peer that is gone by now needs no answer.
+        let _ = self.protocols.introductions.send_response(channel, answer);
+    }
+
+    fn answer(&mut self, now: Instant, peer: PeerId, request: Request) -> Answer {
+        match request {
+            Request::Runs => Answer::Runs(self.directory.runs(self.role == Role::Node)),
+            Request::RunFile { run } => {
+                self.directory.file(run).map_or(Answer::NotHere, |file| Answer::RunFile(file.clone()))
+            }
+            Request::Introduce { run, record } => match Record::check(record) {
+                Ok(record) if record.peer == peer => {
+                    if self.own_run() == Some(run) {
+                        self.contacts.learn_signed(now, peer, &record.addresses, record.seq);
+                    }
+                    if !self.directory.introduce(now, run, record) {
+                        self.emit(MeetingEvent::Refused(peer));
+                        return Answer::TooMany;
+                    }
+                    self.ask_for_file(peer, run);
+                    Answer::Records(self.records(run, peer))
+                }
+                _ => {
+                    let reason = "a record that is not the sender's or not signed".to_owned();
+                    self.emit(MeetingEvent::Garbage { peer, protocol: "introductions", reason });
+                    Answer::BadRecord
+                }
+            },
+        }
+    }
+
+    /// The others of a run, this node first if it is one of them.
+    fn records(&mut self, run: RunId, asker: PeerId) -> Vec<Vec<u8>> {
+        let others = self.directory.records(run, asker);
+        let own = (self.role == Role::Node && self.own_run() == Some(run)).then(|| self.own_record()).flatten();
+        own.into_iter().chain(others).take(crate::bounds::RECORDS_PER_ANSWER_MAX).collect()
+    }
+
+    /// A bootstrap keeps the run file for those who come with a ticket.
+    fn ask_for_file(&mut self, peer: PeerId, run: RunId) {
+        let lacking = self.role == Role::Bootstrap && self.directory.lacks_file(run);
+        if lacking && !self.files_asked.iter().any(|(_, asked)| *asked == run) {
+            let id = self.protocols.introductions.send_request(&peer, Request::RunFile { run });
+            self.files_asked.push((id, run));
+        }
+    }
+
+    fn on_answer(&mut self, now: Instant, peer: PeerId, id: request_response::OutboundRequestId, answer: Answer) {
+        if take(&mut self.asked, |asked| *asked == id).is_some() {
+            self.emit(MeetingEvent::Answered(peer, answer));
+        } else if let Some((_, run)) = take(&mut self.introduced, |(asked, _)| *asked == id) {
+            if let Answer::Records(records) = answer {
+                records.into_iter().for_each(|record| self.on_record(now, peer, run, record));
+            }
+        } else if let Some((_, run)) = take(&mut self.files_asked, |(asked, _)| *asked == id)
+            && let Answer::RunFile(file) = answer
+        {
+            match check_run_file(run, &file) {
+                Ok(run_file) => self.directory.set_file(run, &run_file.run.name, file),
+                Err(reason) => self.emit(MeetingEvent::Garbage { peer, protocol: "introductions", reason }),
+            }
+        }
+    }
+
+    fn on_record(&mut self, now: Instant, from: PeerId, run: RunId, bytes: Vec<u8>) {
+        // Known ones come again and again: their signatures were checked.
+        if self.own_run() != Some(run) || self.directory.knows(run, &bytes) {
+            return;
+        }
+        match Record::check(bytes) {
+            Ok(record) if record.peer == self.key.public().to_peer_id() => {}
+            Ok(record) => self.contacts.learn_signed(now, record.peer, &record.addresses, record.seq),
+            Err(error) => {
+                let reason = error.to_string();
+                self.emit(MeetingEvent::Garbage { peer: from, protocol: "introductions", reason });
+            }
+        }
+    }
+
+    fn own_run(&self) -> Option<RunId> {
+        self.run.as_ref().map(|own| own.run)
+    }
+
+    fn own_record(&mut self) -> Option<Vec<u8>> {
+        if self.record.is_none() {
+            let addresses: Vec<_> = self.addresses().iter().map(addresses::without_peer).collect();
+            if addresses.is_empty() {
+                return None;
+            }
+            let record = PeerRecord::new_interop(&self.key, addresses).ok()?;
+            self.record = Some(record.into_signed_envelope().into_protobuf_encoding());
+        }
+        self.record.clone()
+    }
+
+    fn introduce(&mut self, peer: PeerId) {
+        if let (Role::Node, Some(run), Some(record)) = (self.role, self.own_run(), self.own_record()) {
+            let id = self.protocols.introductions.send_request(&peer, Request::Introduce { run, record });
+            self.introduced.push((id, run));
+        }
+    }
+
+    fn on_tick(&mut self, now: Instant) {
+        let up: Vec<PeerId> = self.contacts.up().map(|(peer, _)| peer).collect();
+        up.into_iter().for_each(|peer| self.directory.refresh(now, peer));
+        self.directory.expire(now);
+        self.contacts.tick(now);
+    }
+
+    fn carry_out(&mut self, action: Action) -> Option<ToSwarm<MeetingEvent, THandlerInEvent<Protocols>>> {
+        match action {
+            Action::Dial(opts) => return Some(ToSwarm::Dial { opts }),
+            Action::Close(peer_id) => {
+                return Some(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::All });
+            }
+            Action::Reserve(relay) => {
+                let address = relay.with(libp2p::multiaddr::Protocol::P2pCircuit);
+                return Some(ToSwarm::ListenOn { opts: ListenOpts::new(address) });
+            }
+            Action::Up(peer) => node_id(&peer).into_iter().for_each(|node| self.emit(MeetingEvent::PeerUp(node))),
+            Action::Down(peer) => node_id(&peer).into_iter().for_each(|node| self.emit(MeetingEvent::PeerDown(node))),
+            Action::Met(peer) => self.emit(MeetingEvent::Met(peer)),
+            Action::Introduce(peer) => self.introduce(peer),
+        }
+        None
+    }
+
+    fn on_swarm(&mut self, event: &FromSwarm) {
+        let now = Instant::now();
+        if self.listening.on_swarm_event(event) {
+            self.record = None;
+            self.contacts.on_own_addresses(now);
+        }
+        match event {
+            FromSwarm::ConnectionEstablished(e) => {
+                let (remote, dialled) = (e.endpoint.get_remote_address(), e.endpoint.is_dialer());
+                self.contacts.on_connected(now, e.peer_id, e.connection_id, remote, dialled);
+            }
+            FromSwarm::ConnectionClosed(e) => self.contacts.on_closed(now, e.peer_id, e.connection_id),
+            FromSwarm::DialFailure(e) => {
+                let failures = self.contacts.on_dial_failed(now, e.connection_id);
+                tell_dial_failure(e.peer_id, e.error, failures);
+            }
+            FromSwarm::NewExternalAddrCandidate(e) => self.on_observed(now, e.addr),
+            _ => {}
+        }
+    }
+
+    /// Behind a port forwarding, or a cloud's address translation, only others see the public address.
+    fn on_observed(&mut self, now: Instant, address: &Multiaddr) {
+        let address = addresses::without_peer(address);
+        let known = self.listening.iter().any(|a| *a == address) || self.observed.contains(&address);
+        if addresses::is_public(&address) && !known && self.observed.len() < OBSERVED_MAX {
+            self.observed.push(address);
+            self.record = None;
+            self.contacts.on_own_addresses(now);
+        }
+    }
+}
+
+fn protocols(options: &MeetingOptions, key: &Keypair, relay_client: relay::client::Behaviour) -> Protocols {
+    let me = key.public().to_peer_id();
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
+        .with_max_established(Some(CONNECTIONS_MAX))
+        .with_max_pending_incoming(Some(CONNECTIONS_PENDING_MAX))
+        .with_max_pending_outgoing(Some(CONNECTIONS_PENDING_MAX));
+    let identify = identify::Config::new(format!("/paceline/{PROTOCOL_VERSION}"), key.public())
+        .with_agent_version(concat!("paceline/", env!("CARGO_PKG_VERSION")).to_owned())
+        .with_push_listen_addr_updates(true)
+        // Contacts remember addresses, and check them.
+        .with_cache_size(0);
+    let mdns = options.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me));
+    let mdns = mdns.and_then(|made| {
+        made.inspect_err(|error| {
+            tracing::warn!(%error, "nodes on this network can't be discovered by mDNS: give --bootstrap or a ticket");
+        })
+        .ok()
+    });
+    let relay_config = relay::Config {
+        max_reservations: RELAY_RESERVATIONS_MAX,
+        max_circuits: RELAY_CIRCUITS_MAX,
+        max_circuit_bytes: RELAY_CIRCUIT_BYTES_MAX,
+        max_circuit_duration: RELAY_CIRCUIT_DURATION_MAX,
+        ..relay::Config::default()
+    };
+    Protocols {
+        limits: connection_limits::Behaviour::new(limits),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
+        mdns: mdns.into(),
+        introductions: introductions::behaviour(),
+        relay_server: (options.role == Role::Bootstrap).then(|| relay::Behaviour::new(me, relay_config)).into(),
+        relay_client,
+    }
+}
+
+/// A first address that doesn't answer is what people look for when nobody comes: it is told at the 1st, 2nd, 4th ...
+/// failure.
+fn tell_dial_failure(peer: Option<PeerId>, error: &DialError, failures: Option<u32>) {
+    match failures {
+        Some(failures) if failures.is_power_of_two() => {
+            tracing::warn!(?peer, failures, "an address that was given doesn't answer, trying on: {error}");
+        }
+        _ => tracing::debug!(?peer, "dial failed: {error}"),
+    }
+}
+
+fn take<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool) -> Option<T> {
+    list.iter().position(is_it).map(|at| list.swap_remove(at))
+}
+
+impl NetworkBehaviour for Meeting {
+    type ConnectionHandler = <Protocols as NetworkBehaviour>::ConnectionHandler;
+    type ToSwarm = MeetingEvent;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        self.protocols.handle_pending_inbound_connection(id, local, remote)
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        if self.contacts.is_refused(Instant::now(), peer) {
+            return Err(ConnectionDenied::new(TurnedAway));
+        }
+        self.protocols.handle_established_inbound_connection(id, peer, local, remote)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Option<PeerId>,
+        addresses: &[Multiaddr],
+        role: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        let mut found = self.protocols.handle_pending_outbound_connection(id, peer, addresses, role)?;
+        found.extend(peer.map(|peer| self.contacts.addresses_of(peer)).unwrap_or_default());
+        Ok(found)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        role: Endpoint,
+        port_use: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.protocols.handle_established_outbound_connection(id, peer, address, role, port_use)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        self.on_swarm(&event);
+        self.protocols.on_swarm_event(event);
+    }
+
+    fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
+        self.protocols.on_connection_handler_event(peer, id, event);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(ToSwarm::GenerateEvent(event));
+            }
+            if let Some(action) = self.contacts.poll_action() {
+                match self.carry_out(action) {
+                    Some(command) => return Poll::Ready(command),
+                    None => continue,
+                }
+            }
+            match self.protocols.poll(cx) {
+                Poll::Ready(ToSwarm::GenerateEvent(ProtocolsEvent::Ping(ping::Event {
+                    peer,
+                    connection,
+                    result: Err(ping::Failure::Timeout),
+                }))) => {
+                    tracing::debug!(%peer, "no answer to a ping: closing the connection");
+                    let connection = CloseConnection::One(connection);
+                    return Poll::Ready(ToSwarm::CloseConnection { peer_id: peer, connection });
+                }
+                Poll::Ready(ToSwarm::GenerateEvent(event)) => {
+                    self.on_protocols(event);
+                    continue;
+                }
+                Poll::Ready(command) => return Poll::Ready(command.map_out(|_| unreachable_event())),
+                Poll::Pending => {}
+            }
+            if self.tick.poll_tick(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.on_tick(Instant::now());
+        }
+    }
+}
+
+fn unreachable_event() -> MeetingEvent {
+    unreachable!("events were matched before; other commands carry none")
+}
+
+/// Why an inbound connection is closed at once.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer was disconnected on purpose a moment ago")]
+struct TurnedAway;

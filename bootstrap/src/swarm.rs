@@ -1,0 +1,105 @@
+//! Builds swarms: TCP and QUIC, encrypted and authenticated, with names resolved and relays usable.
+
+use libp2p::identity::{DecodingError, Keypair, ed25519};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, relay, tcp, yamux};
+use paceline_protocol::NodeId;
+use thiserror::Error;
+
+use crate::bounds::IDLE_CONNECTION_TIMEOUT;
+
+/// Why a swarm can't be built.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The secret is no ed25519 key.
+    #[error("the identity's secret is no ed25519 key: {0}")]
+    Secret(#[from] DecodingError),
+    /// Encryption or transport can't be set up.
+    #[error("the transport can't be set up: {0}")]
+    Transport(String),
+    /// A behaviour can't be set up.
+    #[error("the network protocols can't be set up: {0}")]
+    Behaviour(String),
+}
+
+/// A swarm with the identity of this 32-byte ed25519 secret. `make` builds its behaviour.
+///
+/// # Errors
+/// The secret is no key, or transport or behaviour can't be set up.
+pub fn build_swarm<B: NetworkBehaviour>(
+    secret: &[u8; 32],
+    make: impl FnOnce(&Keypair, relay::client::Behaviour) -> Result<B, BuildError>,
+) -> Result<Swarm<B>, BuildError> {
+    let transport = |e: &dyn std::fmt::Display| BuildError::Transport(e.to_string());
+    let key = Keypair::ed25519_from_bytes(*secret)?;
+    let with_quic = || {
+        let tcp = tcp::Config::default().nodelay(true);
+        SwarmBuilder::with_existing_identity(key.clone())
+            .with_tokio()
+            .with_tcp(tcp, noise::Config::new, yamux::Config::default)
+            .map(|builder| builder.with_quic())
+            .map_err(|e| transport(&e))
+    };
+    let boxed = |e: BuildError| -> Box<dyn std::error::Error + Send + Sync> { Box::new(e) };
+    let make = |key: &Keypair, relay| make(key, relay).map_err(boxed);
+    let configure = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(IDLE_CONNECTION_TIMEOUT);
+    match with_quic()?.with_dns() {
+        Ok(builder) => Ok(builder
+            .with_relay_client(noise::Config::new, yamux::Config::default)
+            .map_err(|e| transport(&e))?
+            .with_behaviour(make)
+            .map_err(|e| BuildError::Behaviour(e.to_string()))?
+            .with_swarm_config(configure)
+            .build()),
+        // A machine without a resolver's configuration can still be reached by number.
+        Err(error) => {
+            tracing::warn!(%error, "names in addresses can't be resolved: /etc/resolv.conf can't be used");
+            Ok(with_quic()?
+                .with_relay_client(noise::Config::new, yamux::Config::default)
+                .map_err(|e| transport(&e))?
+                .with_behaviour(make)
+                .map_err(|e| BuildError::Behaviour(e.to_string()))?
+                .with_swarm_config(configure)
+                .build())
+        }
+    }
+}
+
+/// The secret of an identity that nobody had before.
+pub fn fresh_secret() -> [u8; 32] {
+    let pair = ed25519::Keypair::generate();
+    let mut secret = [0; 32];
+    secret.copy_from_slice(pair.secret().as_ref());
+    secret
+}
+
+/// Where a node listens if it isn't told: every IPv4 interface, TCP and QUIC, ports that the system chooses.
+pub fn default_listen() -> Vec<Multiaddr> {
+    ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"].map(|a| a.parse().expect("it is a multiaddr")).to_vec()
+}
+
+/// The node behind a libp2p peer; `None` if its key is not ed25519.
+pub fn node_id(peer: &PeerId) -> Option<NodeId> {
+    NodeId::from_peer_id_bytes(&peer.to_bytes())
+}
+
+/// The libp2p peer of a node.
+pub fn peer_id(node: NodeId) -> PeerId {
+    PeerId::from_bytes(&node.to_peer_id_bytes()).expect("a node id is the multihash of an ed25519 key")
+}
+
+#[cfg(test)]
+mod tests {
+    use paceline_protocol::Identity;
+
+    use super::*;
+
+    #[test]
+    fn a_node_and_its_libp2p_peer_have_the_same_text() {
+        let node = Identity::from_secret(&[7; 32]).node_id();
+        let key = Keypair::ed25519_from_bytes([7; 32]).expect("32 bytes are a secret");
+        assert_eq!(key.public().to_peer_id(), peer_id(node));
+        assert_eq!(node_id(&peer_id(node)), Some(node));
+        assert_eq!(peer_id(node).to_string(), node.to_string());
+    }
+}

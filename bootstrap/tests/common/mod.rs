@@ -1,0 +1,173 @@
+//! Nodes for tests: the meeting, and a protocol under the run's name that sends and takes whatever bytes it is given.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::io;
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use libp2p::request_response::{self, ProtocolSupport};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
+use paceline_bootstrap::{
+    Meeting, MeetingEvent, MeetingOptions, OwnRun, Ready, Role, ServeOptions, build_swarm, fresh_secret, run_protocol,
+    serve,
+};
+use paceline_protocol::runfile::RunFile;
+use tokio::sync::oneshot;
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sends bytes as they are and reads whatever comes.
+#[derive(Clone, Default)]
+pub struct Raw;
+
+impl request_response::Codec for Raw {
+    type Protocol = StreamProtocol;
+    type Request = Vec<u8>;
+    type Response = Vec<u8>;
+
+    async fn read_request<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        io.read_to_end(&mut bytes).await?;
+        Ok(bytes)
+    }
+
+    async fn read_response<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        p: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Vec<u8>> {
+        self.read_request(p, io).await
+    }
+
+    async fn write_request<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        bytes: Vec<u8>,
+    ) -> io::Result<()> {
+        io.write_all(&bytes).await
+    }
+
+    async fn write_response<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        p: &StreamProtocol,
+        io: &mut T,
+        bytes: Vec<u8>,
+    ) -> io::Result<()> {
+        self.write_request(p, io, bytes).await
+    }
+}
+
+#[derive(NetworkBehaviour)]
+pub struct TestNode {
+    pub meeting: Meeting,
+    pub raw: request_response::Behaviour<Raw>,
+}
+
+/// A run that differs from others by its seed.
+pub fn run_file(seed: u64) -> RunFile {
+    let mut file = RunFile::parse(RunFile::template(), "template").expect("the template parses");
+    file.run.seed = seed;
+    file
+}
+
+pub fn own_run(file: &RunFile) -> OwnRun {
+    OwnRun { run: file.run_id(), name: file.run.name.clone(), file: file.canonical().into_bytes() }
+}
+
+/// A node of the run that listens on loopback. Must be polled to live.
+pub async fn node(file: &RunFile, bootstrap: &[Multiaddr]) -> Swarm<TestNode> {
+    node_speaking(file, bootstrap, run_protocol(file.run_id(), "direct")).await
+}
+
+/// A node whose raw protocol has another name.
+pub async fn node_speaking(file: &RunFile, bootstrap: &[Multiaddr], protocol: StreamProtocol) -> Swarm<TestNode> {
+    let options = MeetingOptions {
+        role: Role::Node,
+        run: Some(own_run(file)),
+        bootstrap: bootstrap.to_vec(),
+        known: Vec::new(),
+        mdns: false,
+    };
+    let mut swarm = build_swarm(&fresh_secret(), |key, relay| {
+        let config = request_response::Config::default().with_request_timeout(PATIENCE);
+        let raw = request_response::Behaviour::with_codec(Raw, [(protocol, ProtocolSupport::Full)], config);
+        Ok(TestNode { meeting: Meeting::new(options, key, relay)?, raw })
+    })
+    .expect("a swarm");
+    for address in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+        swarm.listen_on(address.parse().expect("a multiaddr")).expect("listens on loopback");
+    }
+    while swarm.behaviour().meeting.addresses().len() < 2 {
+        swarm.next().await;
+    }
+    swarm
+}
+
+/// Polls all swarms until `done` says so of an event, which it is given with its swarm's index.
+pub async fn until<T>(
+    swarms: &mut [&mut Swarm<TestNode>],
+    mut done: impl FnMut(usize, &MeetingEvent) -> Option<T>,
+) -> T {
+    let look = async {
+        loop {
+            let next =
+                swarms.iter_mut().enumerate().map(|(i, s)| Box::pin(async move { (i, s.select_next_some().await) }));
+            let ((i, event), ..) = futures::future::select_all(next).await;
+            if let SwarmEvent::Behaviour(TestNodeEvent::Meeting(event)) = event
+                && let Some(found) = done(i, &event)
+            {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.expect("it happens in time")
+}
+
+/// Polls all swarms for a while and answers what they say.
+pub async fn during(swarms: &mut [&mut Swarm<TestNode>], time: Duration) -> Vec<(usize, String)> {
+    let mut seen = Vec::new();
+    let never = until(swarms, |i, event| {
+        seen.push((i, format!("{event:?}")));
+        None::<()>
+    });
+    let _ = tokio::time::timeout(time, never).await;
+    seen
+}
+
+/// A bootstrap that serves until the sender is dropped.
+pub async fn bootstrap(run: Option<RunFile>, port: u16) -> (Ready, oneshot::Sender<()>) {
+    let (stop, stopped) = oneshot::channel();
+    let (tell, told) = oneshot::channel();
+    let listen = vec![format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr")];
+    let options = ServeOptions { run, listen, home: None, mdns: false };
+    let on_ready = |ready| drop(tell.send(ready));
+    tokio::spawn(async move {
+        let shutdown = async { drop(stopped.await) };
+        serve(options, on_ready, shutdown).await.expect("serves");
+    });
+    (told.await.expect("it listens"), stop)
+}
+
+pub fn parse(addresses: &[String]) -> Vec<Multiaddr> {
+    addresses.iter().map(|a| a.parse().expect("a multiaddr")).collect()
+}
+
+pub fn addresses(swarm: &Swarm<TestNode>) -> Vec<Multiaddr> {
+    swarm.behaviour().meeting.addresses()
+}
+
+pub fn is_up(swarm: &Swarm<TestNode>, peer: &Swarm<TestNode>) -> bool {
+    swarm.behaviour().meeting.is_up(peer.local_peer_id())
+}
+
+pub fn peer(swarm: &Swarm<TestNode>) -> PeerId {
+    *swarm.local_peer_id()
+}
