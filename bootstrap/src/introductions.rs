@@ -73,12 +73,21 @@ pub struct SeenRun {
     pub nodes: u32,
 }
 
+/// A request as it came. libp2p tells nobody of a request that can't be read, so garbage is a request, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// Well formed.
+    Request(Request),
+    /// What was wrong.
+    Garbage(String),
+}
+
 /// Reads and writes requests and answers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Codec;
 
 pub(crate) type Behaviour = request_response::Behaviour<Codec>;
-pub(crate) type Event = request_response::Event<Request, Answer>;
+pub(crate) type Event = request_response::Event<Incoming, Answer>;
 
 /// The protocol as a behaviour.
 pub(crate) fn behaviour() -> Behaviour {
@@ -90,16 +99,20 @@ pub(crate) fn behaviour() -> Behaviour {
 
 impl request_response::Codec for Codec {
     type Protocol = StreamProtocol;
-    type Request = Request;
+    type Request = Incoming;
     type Response = Answer;
 
     async fn read_request<T: AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-    ) -> io::Result<Request> {
-        let bytes = frame::read(io, REQUEST_BYTES_MAX).await?;
-        codec::decode::<Request, REQUEST_BYTES_MAX>(&bytes).map_err(|e| frame::garbage(e.to_string()))
+    ) -> io::Result<Incoming> {
+        let bytes = match frame::read(io, REQUEST_BYTES_MAX).await {
+            Err(error) if frame::is_garbage(&error) => return Ok(Incoming::Garbage(error.to_string())),
+            bytes => bytes?,
+        };
+        let request = codec::decode::<Request, REQUEST_BYTES_MAX>(&bytes);
+        Ok(request.map_or_else(|e| Incoming::Garbage(e.to_string()), Incoming::Request))
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(
@@ -116,9 +129,12 @@ impl request_response::Codec for Codec {
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        request: Request,
+        request: Incoming,
     ) -> io::Result<()> {
-        frame::write(io, &codec::encode(&request)).await
+        match request {
+            Incoming::Request(request) => frame::write(io, &codec::encode(&request)).await,
+            Incoming::Garbage(reason) => Err(frame::garbage(reason)),
+        }
     }
 
     async fn write_response<T: AsyncWrite + Unpin + Send>(

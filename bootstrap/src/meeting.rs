@@ -2,14 +2,13 @@
 //! them. What goes on by itself stays inside; what the owner should know comes out as a [`MeetingEvent`].
 
 use std::collections::VecDeque;
-use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, PeerRecord};
 use libp2p::identity::Keypair;
-use libp2p::request_response::{self, InboundFailure, Message, OutboundFailure, ResponseChannel};
+use libp2p::request_response::{self, Message, OutboundFailure, ResponseChannel};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{
     CloseConnection, ConnectionDenied, ConnectionId, DialError, FromSwarm, ListenAddresses, ListenOpts,
@@ -25,7 +24,7 @@ use crate::bounds::{
 };
 use crate::contacts::{Action, Contacts, Traits};
 use crate::directory::Directory;
-use crate::introductions::{self, Answer, Record, Request, check_run_file};
+use crate::introductions::{self, Answer, Incoming, Record, Request, check_run_file};
 use crate::swarm::{BuildError, node_id};
 use crate::{addresses, frame, run_protocol};
 
@@ -214,7 +213,7 @@ impl Meeting {
 
     /// Asks a connected peer; the answer comes as [`MeetingEvent::Answered`].
     pub fn ask(&mut self, peer: PeerId, request: Request) {
-        self.asked.push(self.protocols.introductions.send_request(&peer, request));
+        self.asked.push(self.protocols.introductions.send_request(&peer, Incoming::Request(request)));
     }
 
     fn emit(&mut self, event: MeetingEvent) {
@@ -263,7 +262,10 @@ impl Meeting {
     fn on_introductions(&mut self, now: Instant, event: introductions::Event) {
         match event {
             request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
-                self.on_request(now, peer, request, channel);
+                match request {
+                    Incoming::Request(request) => self.on_request(now, peer, request, channel),
+                    Incoming::Garbage(reason) => self.on_garbage(peer, reason),
+                }
             }
             request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
                 self.on_answer(now, peer, request_id, response)
@@ -274,21 +276,18 @@ impl Meeting {
                 if take(&mut self.asked, |id| *id == request_id).is_some() {
                     self.emit(MeetingEvent::NotAnswered(peer, error.to_string()));
                 }
-                if let OutboundFailure::Io(error) = error {
-                    self.on_broken(peer, &error);
+                if let OutboundFailure::Io(error) = error
+                    && frame::is_garbage(&error)
+                {
+                    self.on_garbage(peer, error.to_string());
                 }
-            }
-            request_response::Event::InboundFailure { peer, error: InboundFailure::Io(error), .. } => {
-                self.on_broken(peer, &error);
             }
             _ => {}
         }
     }
 
-    fn on_broken(&mut self, peer: PeerId, error: &io::Error) {
-        if frame::is_garbage(error) {
-            self.emit(MeetingEvent::Garbage { peer, protocol: "introductions", reason: error.to_string() });
-        }
+    fn on_garbage(&mut self, peer: PeerId, reason: String) {
+        self.emit(MeetingEvent::Garbage { peer, protocol: "introductions", reason });
     }
 
     fn on_request(&mut self, now: Instant, peer: PeerId, request: Request, channel: ResponseChannel<Answer>) {
@@ -322,7 +321,7 @@ impl Meeting {
                 }
                 _ => {
                     let reason = "a record that is not the sender's or not signed".to_owned();
-                    self.emit(MeetingEvent::Garbage { peer, protocol: "introductions", reason });
+                    self.on_garbage(peer, reason);
                     Answer::BadRecord
                 }
             },
@@ -340,7 +339,7 @@ impl Meeting {
     fn ask_for_file(&mut self, peer: PeerId, run: RunId) {
         let lacking = self.role == Role::Bootstrap && self.directory.lacks_file(run);
         if lacking && !self.files_asked.iter().any(|(_, asked)| *asked == run) {
-            let id = self.protocols.introductions.send_request(&peer, Request::RunFile { run });
+            let id = self.protocols.introductions.send_request(&peer, Incoming::Request(Request::RunFile { run }));
             self.files_asked.push((id, run));
         }
     }
@@ -357,7 +356,7 @@ impl Meeting {
         {
             match check_run_file(run, &file) {
                 Ok(run_file) => self.directory.set_file(run, &run_file.run.name, file),
-                Err(reason) => self.emit(MeetingEvent::Garbage { peer, protocol: "introductions", reason }),
+                Err(reason) => self.on_garbage(peer, reason),
             }
         }
     }
@@ -370,10 +369,7 @@ impl Meeting {
         match Record::check(bytes) {
             Ok(record) if record.peer == self.key.public().to_peer_id() => {}
             Ok(record) => self.contacts.learn_signed(now, record.peer, &record.addresses, record.seq),
-            Err(error) => {
-                let reason = error.to_string();
-                self.emit(MeetingEvent::Garbage { peer: from, protocol: "introductions", reason });
-            }
+            Err(error) => self.on_garbage(from, error.to_string()),
         }
     }
 
@@ -395,7 +391,8 @@ impl Meeting {
 
     fn introduce(&mut self, peer: PeerId) {
         if let (Role::Node, Some(run), Some(record)) = (self.role, self.own_run(), self.own_record()) {
-            let id = self.protocols.introductions.send_request(&peer, Request::Introduce { run, record });
+            let id =
+                self.protocols.introductions.send_request(&peer, Incoming::Request(Request::Introduce { run, record }));
             self.introduced.push((id, run));
         }
     }

@@ -1,6 +1,6 @@
 //! Nodes for tests: the meeting, and a protocol under the run's name that sends and takes whatever bytes it is given.
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::io;
 use std::time::Duration;
