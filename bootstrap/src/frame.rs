@@ -11,12 +11,18 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// Bytes that are read, and allocated, at a time.
 const STEP_BYTES: usize = 64 << 10;
 
+/// Up to here length and message go out in one piece: a packet costs more than a copy.
+const JOINED_BYTES_MAX: usize = 16 << 10;
+
 /// Writes one message. The caller closes the stream.
 ///
 /// # Errors
 /// Those of the stream.
 pub async fn write<T: AsyncWrite + Unpin + Send>(io: &mut T, bytes: &[u8]) -> io::Result<()> {
     let len = u32::try_from(bytes.len()).map_err(|_| garbage(format!("{} bytes are no message", bytes.len())))?;
+    if bytes.len() <= JOINED_BYTES_MAX {
+        return io.write_all(&[&len.to_le_bytes(), bytes].concat()).await;
+    }
     io.write_all(&len.to_le_bytes()).await?;
     io.write_all(bytes).await
 }

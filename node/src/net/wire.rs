@@ -12,13 +12,6 @@ pub const BITMAP_BYTES_MAX: usize = (BLOB_BYTES_MAX / CHUNK_BYTES / 8) as usize;
 /// Bytes of an encoded request: a tag, a hash, an index.
 pub(super) const BLOB_REQUEST_BYTES_MAX: usize = 1 + 32 + 4;
 
-/// Bytes of an encoded answer: a tag and the longest of manifest, chunk and bitmap.
-pub(super) const BLOB_ANSWER_BYTES_MAX: usize = 1 + max(MANIFEST_BYTES_MAX, max(CHUNK_BYTES as usize, BITMAP_BYTES_MAX));
-
-const fn max(a: usize, b: usize) -> usize {
-    if a > b { a } else { b }
-}
-
 /// Asks a peer for a piece of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BlobRequest {

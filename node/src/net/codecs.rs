@@ -1,0 +1,184 @@
+//! The two protocols between nodes of a run, on the wire. A request that breaks the rules is a value: libp2p tells nobody
+//! of one that can't be read.
+
+use std::io;
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use libp2p::StreamProtocol;
+use libp2p::request_response::Codec;
+use paceline_bootstrap::frame;
+use paceline_protocol::bounds::MESSAGE_BYTES_MAX;
+
+use super::bounds::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+use super::wire::{BLOB_REQUEST_BYTES_MAX, BlobAnswer, BlobRequest};
+
+/// A request as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Incoming<R> {
+    /// Well formed.
+    Request(R),
+    /// What was wrong.
+    Garbage(String),
+}
+
+/// Messages that were sent together, in order.
+pub(super) type Batch = Vec<Vec<u8>>;
+
+/// What acknowledges a batch.
+const ACK: u8 = 6;
+
+/// Direct messages: a frame of messages, each with its length; the answer is one byte.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct DirectCodec;
+
+/// Blobs: a frame with the request; the answer is a tag, and a frame whose bound depends on it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BlobCodec;
+
+impl Codec for DirectCodec {
+    type Protocol = StreamProtocol;
+    type Request = Incoming<Batch>;
+    type Response = ();
+
+    async fn read_request<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Incoming<Batch>> {
+        incoming(frame::read(io, BATCH_BYTES_MAX).await.and_then(|bytes| split(bytes).map_err(frame::garbage)))
+    }
+
+    async fn read_response<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<()> {
+        let mut ack = [0];
+        io.read_exact(&mut ack).await?;
+        frame::read_end(io).await?;
+        if ack == [ACK] { Ok(()) } else { Err(frame::garbage(format!("{} is no acknowledgement", ack[0]))) }
+    }
+
+    async fn write_request<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        request: Incoming<Batch>,
+    ) -> io::Result<()> {
+        frame::write(io, &join(&outgoing(request)?)).await
+    }
+
+    async fn write_response<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        (): (),
+    ) -> io::Result<()> {
+        io.write_all(&[ACK]).await
+    }
+}
+
+impl Codec for BlobCodec {
+    type Protocol = StreamProtocol;
+    type Request = Incoming<BlobRequest>;
+    type Response = BlobAnswer;
+
+    async fn read_request<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Incoming<BlobRequest>> {
+        let decode = |bytes: Vec<u8>| {
+            BlobRequest::decode(&bytes).ok_or_else(|| frame::garbage("no request for a blob".to_owned()))
+        };
+        incoming(frame::read(io, BLOB_REQUEST_BYTES_MAX).await.and_then(decode))
+    }
+
+    async fn read_response<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<BlobAnswer> {
+        let mut tag = [0];
+        io.read_exact(&mut tag).await?;
+        let unknown = || frame::garbage(format!("{} is no kind of answer", tag[0]));
+        let payload = frame::read(io, BlobAnswer::payload_max(tag[0]).ok_or_else(unknown)?).await?;
+        BlobAnswer::from_parts(tag[0], payload).ok_or_else(unknown)
+    }
+
+    async fn write_request<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        request: Incoming<BlobRequest>,
+    ) -> io::Result<()> {
+        frame::write(io, &outgoing(request)?.encode()).await
+    }
+
+    async fn write_response<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        answer: BlobAnswer,
+    ) -> io::Result<()> {
+        io.write_all(&[answer.tag()]).await?;
+        frame::write(io, answer.payload()).await
+    }
+}
+
+fn incoming<R>(read: io::Result<R>) -> io::Result<Incoming<R>> {
+    match read {
+        Ok(request) => Ok(Incoming::Request(request)),
+        Err(error) if frame::is_garbage(&error) => Ok(Incoming::Garbage(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+fn outgoing<R>(request: Incoming<R>) -> io::Result<R> {
+    match request {
+        Incoming::Request(request) => Ok(request),
+        Incoming::Garbage(reason) => Err(frame::garbage(reason)),
+    }
+}
+
+/// The messages one after the other, each preceded by its length.
+fn join(batch: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(batch.iter().map(|message| 4 + message.len()).sum());
+    for message in batch {
+        bytes.extend((message.len() as u32).to_le_bytes());
+        bytes.extend(message);
+    }
+    bytes
+}
+
+/// The messages of a batch.
+fn split(bytes: Vec<u8>) -> Result<Batch, String> {
+    let (mut batch, mut rest) = (Batch::new(), bytes.as_slice());
+    while !rest.is_empty() {
+        let (len, after) = rest.split_first_chunk::<4>().ok_or("a length cut short")?;
+        let len = u32::from_le_bytes(*len) as usize;
+        if len > MESSAGE_BYTES_MAX || batch.len() == BATCH_MESSAGES_MAX {
+            return Err(format!("a message of {len} bytes as number {} of a batch", batch.len() + 1));
+        }
+        let (message, after) = after.split_at_checked(len).ok_or("a message cut short")?;
+        batch.push(message.to_vec());
+        rest = after;
+    }
+    if batch.is_empty() { Err("an empty batch".to_owned()) } else { Ok(batch) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_comes_apart_as_it_was_put_together() {
+        let batch = vec![vec![1; 3], Vec::new(), vec![2; 70_000]];
+        assert_eq!(split(join(&batch)), Ok(batch));
+    }
+
+    #[test]
+    fn a_batch_that_is_empty_cut_short_or_over_a_bound_is_refused() {
+        assert!(split(Vec::new()).is_err());
+        assert!(split(vec![1, 0]).is_err());
+        assert!(split(vec![2, 0, 0, 0, 7]).is_err());
+        assert!(split(join(&vec![Vec::new(); BATCH_MESSAGES_MAX + 1])).is_err());
+        assert!(split(u32::MAX.to_le_bytes().to_vec()).is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! Gossip: metadata to all nodes of the run, each message signed by its author.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use libp2p::gossipsub::{
+    self, IdentTopic, IdentityTransform, Message, MessageAuthenticity, MessageId, PublishError, ValidationMode,
+    WhitelistSubscriptionFilter,
+};
+use libp2p::identity::Keypair;
+use paceline_protocol::bounds::{GOSSIP_BYTES_MAX, PROTOCOL_VERSION};
+use paceline_protocol::{Hash, RunId};
+
+use super::bounds::{GOSSIP_AGE_MAX, GOSSIP_OVERHEAD_BYTES, GOSSIP_WAITING_MAX};
+
+/// The behaviour: it takes subscriptions to the run's topic alone.
+pub(super) type Behaviour = gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
+
+/// Meshes form within one or two of these.
+const HEARTBEAT: Duration = Duration::from_millis(400);
+
+/// The topic of a run.
+pub(super) fn topic(run: RunId) -> IdentTopic {
+    IdentTopic::new(format!("/paceline/{PROTOCOL_VERSION}/{run}"))
+}
+
+/// The behaviour for a run, subscribed to its topic.
+pub(super) fn behaviour(run: RunId, key: &Keypair) -> Result<Behaviour, String> {
+    let config = gossipsub::ConfigBuilder::default()
+        // Of this run alone: other programs and other runs don't even open a stream.
+        .protocol_id_prefix(format!("/paceline/{PROTOCOL_VERSION}/{run}/gossip"))
+        .validation_mode(ValidationMode::Strict)
+        .validate_messages()
+        .message_id_fn(message_id)
+        .max_transmit_size(GOSSIP_BYTES_MAX + GOSSIP_OVERHEAD_BYTES)
+        .flood_publish(true)
+        .heartbeat_initial_delay(Duration::from_millis(100))
+        .heartbeat_interval(HEARTBEAT)
+        // Up to 8 nodes the mesh is everybody; at 50 it has a diameter of 2 or 3.
+        .mesh_n(8)
+        .mesh_n_low(5)
+        .mesh_n_high(14)
+        .mesh_outbound_min(2)
+        .gossip_lazy(6)
+        .history_length(12)
+        .history_gossip(6)
+        // A node that restarts is grafted again soon.
+        .prune_backoff(Duration::from_secs(5))
+        .unsubscribe_backoff(Duration::from_secs(2))
+        .graft_flood_threshold(Duration::from_secs(1))
+        .max_publish_messages(512)
+        .max_control_messages_sent(512)
+        .connection_handler_queue_len(1024)
+        .build()
+        .map_err(|e| e.to_string())?;
+    let topic = topic(run);
+    let mut behaviour = Behaviour::new_with_subscription_filter(
+        MessageAuthenticity::Signed(key.clone()),
+        config,
+        WhitelistSubscriptionFilter(HashSet::from([topic.hash()])),
+    )?;
+    behaviour.subscribe(&topic).map_err(|e| e.to_string())?;
+    Ok(behaviour)
+}
+
+/// Author, sequence number and content. The content alone would let somebody take the place of another's message by
+/// sending it first, and would hold a repetition back, which somebody who came later needs.
+fn message_id(message: &Message) -> MessageId {
+    let author = message.source.map(|peer| peer.to_bytes()).unwrap_or_default();
+    let number = message.sequence_number.unwrap_or_default().to_le_bytes();
+    MessageId::new(Hash::of_parts("paceline gossip message", &[&author, &number, &message.data]).as_bytes())
+}
+
+/// Gossip that nobody could be told yet: a node that starts speaks before others listen.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(VecDeque<(Instant, Vec<u8>)>);
+
+/// What became of gossip.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Published {
+    /// It is out.
+    Sent,
+    /// Nobody listens, or all queues are full: worth another try.
+    Later,
+    /// It can't be sent.
+    Never(String),
+}
+
+/// Publishes, and says what became of it.
+pub(super) fn publish(behaviour: &mut Behaviour, run: RunId, bytes: Vec<u8>) -> Published {
+    match behaviour.publish(topic(run), bytes) {
+        Ok(_) => Published::Sent,
+        Err(PublishError::NoPeersSubscribedToTopic | PublishError::AllQueuesFull(_)) => Published::Later,
+        Err(error) => Published::Never(error.to_string()),
+    }
+}
+
+impl Waiting {
+    /// Keeps a message for later. Answers how many older ones were dropped for it.
+    pub(super) fn push(&mut self, now: Instant, bytes: Vec<u8>) -> usize {
+        self.0.push_back((now, bytes));
+        let over = self.0.len().saturating_sub(GOSSIP_WAITING_MAX);
+        self.0.drain(..over);
+        over
+    }
+
+    /// Drops what waited too long. Answers how many.
+    pub(super) fn expire(&mut self, now: Instant) -> usize {
+        let before = self.0.len();
+        self.0.retain(|(since, _)| now < *since + GOSSIP_AGE_MAX);
+        before - self.0.len()
+    }
+
+    /// Tries all again, in order, with `publish`. Answers how many can never be sent.
+    pub(super) fn retry(&mut self, mut publish: impl FnMut(Vec<u8>) -> Published) -> usize {
+        let mut never = 0;
+        while let Some((since, bytes)) = self.0.pop_front() {
+            match publish(bytes.clone()) {
+                Published::Sent => {}
+                Published::Never(_) => never += 1,
+                Published::Later => {
+                    self.0.push_front((since, bytes));
+                    break;
+                }
+            }
+        }
+        never
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_heard_is_tried_again_in_order_and_dropped_when_it_is_old() {
+        let (now, mut waiting) = (Instant::now(), Waiting::default());
+        (0..3).for_each(|i| drop(waiting.push(now, vec![i])));
+        let mut sent = Vec::new();
+        waiting.retry(|bytes| {
+            if sent.len() == 2 {
+                return Published::Later;
+            }
+            sent.push(bytes);
+            Published::Sent
+        });
+        assert_eq!(sent, [[0], [1]]);
+        assert_eq!(waiting.expire(now + GOSSIP_AGE_MAX), 1);
+    }
+
+    #[test]
+    fn waiting_gossip_is_bounded() {
+        let (now, mut waiting) = (Instant::now(), Waiting::default());
+        let dropped: usize = (0..GOSSIP_WAITING_MAX + 2).map(|_| waiting.push(now, Vec::new())).sum();
+        assert_eq!(dropped, 2);
+    }
+
+    #[test]
+    fn the_configuration_is_valid() {
+        assert!(behaviour(Hash::ZERO, &Keypair::generate_ed25519()).is_ok());
+    }
+}

@@ -1,0 +1,100 @@
+//! Blob requests of peers on their way to an answer, and how many each may have.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use libp2p::PeerId;
+use libp2p::request_response::ResponseChannel;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use paceline_bootstrap::Bucket;
+
+use super::bounds::{
+    ANSWER_TIMEOUT, BLOB_BURST, BLOB_EARNED_EVERY, DIRECT_BURST, DIRECT_EARNED_EVERY, SERVED_MAX, SERVED_PER_PEER_MAX,
+};
+use super::wire::BlobAnswer;
+
+/// An answer that is ready, and where it goes.
+pub(super) struct Served {
+    pub(super) peer: PeerId,
+    pub(super) channel: ResponseChannel<BlobAnswer>,
+    pub(super) answer: BlobAnswer,
+}
+
+/// Requests that are being answered.
+#[derive(Default)]
+pub(super) struct Serving {
+    answers: FuturesUnordered<BoxFuture<'static, Served>>,
+    per_peer: BTreeMap<PeerId, usize>,
+}
+
+impl Serving {
+    /// Whether there is room for one more request of this peer.
+    pub(super) fn has_room(&self, peer: &PeerId) -> bool {
+        self.answers.len() < SERVED_MAX && self.per_peer.get(peer).is_none_or(|count| *count < SERVED_PER_PEER_MAX)
+    }
+
+    /// Waits for the owner's answer to a peer's request.
+    pub(super) fn push(
+        &mut self,
+        peer: PeerId,
+        channel: ResponseChannel<BlobAnswer>,
+        answer: oneshot::Receiver<BlobAnswer>,
+    ) {
+        *self.per_peer.entry(peer).or_default() += 1;
+        self.answers.push(Box::pin(async move {
+            let answer = timeout(ANSWER_TIMEOUT, answer).await.ok().and_then(Result::ok).unwrap_or(BlobAnswer::Busy);
+            Served { peer, channel, answer }
+        }));
+    }
+
+    /// The next answer that is ready; waits forever if nothing was asked.
+    pub(super) async fn next(&mut self) -> Served {
+        let Some(served) = self.answers.next().await else { return std::future::pending().await };
+        if let Some(count) = self.per_peer.get_mut(&served.peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_peer.remove(&served.peer);
+            }
+        }
+        served
+    }
+}
+
+/// How much each connected peer may ask.
+#[derive(Debug, Default)]
+pub(super) struct Allowances(BTreeMap<PeerId, Allowance>);
+
+#[derive(Debug)]
+struct Allowance {
+    direct: Bucket,
+    blobs: Bucket,
+}
+
+impl Allowances {
+    fn of(&mut self, now: Instant, peer: PeerId) -> &mut Allowance {
+        self.0.entry(peer).or_insert_with(|| Allowance {
+            direct: Bucket::new(now, DIRECT_BURST, DIRECT_EARNED_EVERY),
+            blobs: Bucket::new(now, BLOB_BURST, BLOB_EARNED_EVERY),
+        })
+    }
+
+    /// Whether the peer may send one more batch.
+    pub(super) fn take_direct(&mut self, now: Instant, peer: PeerId) -> bool {
+        self.of(now, peer).direct.take(now)
+    }
+
+    /// Whether the peer may ask for one more piece of a blob.
+    pub(super) fn take_blob(&mut self, now: Instant, peer: PeerId) -> bool {
+        self.of(now, peer).blobs.take(now)
+    }
+
+    /// Keeps those of connected peers alone.
+    pub(super) fn retain(&mut self, is_connected: impl Fn(&PeerId) -> bool) {
+        self.0.retain(|peer, _| is_connected(peer));
+    }
+}

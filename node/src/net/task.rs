@@ -1,0 +1,513 @@
+//! The task that owns the swarm. It takes commands, carries them out, and turns what libp2p says into [`NetEvent`]s.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use futures::StreamExt;
+use libp2p::gossipsub::{self, MessageAcceptance};
+use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId, ProtocolSupport, ResponseChannel};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm};
+use paceline_bootstrap::{
+    BuildError, Meeting, MeetingEvent, MeetingOptions, OwnRun, Role, addresses, build_swarm, default_listen, frame,
+    node_id, peer_id, run_protocol,
+};
+use paceline_protocol::RunId;
+use paceline_protocol::bounds::GOSSIP_BYTES_MAX;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::bounds::{
+    ASKS_PER_PEER_MAX, BLOB_STREAMS_MAX, BLOB_TIMEOUT, DIRECT_STREAMS_MAX, DIRECT_TIMEOUT, EVENTS_BYTES_MAX,
+    EVENTS_MAX, TICK,
+};
+use super::codecs::{Batch, BlobCodec, DirectCodec, Incoming};
+use super::gossip::{self, Published};
+use super::outbox::Outbox;
+use super::serving::{Allowances, Served, Serving};
+use super::wire::{AskError, BlobAnswer, BlobRequest};
+use super::{Command, NetError, NetEvent, NetOptions, Shared};
+
+/// All protocols of a node.
+#[derive(NetworkBehaviour)]
+struct Node {
+    meeting: Meeting,
+    gossip: gossip::Behaviour,
+    direct: request_response::Behaviour<DirectCodec>,
+    blobs: request_response::Behaviour<BlobCodec>,
+}
+
+/// A blob request of this node that is on its way.
+struct Asked {
+    to: PeerId,
+    answer: oneshot::Sender<Result<BlobAnswer, AskError>>,
+}
+
+/// See the module.
+pub(super) struct Task {
+    swarm: Swarm<Node>,
+    run: RunId,
+    events: mpsc::Sender<NetEvent>,
+    commands: mpsc::Receiver<Command>,
+    shared: Arc<Shared>,
+    /// Told once the first address is there.
+    listening: Option<oneshot::Sender<()>>,
+    /// Events that the owner has no room for yet.
+    pending: Pending,
+    outboxes: BTreeMap<PeerId, Outbox>,
+    waiting_gossip: gossip::Waiting,
+    asked: BTreeMap<OutboundRequestId, Asked>,
+    batches: BTreeMap<OutboundRequestId, PeerId>,
+    serving: Serving,
+    allowances: Allowances,
+    tick: Interval,
+}
+
+impl Task {
+    /// Builds the swarm and listens.
+    pub(super) fn new(
+        options: NetOptions,
+        events: mpsc::Sender<NetEvent>,
+        commands: mpsc::Receiver<Command>,
+        shared: Arc<Shared>,
+        listening: oneshot::Sender<()>,
+    ) -> Result<Self, NetError> {
+        let (run, listen, secret) = (options.run, options.listen.clone(), options.identity);
+        let mut swarm = build_swarm(&secret, |key, relay| {
+            Ok(Node {
+                gossip: gossip::behaviour(run, key).map_err(BuildError::Behaviour)?,
+                direct: direct(run),
+                blobs: blobs(run),
+                meeting: Meeting::new(meeting_options(options), key, relay)?,
+            })
+        })?;
+        listen_on(&mut swarm, listen)?;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            swarm,
+            run,
+            events,
+            commands,
+            shared,
+            listening: Some(listening),
+            pending: Pending::default(),
+            outboxes: BTreeMap::new(),
+            waiting_gossip: gossip::Waiting::default(),
+            asked: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            serving: Serving::default(),
+            allowances: Allowances::default(),
+            tick,
+        })
+    }
+
+    /// Runs until it is told to stop, or nobody is left to tell it anything.
+    pub(super) async fn run(mut self) {
+        let events = self.events.clone();
+        loop {
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    None | Some(Command::Shutdown) => break,
+                    Some(command) => self.on_command(command),
+                },
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+                served = self.serving.next() => self.on_served(served),
+                permit = events.reserve(), if !self.pending.is_empty() => match permit {
+                    Ok(permit) => drop(self.pending.pop().map(|event| permit.send(event))),
+                    // Nobody listens any more.
+                    Err(_) => break,
+                },
+                _ = self.tick.tick() => self.on_tick(),
+            }
+        }
+        self.close().await;
+    }
+
+    /// Says goodbye, so that the others need not find out.
+    async fn close(mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // It may be gone by now.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closing = async { while self.swarm.network_info().num_peers() > 0 && self.swarm.next().await.is_some() {} };
+        // Who doesn't answer is left behind.
+        let _ = tokio::time::timeout(TICK * 3, closing).await;
+    }
+
+    fn on_command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Send { to, bytes } => {
+                let to = peer_id(to);
+                let dropped = self.outboxes.entry(to).or_default().push(now, bytes);
+                self.shared.counters.dropped.add(dropped);
+                self.flush(now, to);
+            }
+            Command::Broadcast { bytes } => self.broadcast(now, bytes),
+            Command::Ask { to, request, answer } => self.ask(peer_id(to), request, answer),
+            Command::Disconnect { node, reason } => {
+                tracing::info!(%node, reason, "disconnecting");
+                self.swarm.behaviour_mut().meeting.disconnect(peer_id(node));
+            }
+            Command::Learn { node, addresses } => {
+                self.swarm.behaviour_mut().meeting.learn(peer_id(node), &addresses);
+            }
+            // Handled by `run`.
+            Command::Shutdown => {}
+        }
+    }
+
+    /// Sends what waits for a peer, if it is its turn.
+    fn flush(&mut self, now: Instant, peer: PeerId) {
+        let Some(outbox) = self.outboxes.get_mut(&peer) else { return };
+        let node = self.swarm.behaviour_mut();
+        if !node.meeting.is_up(&peer) || !node.direct.is_connected(&peer) {
+            return node.meeting.want(peer);
+        }
+        while let Some(batch) = outbox.next_batch(now) {
+            self.shared.counters.direct_sent.add(batch.iter().map(Vec::len).sum());
+            let id = node.direct.send_request(&peer, Incoming::Request(batch));
+            self.batches.insert(id, peer);
+        }
+    }
+
+    fn broadcast(&mut self, now: Instant, bytes: Vec<u8>) {
+        let counters = &self.shared.counters;
+        let len = bytes.len();
+        match gossip::publish(&mut self.swarm.behaviour_mut().gossip, self.run, bytes.clone()) {
+            Published::Sent => counters.gossip_sent.add(len),
+            Published::Later => counters.dropped.add(self.waiting_gossip.push(now, bytes)),
+            Published::Never(reason) => {
+                tracing::warn!(reason, "gossip can't be sent");
+                counters.dropped.add(1);
+            }
+        }
+    }
+
+    fn retry_gossip(&mut self) {
+        let (gossip, run, counters) = (&mut self.swarm.behaviour_mut().gossip, self.run, &self.shared.counters);
+        let never = self.waiting_gossip.retry(|bytes| {
+            let len = bytes.len();
+            let published = gossip::publish(gossip, run, bytes);
+            if published == Published::Sent {
+                counters.gossip_sent.add(len);
+            }
+            published
+        });
+        counters.dropped.add(never);
+    }
+
+    fn ask(&mut self, to: PeerId, request: BlobRequest, answer: oneshot::Sender<Result<BlobAnswer, AskError>>) {
+        let node = self.swarm.behaviour_mut();
+        // Whoever gave up already needs no answer.
+        if !node.meeting.is_up(&to) || !node.blobs.is_connected(&to) {
+            node.meeting.want(to);
+            let _ = answer.send(Err(AskError::Unreachable));
+        } else if self.asked.values().filter(|asked| asked.to == to).count() >= ASKS_PER_PEER_MAX {
+            let _ = answer.send(Err(AskError::Overloaded));
+        } else {
+            let id = node.blobs.send_request(&to, Incoming::Request(request));
+            self.asked.insert(id, Asked { to, answer });
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        let peers: Vec<PeerId> = self.outboxes.keys().copied().collect();
+        for peer in peers {
+            self.flush(now, peer);
+        }
+        let expired: usize = self.outboxes.values_mut().map(|outbox| outbox.expire(now)).sum();
+        self.outboxes.retain(|_, outbox| !outbox.is_idle());
+        self.shared.counters.dropped.add(expired + self.waiting_gossip.expire(now));
+        self.retry_gossip();
+        let swarm = &self.swarm;
+        self.allowances.retain(|peer| swarm.is_connected(peer));
+        self.share();
+    }
+
+    /// Shows addresses and peers to those who only look.
+    fn share(&mut self) {
+        let meeting = &self.swarm.behaviour().meeting;
+        *self.shared.addresses.write().unwrap_or_else(PoisonError::into_inner) = meeting.addresses();
+        *self.shared.peers.write().unwrap_or_else(PoisonError::into_inner) = meeting.peers();
+    }
+
+    fn emit(&mut self, event: NetEvent) {
+        let dropped = self.pending.push(event);
+        self.shared.counters.dropped.add(dropped);
+    }
+
+    fn garbage(&mut self, peer: PeerId, protocol: &'static str, reason: String) {
+        tracing::debug!(%peer, protocol, reason, "refused");
+        self.shared.counters.garbage.add(1);
+        if let Some(from) = node_id(&peer) {
+            self.emit(NetEvent::Garbage { from, protocol, reason });
+        }
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<NodeEvent>) {
+        match event {
+            SwarmEvent::Behaviour(NodeEvent::Meeting(event)) => self.on_meeting(event),
+            SwarmEvent::Behaviour(NodeEvent::Gossip(event)) => self.on_gossip(event),
+            SwarmEvent::Behaviour(NodeEvent::Direct(event)) => self.on_direct(event),
+            SwarmEvent::Behaviour(NodeEvent::Blobs(event)) => self.on_blobs(event),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.share();
+                if addresses::way(&address).is_some() {
+                    let me = *self.swarm.local_peer_id();
+                    self.emit(NetEvent::Listening(addresses::with_peer(&address, me)));
+                    self.listening.take().map(|tell| tell.send(()));
+                }
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
+            _ => {}
+        }
+    }
+
+    fn on_meeting(&mut self, event: MeetingEvent) {
+        match event {
+            MeetingEvent::PeerUp(node) => {
+                tracing::info!(%node, "peer up");
+                self.emit(NetEvent::PeerUp(node));
+                self.share();
+                self.flush(Instant::now(), peer_id(node));
+            }
+            MeetingEvent::PeerDown(node) => {
+                tracing::info!(%node, "peer down");
+                self.emit(NetEvent::PeerDown(node));
+                self.share();
+            }
+            MeetingEvent::Garbage { peer, protocol, reason } => self.garbage(peer, protocol, reason),
+            MeetingEvent::Refused(_) => self.shared.counters.refused.add(1),
+            MeetingEvent::Met(_) | MeetingEvent::Answered(..) | MeetingEvent::NotAnswered(..) => {}
+        }
+    }
+
+    fn on_gossip(&mut self, event: gossipsub::Event) {
+        match event {
+            gossipsub::Event::Message { propagation_source, message_id, message } => {
+                let author = message.source.as_ref().and_then(node_id);
+                let from = author.filter(|_| message.data.len() <= GOSSIP_BYTES_MAX);
+                let verdict = if from.is_some() { MessageAcceptance::Accept } else { MessageAcceptance::Reject };
+                let gossip = &mut self.swarm.behaviour_mut().gossip;
+                gossip.report_message_validation_result(&message_id, &propagation_source, verdict);
+                match from {
+                    Some(from) => {
+                        self.shared.counters.gossip_received.add(message.data.len());
+                        self.emit(NetEvent::Gossip { from, bytes: message.data });
+                    }
+                    None => self.garbage(propagation_source, "gossip", "no author, or over the bound".to_owned()),
+                }
+            }
+            gossipsub::Event::Subscribed { .. } => self.retry_gossip(),
+            _ => {}
+        }
+    }
+
+    fn on_direct(&mut self, event: request_response::Event<Incoming<Batch>, ()>) {
+        let now = Instant::now();
+        match event {
+            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                self.on_batch(now, peer, request, channel);
+            }
+            request_response::Event::Message { message: Message::Response { request_id, .. }, .. } => {
+                self.on_batch_settled(now, request_id);
+            }
+            request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+                tracing::debug!(%peer, %error, "a batch was not acknowledged");
+                self.shared.counters.unacknowledged.add(1);
+                if let OutboundFailure::Io(error) = &error
+                    && frame::is_garbage(error)
+                {
+                    self.garbage(peer, "direct", error.to_string());
+                }
+                self.on_batch_settled(now, request_id);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_batch_settled(&mut self, now: Instant, id: OutboundRequestId) {
+        if let Some(peer) = self.batches.remove(&id) {
+            if let Some(outbox) = self.outboxes.get_mut(&peer) {
+                outbox.on_settled();
+            }
+            self.flush(now, peer);
+        }
+    }
+
+    fn on_batch(&mut self, now: Instant, peer: PeerId, request: Incoming<Batch>, channel: ResponseChannel<()>) {
+        let batch = match request {
+            Incoming::Request(batch) => batch,
+            Incoming::Garbage(reason) => return self.garbage(peer, "direct", reason),
+        };
+        let Some(from) = node_id(&peer) else { return };
+        if !self.allowances.take_direct(now, peer) {
+            // Unanswered, it fails at the other end.
+            return self.shared.counters.refused.add(1);
+        }
+        for bytes in batch {
+            self.shared.counters.direct_received.add(bytes.len());
+            self.emit(NetEvent::Message { from, bytes });
+        }
+        // Who is gone by now needs no acknowledgement.
+        let _ = self.swarm.behaviour_mut().direct.send_response(channel, ());
+    }
+
+    fn on_blobs(&mut self, event: request_response::Event<Incoming<BlobRequest>, BlobAnswer>) {
+        match event {
+            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                match request {
+                    Incoming::Request(request) => self.on_asked(peer, request, channel),
+                    Incoming::Garbage(reason) => self.garbage(peer, "blobs", reason),
+                }
+            }
+            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+                if let BlobAnswer::Manifest(bytes) | BlobAnswer::Chunk(bytes) = &response {
+                    self.shared.counters.blobs_received.add(bytes.len());
+                }
+                if let Some(asked) = self.asked.remove(&request_id) {
+                    // Who gave up doesn't need it.
+                    let _ = asked.answer.send(Ok(response));
+                }
+            }
+            request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+                let error = match error {
+                    OutboundFailure::DialFailure => AskError::Unreachable,
+                    OutboundFailure::Timeout => AskError::Timeout,
+                    OutboundFailure::UnsupportedProtocols => AskError::Unsupported,
+                    OutboundFailure::ConnectionClosed => AskError::Broken("the connection was closed".to_owned()),
+                    OutboundFailure::Io(error) if frame::is_garbage(&error) => {
+                        self.garbage(peer, "blobs", error.to_string());
+                        AskError::Malformed(error.to_string())
+                    }
+                    OutboundFailure::Io(error) => AskError::Broken(error.to_string()),
+                };
+                if let Some(asked) = self.asked.remove(&request_id) {
+                    let _ = asked.answer.send(Err(error));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_asked(&mut self, peer: PeerId, request: BlobRequest, channel: ResponseChannel<BlobAnswer>) {
+        let allowed = self.allowances.take_blob(Instant::now(), peer) && self.serving.has_room(&peer);
+        let Some(from) = node_id(&peer) else { return };
+        if !allowed || self.pending.is_full() {
+            self.shared.counters.refused.add(1);
+            let _ = self.swarm.behaviour_mut().blobs.send_response(channel, BlobAnswer::Busy);
+            return;
+        }
+        let (answer, answered) = oneshot::channel();
+        self.serving.push(peer, channel, answered);
+        self.emit(NetEvent::ChunkAsked { from, request, answer });
+    }
+
+    fn on_served(&mut self, served: Served) {
+        let Served { channel, mut answer, .. } = served;
+        if BlobAnswer::payload_max(answer.tag()).is_none_or(|max| answer.payload().len() > max) {
+            tracing::warn!(len = answer.payload().len(), "an answer over its bound is not sent");
+            answer = BlobAnswer::Unknown;
+        }
+        if let BlobAnswer::Manifest(bytes) | BlobAnswer::Chunk(bytes) = &answer {
+            self.shared.counters.blobs_sent.add(bytes.len());
+        }
+        // Who is gone by now needs no answer.
+        let _ = self.swarm.behaviour_mut().blobs.send_response(channel, answer);
+    }
+}
+
+fn meeting_options(options: NetOptions) -> MeetingOptions {
+    MeetingOptions {
+        role: Role::Node,
+        run: Some(OwnRun { run: options.run, name: options.name, file: options.run_file }),
+        bootstrap: options.bootstrap,
+        known: options.known,
+        mdns: options.mdns,
+    }
+}
+
+fn direct(run: RunId) -> request_response::Behaviour<DirectCodec> {
+    let config = request_response::Config::default()
+        .with_request_timeout(DIRECT_TIMEOUT)
+        .with_max_concurrent_streams(DIRECT_STREAMS_MAX);
+    request_response::Behaviour::with_codec(DirectCodec, [(run_protocol(run, "direct"), ProtocolSupport::Full)], config)
+}
+
+fn blobs(run: RunId) -> request_response::Behaviour<BlobCodec> {
+    let config = request_response::Config::default()
+        .with_request_timeout(BLOB_TIMEOUT)
+        .with_max_concurrent_streams(BLOB_STREAMS_MAX);
+    request_response::Behaviour::with_codec(BlobCodec, [(run_protocol(run, "blobs"), ProtocolSupport::Full)], config)
+}
+
+/// Of the default addresses one is enough; those that were asked for must all work.
+fn listen_on(swarm: &mut Swarm<Node>, listen: Vec<Multiaddr>) -> Result<(), NetError> {
+    let given = !listen.is_empty();
+    let mut failed = None;
+    let mut works = false;
+    for address in if given { listen } else { default_listen() } {
+        match swarm.listen_on(address.clone()) {
+            Ok(_) => works = true,
+            Err(error) => {
+                tracing::warn!(%address, %error, "can't listen");
+                failed = Some(NetError::Listen { address, reason: error.to_string() });
+            }
+        }
+    }
+    match failed {
+        Some(error) if given || !works => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Events that wait for the owner, within a bound.
+#[derive(Default)]
+struct Pending {
+    events: VecDeque<NetEvent>,
+    bytes: usize,
+}
+
+impl Pending {
+    /// Puts an event in. Answers how many messages were dropped for it.
+    fn push(&mut self, event: NetEvent) -> usize {
+        let len = payload(&event);
+        // What tells of peers is never dropped: there are few of them, and nothing repeats them.
+        let may_drop = matches!(
+            event,
+            NetEvent::Message { .. } | NetEvent::Gossip { .. } | NetEvent::ChunkAsked { .. } | NetEvent::Garbage { .. }
+        );
+        if may_drop && (self.is_full() || self.bytes + len > EVENTS_BYTES_MAX) {
+            return 1;
+        }
+        self.bytes += len;
+        self.events.push_back(event);
+        0
+    }
+
+    fn pop(&mut self) -> Option<NetEvent> {
+        let event = self.events.pop_front()?;
+        self.bytes -= payload(&event);
+        Some(event)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.events.len() >= EVENTS_MAX
+    }
+}
+
+fn payload(event: &NetEvent) -> usize {
+    match event {
+        NetEvent::Message { bytes, .. } | NetEvent::Gossip { bytes, .. } => bytes.len(),
+        _ => 0,
+    }
+}
