@@ -45,7 +45,7 @@ impl Codec for DirectCodec {
         _: &StreamProtocol,
         io: &mut T,
     ) -> io::Result<Incoming<Batch>> {
-        incoming(frame::read(io, BATCH_BYTES_MAX).await.and_then(|bytes| split(bytes).map_err(frame::garbage)))
+        incoming(frame::read(io, BATCH_BYTES_MAX).await.and_then(|bytes| split(&bytes).map_err(frame::garbage)))
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<()> {
@@ -148,8 +148,8 @@ fn join(batch: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// The messages of a batch.
-fn split(bytes: Vec<u8>) -> Result<Batch, String> {
-    let (mut batch, mut rest) = (Batch::new(), bytes.as_slice());
+fn split(bytes: &[u8]) -> Result<Batch, String> {
+    let (mut batch, mut rest) = (Batch::new(), bytes);
     while !rest.is_empty() {
         let (len, after) = rest.split_first_chunk::<4>().ok_or("a length cut short")?;
         let len = u32::from_le_bytes(*len) as usize;
@@ -170,15 +170,15 @@ mod tests {
     #[test]
     fn a_batch_comes_apart_as_it_was_put_together() {
         let batch = vec![vec![1; 3], Vec::new(), vec![2; 70_000]];
-        assert_eq!(split(join(&batch)), Ok(batch));
+        assert_eq!(split(&join(&batch)), Ok(batch));
     }
 
     #[test]
     fn a_batch_that_is_empty_cut_short_or_over_a_bound_is_refused() {
-        assert!(split(Vec::new()).is_err());
-        assert!(split(vec![1, 0]).is_err());
-        assert!(split(vec![2, 0, 0, 0, 7]).is_err());
-        assert!(split(join(&vec![Vec::new(); BATCH_MESSAGES_MAX + 1])).is_err());
-        assert!(split(u32::MAX.to_le_bytes().to_vec()).is_err());
+        assert!(split(&[]).is_err());
+        assert!(split(&[1, 0]).is_err());
+        assert!(split(&[2, 0, 0, 0, 7]).is_err());
+        assert!(split(&join(&vec![Vec::new(); BATCH_MESSAGES_MAX + 1])).is_err());
+        assert!(split(&u32::MAX.to_le_bytes()).is_err());
     }
 }

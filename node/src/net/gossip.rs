@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn what_nobody_heard_is_tried_again_in_order_and_dropped_when_it_is_old() {
         let (now, mut waiting) = (Instant::now(), Waiting::default());
-        (0..3).for_each(|i| drop(waiting.push(now, vec![i])));
+        (0..3).for_each(|i| assert_eq!(waiting.push(now, vec![i]), 0));
         let mut sent = Vec::new();
         waiting.retry(|bytes| {
             if sent.len() == 2 {

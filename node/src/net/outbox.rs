@@ -88,7 +88,7 @@ mod tests {
 
     fn outbox(messages: u8) -> (Instant, Outbox) {
         let (now, mut outbox) = (Instant::now(), Outbox::default());
-        (0..messages).for_each(|i| drop(outbox.push(now, vec![i])));
+        (0..messages).for_each(|i| assert_eq!(outbox.push(now, vec![i]), 0));
         (now, outbox)
     }
 
@@ -96,7 +96,7 @@ mod tests {
     fn what_waits_goes_out_together_and_in_order() {
         let (now, mut outbox) = outbox(1);
         assert_eq!(outbox.next_batch(now), Some(vec![vec![0]]));
-        (1..4).for_each(|i| drop(outbox.push(now, vec![i])));
+        (1..4).for_each(|i| assert_eq!(outbox.push(now, vec![i]), 0));
         assert_eq!(outbox.next_batch(now), None);
         outbox.on_settled();
         assert_eq!(outbox.next_batch(now), Some(vec![vec![1], vec![2], vec![3]]));

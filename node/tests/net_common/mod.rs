@@ -1,0 +1,225 @@
+//! Networks for tests: on loopback, without mDNS, each with its own events.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
+use std::io;
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use libp2p::request_response::{self, ProtocolSupport};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::{Multiaddr, StreamProtocol, Swarm};
+use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network};
+use paceline_bootstrap::{
+    Meeting, MeetingOptions, OwnRun, Role, ServeOptions, build_swarm, fresh_secret, run_protocol, serve,
+};
+use paceline_protocol::runfile::RunFile;
+use paceline_protocol::{Identity, NodeId};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A run that differs from others by its seed.
+pub fn run_file(seed: u64) -> RunFile {
+    let mut file = RunFile::parse(RunFile::template(), "template").expect("the template parses");
+    file.run.seed = seed;
+    file
+}
+
+/// Options for a node of the run on loopback.
+pub fn options(file: &RunFile, bootstrap: &[Multiaddr]) -> NetOptions {
+    NetOptions {
+        identity: fresh_secret(),
+        run: file.run_id(),
+        run_file: file.canonical().into_bytes(),
+        name: file.run.name.clone(),
+        listen: ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"]
+            .map(|a| a.parse().expect("a multiaddr"))
+            .into(),
+        bootstrap: bootstrap.to_vec(),
+        mdns: false,
+        known: Vec::new(),
+    }
+}
+
+/// A network and its events.
+pub struct TestNet {
+    pub net: Network,
+    pub id: NodeId,
+    pub events: mpsc::Receiver<NetEvent>,
+}
+
+impl TestNet {
+    pub async fn start(options: NetOptions) -> Self {
+        let id = Identity::from_secret(&options.identity).node_id();
+        let (sender, events) = mpsc::channel(64);
+        Self { net: Network::start(options, sender).await.expect("it starts"), id, events }
+    }
+
+    pub async fn of(file: &RunFile, bootstrap: &[Multiaddr]) -> Self {
+        Self::start(options(file, bootstrap)).await
+    }
+
+    /// The first event of which `pick` makes something.
+    pub async fn until<T>(&mut self, mut pick: impl FnMut(NetEvent) -> Option<T>) -> T {
+        let look = async {
+            loop {
+                let event = self.events.recv().await.expect("the network lives");
+                if let Some(found) = pick(event) {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.expect("it happens in time")
+    }
+
+    pub async fn until_up(&mut self, node: NodeId) {
+        self.until(|event| matches!(event, NetEvent::PeerUp(up) if up == node).then_some(())).await;
+    }
+
+    /// All events of a while, in words.
+    pub async fn during(&mut self, time: Duration) -> Vec<String> {
+        let mut seen = Vec::new();
+        let _ = tokio::time::timeout(time, async {
+            while let Some(event) = self.events.recv().await {
+                seen.push(format!("{event:?}"));
+            }
+        })
+        .await;
+        seen
+    }
+
+    /// Answers requests for blobs for as long as the network lives.
+    pub fn serve(mut self, answer: impl Fn(BlobRequest) -> BlobAnswer + Send + 'static) {
+        tokio::spawn(async move {
+            while let Some(event) = self.events.recv().await {
+                if let NetEvent::ChunkAsked { request, answer: to, .. } = event {
+                    let _ = to.send(answer(request));
+                }
+            }
+        });
+    }
+}
+
+/// Two nodes of a run that are up for each other.
+pub async fn pair(file: &RunFile) -> (TestNet, TestNet) {
+    let mut a = TestNet::of(file, &[]).await;
+    let mut b = TestNet::of(file, &a.net.addresses()).await;
+    a.until_up(b.id).await;
+    b.until_up(a.id).await;
+    (a, b)
+}
+
+/// A bootstrap on loopback that serves until the sender is dropped, and its addresses.
+pub async fn bootstrap() -> (Vec<Multiaddr>, oneshot::Sender<()>) {
+    let (stop, stopped) = oneshot::channel();
+    let (tell, told) = oneshot::channel();
+    let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().expect("a multiaddr")];
+    let options = ServeOptions { listen, ..ServeOptions::default() };
+    tokio::spawn(async move {
+        let on_ready = |ready| drop(tell.send(ready));
+        serve(options, on_ready, async { drop(stopped.await) }).await.expect("serves");
+    });
+    let ready: paceline_bootstrap::Ready = told.await.expect("it listens");
+    (ready.addresses.iter().map(|a| a.parse().expect("a multiaddr")).collect(), stop)
+}
+
+/// Bytes that don't compress, from a seed.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(len).collect()
+}
+
+/// Sends bytes as they are, under a protocol's name, and reads whatever comes.
+#[derive(Clone, Default)]
+pub struct Raw;
+
+impl request_response::Codec for Raw {
+    type Protocol = StreamProtocol;
+    type Request = Vec<u8>;
+    type Response = Vec<u8>;
+
+    async fn read_request<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        io.read_to_end(&mut bytes).await?;
+        Ok(bytes)
+    }
+
+    async fn read_response<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        protocol: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Vec<u8>> {
+        self.read_request(protocol, io).await
+    }
+
+    async fn write_request<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        bytes: Vec<u8>,
+    ) -> io::Result<()> {
+        io.write_all(&bytes).await
+    }
+
+    async fn write_response<T: AsyncWrite + Unpin + Send>(
+        &mut self,
+        protocol: &StreamProtocol,
+        io: &mut T,
+        bytes: Vec<u8>,
+    ) -> io::Result<()> {
+        self.write_request(protocol, io, bytes).await
+    }
+}
+
+#[derive(NetworkBehaviour)]
+pub struct HostileNode {
+    pub meeting: Meeting,
+    pub direct: request_response::Behaviour<Raw>,
+    pub blobs: request_response::Behaviour<Raw>,
+}
+
+/// A node that speaks the run's protocols with whatever bytes it likes.
+pub fn hostile(file: &RunFile, bootstrap: &[Multiaddr]) -> Swarm<HostileNode> {
+    let run = file.run_id();
+    let own = OwnRun { run, name: file.run.name.clone(), file: file.canonical().into_bytes() };
+    let options = MeetingOptions {
+        role: Role::Node,
+        run: Some(own),
+        bootstrap: bootstrap.to_vec(),
+        known: Vec::new(),
+        mdns: false,
+    };
+    let raw = move |what| {
+        let config = request_response::Config::default().with_request_timeout(PATIENCE);
+        request_response::Behaviour::with_codec(Raw, [(run_protocol(run, what), ProtocolSupport::Full)], config)
+    };
+    let mut swarm = build_swarm(&fresh_secret(), |key, relay| {
+        Ok(HostileNode { meeting: Meeting::new(options, key, relay)?, direct: raw("direct"), blobs: raw("blobs") })
+    })
+    .expect("a swarm");
+    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().expect("a multiaddr")).expect("listens");
+    swarm
+}
+
+/// Lets a swarm live while something else is waited for.
+pub async fn beside<T>(swarm: &mut Swarm<HostileNode>, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = swarm.next() => {}
+        }
+    }
+}

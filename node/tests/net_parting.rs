@@ -1,0 +1,103 @@
+//! Nodes go away, are killed, come back; and those of other runs never come at all.
+
+mod net_common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use net_common::{TestNet, options, pair, run_file};
+use paceline::net::NetEvent;
+use paceline_bootstrap::fresh_secret;
+
+/// Set in the process that is to be killed: the address to dial first.
+const VICTIM: &str = "PACELINE_TEST_VICTIM";
+
+/// Not a test by itself: the process that `a_killed_process_is_down` starts and kills.
+#[tokio::test]
+async fn victim_process() {
+    let Ok(address) = std::env::var(VICTIM) else { return };
+    let victim = TestNet::of(&run_file(1), &[address.parse().expect("a multiaddr")]).await;
+    println!("\nvictim {}", victim.id);
+    std::io::stdout().flush().expect("the parent reads");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_killed_process_is_down() {
+    let mut a = TestNet::of(&run_file(1), &[]).await;
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "victim_process", "--nocapture"])
+        .env(VICTIM, a.net.addresses()[0].to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a process");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+    let id = lines.find_map(|line| line.strip_prefix("victim ").map(str::to_owned)).expect("it says who it is");
+    let victim = id.parse().expect("a node id");
+    a.until_up(victim).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let killed = Instant::now();
+    child.kill().expect("it is there to be killed");
+    a.until(|event| matches!(event, NetEvent::PeerDown(node) if node == victim).then_some(())).await;
+    println!("down {:?} after kill -9", killed.elapsed());
+    child.wait().expect("it is dead");
+}
+
+#[tokio::test]
+async fn a_node_that_shuts_down_is_down_and_up_again_when_it_is_back() {
+    let file = run_file(1);
+    let mut a = TestNet::of(&file, &[]).await;
+    let identity = fresh_secret();
+    for _ in 0..2 {
+        let mut b_options = options(&file, &a.net.addresses());
+        b_options.identity = identity;
+        let mut b = TestNet::start(b_options).await;
+        a.until_up(b.id).await;
+        b.until_up(a.id).await;
+        let id = b.id;
+        b.net.shutdown().await;
+        a.until(|event| matches!(event, NetEvent::PeerDown(node) if node == id).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_knew_each_other_meet_again_without_a_bootstrap() {
+    let file = run_file(1);
+    let (mut a_options, mut b_options) = (options(&file, &[]), options(&file, &[]));
+    let port = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    a_options.listen = vec![format!("/ip4/127.0.0.1/tcp/{}", port()).parse().expect("a multiaddr")];
+    let a = TestNet::start(a_options.clone()).await;
+    b_options.bootstrap = a.net.addresses();
+    let mut b = TestNet::start(b_options.clone()).await;
+    b.until_up(a.id).await;
+    let known: Vec<_> = b.net.peers().into_iter().flat_map(|(_, addresses)| addresses).collect();
+    a.net.shutdown().await;
+    b.net.shutdown().await;
+    (b_options.bootstrap, b_options.known) = (Vec::new(), known);
+    let mut a = TestNet::start(a_options).await;
+    let mut b = TestNet::start(b_options).await;
+    a.until_up(b.id).await;
+    b.until_up(a.id).await;
+}
+
+#[tokio::test]
+async fn a_node_of_another_run_is_not_up_and_hears_nothing() {
+    let mut a = TestNet::of(&run_file(1), &[]).await;
+    let mut b = TestNet::of(&run_file(2), &a.net.addresses()).await;
+    a.net.send(b.id, b"direct".to_vec());
+    a.net.broadcast(b"gossip".to_vec());
+    let (of_a, of_b) = tokio::join!(a.during(Duration::from_secs(2)), b.during(Duration::from_secs(2)));
+    let strange = |events: &[String]| events.iter().any(|e| !e.starts_with("Listening"));
+    assert!(!strange(&of_a) && !strange(&of_b), "{of_a:?} {of_b:?}");
+}
+
+#[tokio::test]
+async fn a_disconnected_node_is_down_and_turned_away() {
+    let (mut a, b) = pair(&run_file(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    a.net.disconnect(b.id, "evicted");
+    a.until(|event| matches!(event, NetEvent::PeerDown(node) if node == b.id).then_some(())).await;
+    let after = a.during(Duration::from_secs(2)).await;
+    assert!(!after.iter().any(|e| e.starts_with("PeerUp")), "{after:?}");
+}
