@@ -13,9 +13,10 @@ use crate::roster::{Part, Roster};
 
 /// What a test can break, to see that the simulator notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests break things"))]
 pub(crate) enum Fault {
-    /// What binds its sender leaves before it is on disk.
-    SendBeforePersist,
+    /// A vote leaves before it is on disk.
+    VoteBeforePersist,
     /// A vote is given whatever was voted or accepted before.
     SkipBallotCheck,
     /// One accept commits.
@@ -161,8 +162,9 @@ impl Core {
     pub(crate) fn persist_then(&mut self, item: Persist, messages: Vec<Held>) -> PersistId {
         let id = PersistId(self.next_persist);
         self.next_persist += 1;
+        let early = matches!(item, Persist::Vote { .. }) && self.is_broken(Fault::VoteBeforePersist);
         self.effect(Effect::Persist { id, item });
-        if self.is_broken(Fault::SendBeforePersist) {
+        if early {
             self.held.insert(id, Vec::new());
             messages.into_iter().for_each(|m| self.release(m));
         } else {

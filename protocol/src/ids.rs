@@ -134,6 +134,13 @@ impl NodeId {
 
     /// Whether this node signed `bytes`. Strict: no weak keys, no malleable signatures.
     pub fn verifies(&self, bytes: &[u8], signature: &Signature) -> bool {
+        #[cfg(any(test, feature = "sim"))]
+        return crate::sim::checked_once(self, bytes, signature, || self.verifies_by_curve(bytes, signature));
+        #[cfg(not(any(test, feature = "sim")))]
+        self.verifies_by_curve(bytes, signature)
+    }
+
+    fn verifies_by_curve(&self, bytes: &[u8], signature: &Signature) -> bool {
         let signature = ed25519_dalek::Signature::from_bytes(&signature.to_bytes());
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| key.verify_strict(bytes, &signature).is_ok())
     }

@@ -143,7 +143,7 @@ impl Round {
     pub(crate) fn drive(&mut self, core: &mut Core, chain: &Chain, requests: &mut Requests, yields_to: Option<Hash>) -> Option<Committed> {
         while let Some(turn) = self.contest.take_turn() {
             match turn {
-                Turn::Elected => self.open(core, chain, requests, yields_to),
+                Turn::Elected => self.open(core, chain, requests),
                 Turn::Following => {
                     self.offered = None;
                     self.answered = None;
@@ -160,6 +160,7 @@ impl Round {
         }
         self.work_if_due(core, chain);
         self.offer_if_due(core, chain);
+        self.yield_if_due(core, chain, yields_to);
         self.finish_if_due(core, chain, requests);
         None
     }
@@ -169,12 +170,8 @@ impl Round {
     }
 
     /// The coordinator's plan: who trains and for how long.
-    fn open(&mut self, core: &mut Core, chain: &Chain, requests: &mut Requests, yields_to: Option<Hash>) {
+    fn open(&mut self, core: &mut Core, chain: &Chain, requests: &mut Requests) {
         let ballot = self.contest.ballot();
-        if let Some(to) = yields_to {
-            let record = self.record(core, chain, Kind::Yield { to }, chain.head().model, None);
-            return self.contest.propose(core, record);
-        }
         let closing = chain.is_trained();
         let length_ms = if closing { CLOSING_MS } else { chain.rules().round_timeout_ms };
         let wanted = chain.rules().participants_of(chain.roster().len());
@@ -430,6 +427,16 @@ impl Round {
             return core.reject(from, Reject::BadSignature);
         }
         collection.evaluations.entry(from).or_insert(signed);
+    }
+
+    /// A chain without a round of its own gives way to a stronger one that was seen.
+    fn yield_if_due(&mut self, core: &mut Core, chain: &Chain, yields_to: Option<Hash>) {
+        if let Some(to) = yields_to
+            && self.collection.as_ref().is_some_and(|c| !c.aggregating)
+        {
+            let record = self.record(core, chain, Kind::Yield { to }, chain.head().model, None);
+            self.proposed(core, record);
+        }
     }
 
     /// Ends the collection when nobody is missing, when those missing were waited for long enough, or when time is up.

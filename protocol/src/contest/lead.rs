@@ -239,7 +239,7 @@ impl Contest {
         if accept.acceptor != from {
             return core.reject(from, Reject::BadSignature);
         }
-        let quorum = if core.is_broken(Fault::CommitOnTooFew) { 1 } else { self.roster.quorum() };
+        let quorum = if core.is_broken(Fault::CommitOnTooFew) && self.round > 0 { 1 } else { self.roster.quorum() };
         let Some(lead) = self.lead() else { return };
         let ballot = lead.opened.ballot;
         let Some((record, value, accepts)) = &mut lead.proposed else { return };

@@ -311,6 +311,9 @@ pub struct Figures {
 pub struct Recovered {
     /// The chain, genesis first; empty if there is none.
     pub chain: Vec<Committed>,
+    /// The chain that this node's gave itself up for another with (`Persist::SwitchChain`), genesis first: members of it
+    /// that missed its last record are shown it.
+    pub aside: Vec<Committed>,
     /// Foundings that are not forgotten.
     pub foundings: Vec<RecoveredFounding>,
     /// Votes and accepted proposals, of the chain's open round and of foundings.

@@ -21,6 +21,8 @@ pub(super) struct Membership {
     counter: u64,
     /// What the last presence said, to send another when it changes.
     said: Option<(u64, Activity, bool)>,
+    /// The round for which this node last asked for what it lacks, and whether it then had the last model.
+    pursued: Option<(u64, bool)>,
     /// Whether this node was on the roster after the last record.
     pub(super) was_member: bool,
     /// Whether somebody at this node wants it off the roster.
@@ -39,6 +41,7 @@ impl Membership {
             present_at: Time::default(),
             counter: 0,
             said: None,
+            pursued: None,
             was_member: false,
             wants_to_leave: false,
             left,
@@ -101,29 +104,35 @@ impl Machine {
         }
     }
 
-    /// Shows where this node stands, from time to time and when it changes; asks again for what it waits for.
+    /// Shows where this node stands, from time to time and when it changes; pursues what it waits for.
     pub(super) fn membership_tick(&mut self) {
         let round = self.chain.as_ref().map_or(0, Chain::next_round);
         let finished = self.chain.as_ref().is_some_and(Chain::is_closed);
         let stand = (round, self.activity(), finished);
-        let changed = self.membership.said != Some(stand);
-        if !changed && self.core.now < self.membership.present_at {
-            return;
-        }
         let regular = self.core.now >= self.membership.present_at;
         if regular {
             self.membership.present_at = self.core.now.plus_ms(PRESENCE_MS);
+            self.membership.pursued = None;
         }
-        self.membership.said = Some(stand);
-        let presence = Message::Presence(self.presence());
-        self.core.broadcast(presence);
-        if regular {
+        if regular || self.membership.said != Some(stand) {
+            self.membership.said = Some(stand);
+            let presence = Message::Presence(self.presence());
+            self.core.broadcast(presence);
+        }
+        self.pursue(round);
+    }
+
+    /// Asks for what this node lacks or wishes: once a round, and again with every regular presence.
+    fn pursue(&mut self, round: u64) {
+        let has_head = self.chain.as_ref().is_some_and(|c| self.core.blobs.contains(&c.head().model.id));
+        if self.membership.pursued != Some((round, has_head)) {
+            self.membership.pursued = Some((round, has_head));
             self.fetch_head();
             self.ask_to_join();
             self.ask_to_leave();
             self.look_for_chain();
-            self.leave_if_done();
         }
+        self.leave_if_done();
     }
 
     /// A node holds the last model, whether it trains on it or not.
@@ -140,7 +149,8 @@ impl Machine {
     /// Whoever follows a chain without being on its roster asks to come onto it, once it holds the last model.
     fn ask_to_join(&mut self) {
         let Some(chain) = &self.chain else { return };
-        let outside = !chain.roster().contains(self.core.me) && !self.membership.left;
+        let stays_out = self.membership.left || self.membership.wants_to_leave;
+        let outside = !chain.roster().contains(self.core.me) && !stays_out;
         if !outside || chain.is_closed() || !self.core.blobs.contains(&chain.head().model.id) {
             return;
         }
@@ -168,6 +178,7 @@ impl Machine {
 
     pub(super) fn wish_to_leave(&mut self) {
         self.membership.wants_to_leave = true;
+        self.membership.pursued = None;
         if self.chain.as_ref().is_none_or(|c| !c.roster().contains(self.core.me)) {
             self.set_left();
         } else {
@@ -284,8 +295,19 @@ impl Machine {
                     self.on_records(from, rest);
                 }
             }
+            // An answer to records would be answered in turn, for ever.
+            (_, Message::Records { .. } | Message::Committed { .. }) => {}
+            _ if self.aside.as_ref().is_some_and(|c| c.genesis() == genesis) => self.show_aside(from),
             (None, _) => {}
             (Some(_), _) => self.core.reject(from, Reject::OtherChain),
+        }
+    }
+
+    /// A member of the chain that was given up works on in it: it has missed the last record.
+    fn show_aside(&mut self, to: NodeId) {
+        if let Some(chain) = self.aside.as_ref().filter(|c| c.roster().contains(to)) {
+            let records = chain.records().iter().skip(1).cloned().collect();
+            self.core.send(to, Message::Records { genesis: chain.genesis(), records });
         }
     }
 
@@ -303,7 +325,7 @@ impl Machine {
         let Some(to) = chain.yielded_to() else { return };
         let from = chain.genesis();
         self.core.persist(Persist::SwitchChain { from, to });
-        self.chain = None;
+        self.aside = self.chain.take();
         self.round = None;
         self.committed_at = None;
         self.membership.was_member = false;

@@ -15,6 +15,9 @@ mod io;
 mod membership;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use io::*;
@@ -54,6 +57,8 @@ pub struct Machine {
     core: Core,
     foundings: Foundings,
     chain: Option<Chain>,
+    /// The chain that was given up for this one.
+    aside: Option<Chain>,
     /// The round being decided; `None` without a chain and at its end.
     round: Option<Round>,
     requests: Requests,
@@ -81,6 +86,7 @@ impl Machine {
             core,
             foundings,
             chain: None,
+            aside: None,
             round: None,
             requests: Requests::default(),
             membership: Membership::new(recovered.left),
@@ -90,7 +96,12 @@ impl Machine {
             end_began: None,
             finished: false,
         };
-        machine.restore_chain(recovered.chain);
+        machine.aside = machine.restored_chain(recovered.aside);
+        machine.chain = machine.restored_chain(recovered.chain);
+        if let Some(chain) = &machine.chain {
+            machine.end_began = chain.is_trained().then_some(now);
+            machine.membership.was_member = chain.roster().contains(machine.core.me);
+        }
         if let Some(chain) = &machine.chain {
             let (genesis, round) = (chain.genesis(), chain.next_round());
             let ballot = recovered.ballots.into_iter().find(|b| b.genesis == genesis && b.round == round);
@@ -106,18 +117,15 @@ impl Machine {
 
     /// The records on disk were checked before they were written; that they follow on each other is checked here, and
     /// what does not is fetched again from others.
-    fn restore_chain(&mut self, records: Vec<Committed>) {
+    fn restored_chain(&self, records: Vec<Committed>) -> Option<Chain> {
         let mut records = records.into_iter();
-        let Some(genesis) = records.next() else { return };
-        let Ok(mut chain) = Chain::begin(self.core.rules.clone(), genesis) else { return };
+        let mut chain = Chain::begin(self.core.rules.clone(), records.next()?).ok()?;
         for record in records {
             if chain.append_stored(record).is_err() {
                 break;
             }
         }
-        self.end_began = chain.is_trained().then_some(self.core.now);
-        self.membership.was_member = chain.roster().contains(self.core.me);
-        self.chain = Some(chain);
+        Some(chain)
     }
 
     /// The next effect to carry out.

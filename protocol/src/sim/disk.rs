@@ -10,6 +10,7 @@ use crate::record::{Committed, Contribution, Evidence, Vote};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
     pub(super) chain: Vec<Committed>,
+    aside: Vec<Committed>,
     foundings: BTreeMap<Hash, RecoveredFounding>,
     ballots: BTreeMap<(Hash, u64), (Option<Vote>, Option<Proposal>)>,
     contribution: Option<(u64, Contribution)>,
@@ -51,7 +52,7 @@ impl Disk {
             Persist::Contribution { round, contribution, .. } => self.contribution = Some((round, contribution)),
             Persist::Evidence { evidence, .. } => self.evidence.push(evidence),
             Persist::SwitchChain { .. } => {
-                self.chain.clear();
+                self.aside = std::mem::take(&mut self.chain);
                 self.contribution = None;
             }
             Persist::Left { .. } => self.left = true,
@@ -68,6 +69,7 @@ impl Disk {
         });
         Recovered {
             chain: self.chain.clone(),
+            aside: self.aside.clone(),
             foundings: self.foundings.values().cloned().collect(),
             ballots: ballots.collect(),
             contribution: self.contribution.clone(),
@@ -80,7 +82,7 @@ impl Disk {
     /// Whether this disk holds a record, accepted or committed, and its model.
     pub(super) fn holds(&self, value: Hash) -> bool {
         let accepted = self.ballots.values().filter_map(|(_, accepted)| accepted.as_ref().map(|p| &p.record));
-        let committed = self.chain.iter().map(|c| &c.record).chain(self.foundings.values().filter_map(|f| f.decided.as_ref().map(|c| &c.record)));
+        let committed = self.chain.iter().chain(&self.aside).map(|c| &c.record).chain(self.foundings.values().filter_map(|f| f.decided.as_ref().map(|c| &c.record)));
         accepted.chain(committed).any(|r| r.hash() == value && self.blobs.contains(&r.model.id))
     }
 

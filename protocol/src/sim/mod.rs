@@ -10,8 +10,32 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use crate::ids::{Hash, NodeId, Signature};
+
 pub use laws::Violation;
 pub use world::{Sim, SimOptions};
+
+thread_local! {
+    /// Signatures that were found to hold.
+    static CHECKED: RefCell<BTreeSet<Hash>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+/// Fifty simulated nodes check the same signature fifty times; in one process, once is enough. It changes no result:
+/// only signatures that hold are remembered, under a hash of all that was checked.
+pub(crate) fn checked_once(node: &NodeId, bytes: &[u8], signature: &Signature, check: impl FnOnce() -> bool) -> bool {
+    let key = Hash::of_parts("checked signature", &[node.as_bytes(), bytes, &signature.to_bytes()]);
+    if CHECKED.with_borrow(|checked| checked.contains(&key)) {
+        return true;
+    }
+    let holds = check();
+    if holds {
+        CHECKED.with_borrow_mut(|checked| checked.insert(key));
+    }
+    holds
+}
 
 /// Small deterministic random numbers (SplitMix64, Steele et al. 2014): a simulation is no place for secrets.
 #[derive(Debug, Clone)]

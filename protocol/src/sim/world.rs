@@ -34,6 +34,9 @@ pub struct SimOptions {
     pub loss: f64,
     /// How long a message takes, in ms.
     pub latency_ms: (u64, u64),
+    /// The probability that a message is much slower, and how long it takes then: it may overtake nothing and arrive when
+    /// nobody expects it any more.
+    pub slow: (f64, (u64, u64)),
     /// How long a durable write takes.
     pub disk_ms: (u64, u64),
     /// How long evaluation and training take.
@@ -54,6 +57,7 @@ impl SimOptions {
             min_updates: None,
             loss: 0.0,
             latency_ms: (1, 5),
+            slow: (0.0, (0, 0)),
             disk_ms: (1, 10),
             train_ms: (500, 1_500),
             round_timeout_ms: 60_000,
@@ -97,6 +101,7 @@ struct SimNode {
     /// Counts trainings and evaluations, so that one that was stopped comes to nothing.
     work: u64,
     tick_at: Option<Time>,
+    frozen_until: Time,
     links: BTreeSet<usize>,
     /// Trainings begun, for assertions.
     trainings: BTreeMap<u64, u32>,
@@ -216,10 +221,22 @@ impl Sim {
             this.disk.write(item);
         }
         this.tick_at = None;
+        this.frozen_until = Time::default();
         let links = std::mem::take(&mut this.links);
         for other in links {
             self.unlink_later(node, other, (20, 80));
         }
+    }
+
+    /// The process stands still for so long, as on a machine that is suspended: all that happens to it waits, and what it
+    /// has received is handled before it looks at its clock.
+    pub fn freeze(&mut self, node: usize, ms: u64) {
+        self.nodes[node].frozen_until = self.now.plus_ms(ms);
+    }
+
+    /// A node that has a vote under way to its disk, which a crash may lose.
+    pub fn writes_vote(&self) -> Option<usize> {
+        self.nodes.iter().position(|n| n.writing.iter().any(|item| matches!(item, Persist::Vote { .. })))
     }
 
     /// Cuts the network in two: node `i` is on side `side[i]`. Connections notice late.
@@ -301,6 +318,21 @@ impl Sim {
     }
 
     fn happen(&mut self, happening: Happening) {
+        let (Happening::Deliver { to: node, .. }
+        | Happening::Tick { node }
+        | Happening::Written { node, .. }
+        | Happening::Done { node, .. }
+        | Happening::Link { a: node, .. }
+        | Happening::Unlink { a: node, .. }) = happening;
+        let thaws = self.nodes[node].frozen_until;
+        if thaws > self.now {
+            if let Happening::Tick { node } = happening {
+                let at = thaws.plus_ms(1);
+                self.nodes[node].tick_at = Some(at);
+                return self.schedule(at, happening);
+            }
+            return self.schedule(thaws, happening);
+        }
         match happening {
             Happening::Deliver { to, from, message } => {
                 let sender = self.index_of(from);
@@ -417,7 +449,9 @@ impl Sim {
     fn post(&mut self, from: usize, to: usize, message: Message) {
         let arrives = self.reaches(from, to) && !self.dice.chance(self.options.loss);
         if arrives && self.nodes[from].links.contains(&to) {
-            let at = self.after(self.options.latency_ms);
+            let (slow, slow_ms) = self.options.slow;
+            let latency_ms = if self.dice.chance(slow) { slow_ms } else { self.options.latency_ms };
+            let at = self.after(latency_ms);
             let from = self.nodes[from].id;
             self.schedule(at, Happening::Deliver { to, from, message: Box::new(message) });
         }
@@ -615,6 +649,7 @@ impl SimNode {
             writing: VecDeque::new(),
             work: 0,
             tick_at: None,
+            frozen_until: Time::default(),
             links: BTreeSet::new(),
             trainings: BTreeMap::new(),
             events: Vec::new(),
