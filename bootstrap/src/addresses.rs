@@ -76,11 +76,18 @@ pub fn is_public(address: &Multiaddr) -> bool {
         Some(IpAddr::V4(ip)) => {
             let [a, b, ..] = ip.octets();
             let shared = a == 100 && (64..128).contains(&b);
-            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || shared)
+            let local = ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified();
+            !(local || shared || ip.is_documentation())
         }
         Some(IpAddr::V6(ip)) => (ip.segments()[0] & 0xe000) == 0x2000,
         None => false,
     }
+}
+
+/// Whether both are direct, over the same protocol, at the same port.
+pub fn have_same_port(a: &Multiaddr, b: &Multiaddr) -> bool {
+    let direct = |address| way(address).is_some_and(|way| way != Way::Relay);
+    direct(a) && direct(b) && a.iter().nth(1) == b.iter().nth(1)
 }
 
 /// Sorts addresses for others to try: those that reach beyond this machine first, then by [`Way`], and drops the useless
@@ -135,6 +142,15 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(way(&address(text)), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_port_of_an_outgoing_connection_is_not_a_listening_one() {
+        let same = |a, b| have_same_port(&address(a), &address(b));
+        assert!(same("/ip4/10.0.0.1/tcp/4001", "/ip4/8.8.8.8/tcp/4001"));
+        assert!(!same("/ip4/10.0.0.1/tcp/4001", "/ip4/8.8.8.8/tcp/56202"));
+        assert!(!same("/ip4/10.0.0.1/tcp/4001", "/ip4/8.8.8.8/udp/4001/quic-v1"));
+        assert!(!same("/ip4/10.0.0.1/tcp/4001/p2p/PEER/p2p-circuit", "/ip4/8.8.8.8/tcp/4001"));
     }
 
     #[test]

@@ -80,6 +80,8 @@ struct Contact {
     connections: BTreeMap<ConnectionId, Instant>,
     /// The other end of the last connection.
     last_remote: Option<Multiaddr>,
+    /// The address that was last dialled with success.
+    worked: Option<Multiaddr>,
     up: bool,
     was_connected: bool,
     /// The last connection is gone; until then a redial may save the peer.
@@ -161,8 +163,11 @@ impl Contacts {
             .collect();
         match seq {
             Some(seq) if seq < contact.seq => return,
-            // An address that works right now stays, whatever the record says.
-            Some(seq) => contact.seq = seq,
+            // An address that worked stays, whatever the record says.
+            Some(seq) => {
+                contact.seq = seq;
+                found.extend(contact.worked.clone());
+            }
             None => found.extend(contact.addresses.iter().cloned()),
         }
         if found.iter().any(|address| !contact.addresses.contains(address)) && contact.failures > 0 {
@@ -237,6 +242,9 @@ impl Contacts {
         let contact = self.contacts.entry(peer).or_insert_with(|| Contact::new(now));
         contact.connections.insert(id, now);
         contact.last_remote = Some(addresses::without_peer(remote));
+        if dialled {
+            contact.worked = contact.last_remote.clone();
+        }
         (contact.redial_until, contact.was_connected) = (None, true);
         if contact.dialing == Some(id) {
             contact.dialing = None;
@@ -290,6 +298,11 @@ impl Contacts {
         }
         self.forget_idle(peer);
         kept_failures
+    }
+
+    /// A given address turned out to be this node's own.
+    pub(crate) fn on_dialled_itself(&mut self, id: ConnectionId) {
+        self.nameless.retain(|nameless| nameless.dialing != Some(id));
     }
 
     /// Identify told what a peer is, and where it listens.
@@ -438,6 +451,7 @@ impl Contact {
             seq: 0,
             connections: BTreeMap::new(),
             last_remote: None,
+            worked: None,
             up: false,
             was_connected: false,
             redial_until: None,

@@ -435,6 +435,10 @@ impl Meeting {
             }
             FromSwarm::ConnectionClosed(e) => self.contacts.on_closed(now, e.peer_id, e.connection_id),
             FromSwarm::DialFailure(e) => {
+                // The swarm takes addresses of its own out, which leaves none.
+                if matches!(e.error, DialError::LocalPeerId { .. } | DialError::NoAddresses) {
+                    self.contacts.on_dialled_itself(e.connection_id);
+                }
                 let failures = self.contacts.on_dial_failed(now, e.connection_id);
                 tell_dial_failure(e.peer_id, e.error, failures);
             }
@@ -443,9 +447,13 @@ impl Meeting {
         }
     }
 
-    /// Behind a port forwarding, or a cloud's address translation, only others see the public address.
+    /// Behind a cloud's address translation only others see the public address. A port that this node doesn't listen on is
+    /// that of an outgoing connection: nobody can dial it.
     fn on_observed(&mut self, now: Instant, address: &Multiaddr) {
         let address = addresses::without_peer(address);
+        if !self.listening.iter().any(|own| addresses::have_same_port(own, &address)) {
+            return;
+        }
         let known = self.listening.iter().any(|a| *a == address) || self.observed.contains(&address);
         if addresses::is_public(&address) && !known && self.observed.len() < OBSERVED_MAX {
             self.observed.push(address);

@@ -225,6 +225,24 @@ fn an_older_record_does_not_replace_a_newer_one() {
 }
 
 #[test]
+fn an_address_that_worked_outlives_a_record_without_it() {
+    let mut desk = Desk::new(Role::Node);
+    let (peer, id) = (PeerId::random(), desk.id());
+    desk.contacts.on_connected(desk.now, peer, id, &tcp(5), true);
+    desk.contacts.learn_signed(desk.now, peer, &[tcp(1)], 1);
+    assert_eq!(desk.contacts.addresses_of(peer), [tcp(1), tcp(5)]);
+}
+
+#[test]
+fn an_address_of_this_node_itself_is_not_dialled_again() {
+    let mut desk = Desk::new(Role::Node);
+    desk.contacts.keep(desk.now, &tcp(1));
+    let opts = desk.dials(Duration::ZERO).pop().expect("a dial");
+    desk.contacts.on_dialled_itself(opts.connection_id());
+    assert!(desk.dials(LONG).is_empty());
+}
+
+#[test]
 fn contacts_and_their_addresses_are_bounded_and_those_given_stay() {
     let mut desk = Desk::new(Role::Node);
     let given = PeerId::random();

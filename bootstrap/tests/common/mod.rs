@@ -89,6 +89,19 @@ pub async fn node(file: &RunFile, bootstrap: &[Multiaddr]) -> Swarm<TestNode> {
 
 /// A node whose raw protocol has another name.
 pub async fn node_speaking(file: &RunFile, bootstrap: &[Multiaddr], protocol: StreamProtocol) -> Swarm<TestNode> {
+    let mut swarm = swarm(file, bootstrap, protocol);
+    listen(&mut swarm, &["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"]).await;
+    swarm
+}
+
+/// A node that listens on these addresses, or nowhere.
+pub async fn node_listening(file: &RunFile, bootstrap: &[Multiaddr], on: &[&str]) -> Swarm<TestNode> {
+    let mut swarm = swarm(file, bootstrap, run_protocol(file.run_id(), "direct"));
+    listen(&mut swarm, on).await;
+    swarm
+}
+
+fn swarm(file: &RunFile, bootstrap: &[Multiaddr], protocol: StreamProtocol) -> Swarm<TestNode> {
     let options = MeetingOptions {
         role: Role::Node,
         run: Some(own_run(file)),
@@ -96,19 +109,21 @@ pub async fn node_speaking(file: &RunFile, bootstrap: &[Multiaddr], protocol: St
         known: Vec::new(),
         mdns: false,
     };
-    let mut swarm = build_swarm(&fresh_secret(), |key, relay| {
+    build_swarm(&fresh_secret(), |key, relay| {
         let config = request_response::Config::default().with_request_timeout(PATIENCE);
         let raw = request_response::Behaviour::with_codec(Raw, [(protocol, ProtocolSupport::Full)], config);
         Ok(TestNode { meeting: Meeting::new(options, key, relay)?, raw })
     })
-    .expect("a swarm");
-    for address in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
-        swarm.listen_on(address.parse().expect("a multiaddr")).expect("listens on loopback");
+    .expect("a swarm")
+}
+
+async fn listen(swarm: &mut Swarm<TestNode>, on: &[&str]) {
+    for address in on {
+        swarm.listen_on(address.parse().expect("a multiaddr")).expect("it can be listened on");
     }
-    while swarm.behaviour().meeting.addresses().len() < 2 {
+    while swarm.behaviour().meeting.addresses().len() < on.len() {
         swarm.next().await;
     }
-    swarm
 }
 
 /// Polls all swarms until `done` says so of an event, which it is given with its swarm's index.
