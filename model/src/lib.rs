@@ -1,1 +1,33 @@
-//! Placeholder while the workspace is laid out.
+//! Learning, and nothing else: nets, data, local training, exact averaging. Built on candle; without network, clock and
+//! protocol, and only [`data`] reads files.
+//!
+//! - [`NetSpec`] describes a net, [`Model`] holds its parameters on a device.
+//! - [`data::load`] gives a [`DataSet`], [`DataSet::part`] a node's share of it.
+//! - [`train`] makes a delta from a model and a node's images, [`evaluate`] measures a model.
+//! - [`ExactSum`] averages deltas (FedAvg, McMahan et al. 2017) bit for bit, in any order.
+//!
+//! Models and deltas travel as raw little-endian f32, the parameters in the net's order; [`check_weights`] and
+//! [`check_delta`] judge foreign bytes.
+//!
+//! Everything repeats: the same inputs give the same bits, for any number of threads. Initial values, generated data,
+//! partitions and averages are the same on every CPU; training is on the same kind of CPU.
+
+pub mod data;
+pub mod exact;
+mod init;
+mod kernels;
+pub mod net;
+pub mod spec;
+pub mod stream;
+pub mod threads;
+pub mod train;
+pub mod weights;
+
+pub use candle_core::Device;
+pub use data::{DataError, DataSet, Images, Partition, Preprocess, Source, load, partition};
+pub use exact::{ExactError, ExactSum};
+pub use net::{Mode, Model, ModelError};
+pub use spec::{Layer, NetSpec, ParamShape, SpecError};
+pub use threads::{Threads, ThreadsError};
+pub use train::{Evaluation, Progress, TrainConfig, TrainError, TrainJob, Trained, evaluate, train};
+pub use weights::{WeightsError, check_delta, check_weights};

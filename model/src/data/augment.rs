@@ -1,0 +1,181 @@
+//! What a net sees of an image: scaling, and the crops and distortions that it is trained with.
+
+use super::Images;
+use crate::spec::CROP;
+use crate::stream::Stream;
+use rayon::prelude::*;
+
+/// How pixels become what the net sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preprocess {
+    /// From 0..255 to -1..1; nothing else, whatever `augment` says.
+    Plain,
+    /// As the CIFAR-10 experiments of McMahan et al. 2017, section 3 (TensorFlow's tutorial): in training a random 24x24
+    /// crop, a flip, brightness by ±63 and contrast by 0.2 to 1.8, else the crop in the middle; then each image is scaled
+    /// to mean 0 and deviation 1.
+    CifarPaper,
+}
+
+/// What is drawn for one training image.
+#[derive(Debug, Clone, Copy)]
+struct Draw {
+    top: usize,
+    left: usize,
+    flip: bool,
+    brightness: f32,
+    contrast: f32,
+}
+
+impl Preprocess {
+    /// What belongs to a preset: the crops to `cifar-cnn` on images that are large enough, else nothing special.
+    pub fn for_preset(arch: &str, image: [usize; 3]) -> Self {
+        if arch == "cifar-cnn" && image[1] >= CROP && image[2] >= CROP { Self::CifarPaper } else { Self::Plain }
+    }
+
+    /// The shape that the net sees of images of this shape.
+    pub fn seen(self, [channels, height, width]: [usize; 3]) -> [usize; 3] {
+        match self {
+            Self::Plain => [channels, height, width],
+            Self::CifarPaper => [channels, height.min(CROP), width.min(CROP)],
+        }
+    }
+
+    /// The images at these places as the net sees them, `[image, height, width, channel]`, distorted at random where
+    /// `stream` is given. Each image takes the same number of draws, in the order of the places.
+    pub(crate) fn batch(self, images: &Images, places: &[u32], mut stream: Option<&mut Stream>) -> Vec<f32> {
+        let seen = self.seen(images.shape());
+        let mut batch = vec![0f32; places.len() * seen.iter().product::<usize>()];
+        let draws: Vec<Option<Draw>> = places
+            .iter()
+            .map(|_| match (self, &mut stream) {
+                (Self::CifarPaper, Some(stream)) => Some(Draw::new(images.shape(), seen, stream)),
+                _ => None,
+            })
+            .collect();
+        let rows = batch.par_chunks_mut(seen.iter().product::<usize>().max(1));
+        rows.zip(places).zip(draws).for_each(|((row, &place), draw)| {
+            let pixels = images.pixels(place as usize);
+            match self {
+                Self::Plain => plain(pixels, images.shape(), row),
+                Self::CifarPaper => cropped(pixels, images.shape(), seen, draw, row),
+            }
+        });
+        batch
+    }
+}
+
+impl Draw {
+    fn new(image: [usize; 3], seen: [usize; 3], stream: &mut Stream) -> Self {
+        Self {
+            top: stream.below((image[1] - seen[1] + 1) as u32) as usize,
+            left: stream.below((image[2] - seen[2] + 1) as u32) as usize,
+            flip: stream.below(2) == 1,
+            brightness: stream.between(-63.0, 63.0),
+            contrast: stream.between(0.2, 1.8),
+        }
+    }
+}
+
+fn plain(pixels: &[u8], [channels, height, width]: [usize; 3], row: &mut [f32]) {
+    for (channel, plane) in pixels.chunks_exact(height * width).enumerate() {
+        for (to, &pixel) in row.iter_mut().skip(channel).step_by(channels).zip(plane) {
+            *to = f32::from(pixel) / 127.5 - 1.0;
+        }
+    }
+}
+
+fn cropped(pixels: &[u8], image: [usize; 3], seen: [usize; 3], draw: Option<Draw>, row: &mut [f32]) {
+    let ([channels, height, width], [_, seen_height, seen_width]) = (image, seen);
+    let middle = ((height - seen_height) / 2, (width - seen_width) / 2);
+    let (top, left) = draw.map_or(middle, |draw| (draw.top, draw.left));
+    let flip = draw.is_some_and(|draw| draw.flip);
+    for (channel, plane) in pixels.chunks_exact(height * width).enumerate() {
+        for y in 0..seen_height {
+            let line = &plane[(top + y) * width + left..][..seen_width];
+            for (x, &pixel) in line.iter().enumerate() {
+                let x = if flip { seen_width - 1 - x } else { x };
+                row[(y * seen_width + x) * channels + channel] = f32::from(pixel);
+            }
+        }
+    }
+    if let Some(draw) = draw {
+        distort(row, channels, draw);
+    }
+    whiten(row);
+}
+
+/// Adds brightness and scales each channel about its mean. The order is that of the tutorial.
+fn distort(row: &mut [f32], channels: usize, draw: Draw) {
+    row.iter_mut().for_each(|value| *value += draw.brightness);
+    let mut means = vec![0f32; channels];
+    for pixel in row.chunks_exact(channels) {
+        means.iter_mut().zip(pixel).for_each(|(mean, value)| *mean += value);
+    }
+    let count = (row.len() / channels) as f32;
+    means.iter_mut().for_each(|mean| *mean /= count);
+    for pixel in row.chunks_exact_mut(channels) {
+        pixel.iter_mut().zip(&means).for_each(|(value, mean)| *value = (*value - mean) * draw.contrast + mean);
+    }
+}
+
+/// Mean 0 and deviation 1; the deviation counts as at least 1/sqrt(values), so that a flat image divides by no zero.
+fn whiten(row: &mut [f32]) {
+    let count = row.len() as f32;
+    let mean = row.iter().sum::<f32>() / count;
+    let variance = row.iter().map(|value| (value - mean) * (value - mean)).sum::<f32>() / count;
+    let inverse = 1.0 / variance.sqrt().max(1.0 / count.sqrt());
+    row.iter_mut().for_each(|value| *value = (*value - mean) * inverse);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::{Key, Purpose};
+
+    fn images() -> Images {
+        let pixels = (0..2 * 3 * 32 * 32).map(|i| (i * 31 % 251) as u8).collect();
+        Images::new([3, 32, 32], 10, pixels, vec![0, 1]).expect("consistent")
+    }
+
+    fn stream() -> Stream {
+        Stream::new(&Key { seed: 1, round: 1, node: b"n", purpose: Purpose::Augment, index: 0 })
+    }
+
+    #[test]
+    fn plain_puts_channels_last_and_scales_to_one() {
+        let images = Images::new([3, 1, 2], 1, vec![0, 255, 51, 102, 153, 204], vec![0]).expect("consistent");
+        let batch = Preprocess::Plain.batch(&images, &[0], Some(&mut stream()));
+        let expected = [-1.0, -0.6, 0.2, 1.0, -0.2, 0.6];
+        assert!(batch.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{batch:?}");
+    }
+
+    #[test]
+    fn the_papers_images_are_crops_with_mean_zero_and_deviation_one() {
+        let images = images();
+        let cases = [Preprocess::CifarPaper.batch(&images, &[1], None), {
+            Preprocess::CifarPaper.batch(&images, &[1], Some(&mut stream()))
+        }];
+        for batch in &cases {
+            assert_eq!(batch.len(), 24 * 24 * 3);
+            let mean = batch.iter().sum::<f32>() / batch.len() as f32;
+            let variance = batch.iter().map(|x| x * x).sum::<f32>() / batch.len() as f32;
+            assert!(mean.abs() < 1e-3 && (variance - 1.0).abs() < 1e-2, "{mean} {variance}");
+        }
+        assert_ne!(cases[0], cases[1]);
+    }
+
+    #[test]
+    fn the_middle_crop_is_the_middle() {
+        let mut pixels = vec![0u8; 32 * 32];
+        pixels[4 * 32 + 4] = 255;
+        let images = Images::new([1, 32, 32], 1, pixels, vec![0]).expect("consistent");
+        let batch = Preprocess::CifarPaper.batch(&images, &[0], None);
+        assert!(batch[0] > 10.0 && batch[1..].iter().all(|&x| x < 0.0));
+    }
+
+    #[test]
+    fn a_flat_image_gives_zeros_and_no_nan() {
+        let images = Images::new([3, 32, 32], 1, vec![9; 3072], vec![0]).expect("consistent");
+        assert!(Preprocess::CifarPaper.batch(&images, &[0], None).iter().all(|&x| x == 0.0));
+    }
+}

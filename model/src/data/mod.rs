@@ -1,0 +1,273 @@
+//! Labelled images: where they come from, how they are divided among nodes, how a net sees them.
+//!
+//! Pixels stay bytes in memory, four times smaller than what the net sees. Everything read from disk is checked against
+//! bounds before memory is taken for it, and errors name the file, the place and what was expected.
+
+mod augment;
+mod cifar;
+mod files;
+mod folder;
+mod mnist;
+mod partition;
+mod shapes;
+
+pub use augment::Preprocess;
+pub use partition::{Partition, partition};
+pub use shapes::{SHAPES_CLASSES, SHAPES_IMAGE};
+
+use std::path::{Path, PathBuf};
+
+/// Images of one data set at most: sample counts are bounded likewise (design 4.8).
+pub const IMAGES_MAX: usize = 1 << 20;
+/// Bytes of pixels of one data set at most: it has to fit in the memory of an ordinary machine.
+pub const PIXELS_MAX: usize = 8 << 30;
+
+/// Where a run's data comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// Generated pictures of ten shapes, 3x32x32; no file.
+    Shapes {
+        /// Training images; there is one test image for five of them.
+        samples: usize,
+    },
+    /// CIFAR-10, binary version (Krizhevsky 2009): a folder or the official tar.gz.
+    Cifar10,
+    /// MNIST or a set in its format (LeCun et al. 1998): a folder of IDX files, gzipped or not.
+    Mnist,
+    /// A folder of PNG and JPEG images with a subfolder for each class.
+    Folder {
+        /// The classes, in the order of their labels.
+        classes: Vec<String>,
+        /// Channels (1 or 3), height and width that every image must have.
+        image: [usize; 3],
+        /// The share of images held out for testing where there are no `train` and `test` subfolders.
+        holdout: f64,
+    },
+}
+
+/// Labelled images of one size, in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    shape: [usize; 3],
+    classes: usize,
+    pixels: Vec<u8>,
+    labels: Vec<u16>,
+}
+
+/// Images to train on and images to test with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataSet {
+    /// What is trained on.
+    pub train: Images,
+    /// What accuracy is measured on.
+    pub test: Images,
+}
+
+/// Why there is no data.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A data set that lies in files was asked for without a path.
+    #[error("the data set `{dataset}` needs the path of its files: give it with --data")]
+    NoPath {
+        /// The data set.
+        dataset: &'static str,
+    },
+    /// A file or folder can't be read.
+    #[error("{}: can't be read: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file or folder that must be there isn't.
+    #[error("{}: {missing} is missing: {fix}", path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is missing.
+        missing: String,
+        /// What to do.
+        fix: String,
+    },
+    /// A file's contents are not what its format demands.
+    #[error("{}: at offset {offset}: expected {expected}, found {found}: fetch or write the file again", path.display())]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Bytes from its beginning, after decompression.
+        offset: u64,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// An image can't be used.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Image {
+        /// Which.
+        path: PathBuf,
+        /// What the run file says.
+        expected: String,
+        /// What the file says.
+        found: String,
+    },
+    /// The description of the data contradicts itself or a bound.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Loads or generates a whole data set. `seed` matters to generated data alone.
+pub fn load(source: &Source, path: Option<&Path>, seed: u64) -> Result<DataSet, DataError> {
+    let path_for = |dataset| path.ok_or(DataError::NoPath { dataset });
+    match source {
+        Source::Shapes { samples } => shapes::generate(*samples, seed),
+        Source::Cifar10 => cifar::load(path_for("cifar10")?),
+        Source::Mnist => mnist::load(path_for("mnist")?),
+        Source::Folder { classes, image, holdout } => folder::load(path_for("folder")?, classes, *image, *holdout),
+    }
+}
+
+impl Images {
+    /// Images from their bytes: `[image, channel, height, width]` and a label each. Lengths, labels and bounds are checked.
+    pub fn new(shape: [usize; 3], classes: usize, pixels: Vec<u8>, labels: Vec<u16>) -> Result<Self, DataError> {
+        check_size(shape, labels.len())?;
+        let len: usize = shape.iter().product();
+        if pixels.len() != len * labels.len() {
+            return Err(DataError::Invalid(format!(
+                "{} bytes of pixels for {} images of {len} bytes",
+                pixels.len(),
+                labels.len()
+            )));
+        }
+        if let Some(label) = labels.iter().find(|&&label| usize::from(label) >= classes) {
+            return Err(DataError::Invalid(format!("the label {label} is none of {classes} classes")));
+        }
+        Ok(Self { shape, classes, pixels, labels })
+    }
+
+    /// Channels, height and width.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// How many classes there are; labels are below it.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// How many images there are.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The label of every image.
+    pub fn labels(&self) -> &[u16] {
+        &self.labels
+    }
+
+    /// The pixels of an image, `[channel, height, width]`; empty for an image that there isn't.
+    pub fn pixels(&self, image: usize) -> &[u8] {
+        let len: usize = self.shape.iter().product();
+        self.pixels.get(image * len..(image + 1) * len).unwrap_or_default()
+    }
+
+    /// The images at these places, in this order; places that there aren't are left out.
+    pub fn select(&self, places: &[u32]) -> Self {
+        let places = places.iter().map(|&place| place as usize).filter(|&place| place < self.len());
+        let mut pixels = Vec::with_capacity(places.clone().count() * self.shape.iter().product::<usize>());
+        places.clone().for_each(|place| pixels.extend_from_slice(self.pixels(place)));
+        let labels = places.map(|place| self.labels[place]).collect();
+        Self { shape: self.shape, classes: self.classes, pixels, labels }
+    }
+}
+
+impl DataSet {
+    /// Part `k` of `n`, from 1: the training images under `rule`, the test images dealt out in turn, so that the parts
+    /// together are the whole data set. The same for every node that has the same data and seed.
+    pub fn part(self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Self, DataError> {
+        if n == 0 || k == 0 || k > n {
+            return Err(DataError::Invalid(format!(
+                "there is no part {k}/{n}: the first number goes from 1 to the second"
+            )));
+        }
+        if n > self.train.len() {
+            return Err(DataError::Invalid(format!(
+                "{} training images can't be divided into {n} parts: use fewer parts or more data",
+                self.train.len()
+            )));
+        }
+        let parts = partition(&self.train.labels, self.train.classes, n, rule, seed);
+        let train = self.train.select(&parts[k - 1]);
+        if train.is_empty() {
+            return Err(DataError::Invalid(format!("part {k}/{n} has no training image under this partition")));
+        }
+        let test: Vec<u32> = (0..self.test.len() as u32).skip(k - 1).step_by(n).collect();
+        Ok(Self { train, test: self.test.select(&test) })
+    }
+}
+
+/// Checks the size of a data set before memory is taken for it.
+fn check_size(shape: [usize; 3], images: usize) -> Result<(), DataError> {
+    let bytes = shape.iter().try_fold(images.max(1), |bytes, &side| bytes.checked_mul(side));
+    if images > IMAGES_MAX || !bytes.is_some_and(|bytes| (1..=PIXELS_MAX).contains(&bytes)) {
+        let [channels, height, width] = shape;
+        return Err(DataError::Invalid(format!(
+            "{images} images of {channels}x{height}x{width}: at most {IMAGES_MAX} images and {PIXELS_MAX} bytes are \
+             possible, and no side may be 0: divide the data among more nodes"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(count: usize) -> Images {
+        let labels = (0..count).map(|i| (i % 3) as u16).collect();
+        Images::new([1, 1, 2], 3, (0..count * 2).map(|i| i as u8).collect(), labels).expect("consistent")
+    }
+
+    #[test]
+    fn parts_together_are_the_whole_data_set() {
+        let whole = DataSet { train: images(20), test: images(7) };
+        let mut train: Vec<Vec<u8>> = Vec::new();
+        let mut test: Vec<Vec<u8>> = Vec::new();
+        for k in 1..=3 {
+            let part = whole.clone().part(k, 3, &Partition::Iid, 5).expect("a part");
+            train.extend((0..part.train.len()).map(|i| part.train.pixels(i).to_vec()));
+            test.extend((0..part.test.len()).map(|i| part.test.pixels(i).to_vec()));
+        }
+        train.sort();
+        test.sort();
+        assert_eq!(train, (0..20).map(|i| whole.train.pixels(i).to_vec()).collect::<Vec<_>>());
+        assert_eq!(test, (0..7).map(|i| whole.test.pixels(i).to_vec()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_part_that_there_is_not_is_refused() {
+        let whole = DataSet { train: images(20), test: images(7) };
+        for (k, n) in [(0, 3), (4, 3), (1, 0), (1, 21)] {
+            assert!(whole.clone().part(k, n, &Partition::Iid, 5).is_err(), "{k}/{n}");
+        }
+    }
+
+    #[test]
+    fn inconsistent_images_are_refused() {
+        assert!(Images::new([1, 1, 2], 3, vec![0; 3], vec![0, 1]).is_err());
+        assert!(Images::new([1, 1, 2], 3, vec![0; 2], vec![3]).is_err());
+        assert!(Images::new([usize::MAX, 2, 2], 3, vec![], vec![]).is_err());
+    }
+
+    #[test]
+    fn data_in_files_needs_a_path() {
+        let error = load(&Source::Mnist, None, 1).expect_err("no path").to_string();
+        assert!(error.contains("mnist") && error.contains("--data"), "{error}");
+    }
+}

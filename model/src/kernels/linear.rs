@@ -1,0 +1,128 @@
+//! Fully connected layers with bias and rectifier, as one operation.
+//!
+//! Each of the three products reads the weight, by far its largest operand, once and in the order in which it lies.
+
+use super::matrix::{Matrix, product, transpose};
+use super::{slice, with_values};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Rows or columns of the weight that one task works on.
+const TILE: usize = 64;
+
+/// `x`: `[n, in]`, `weight`: `[in, out]`, `bias`: `[out]`. The gradient with respect to `x` is computed if
+/// `input_gradient`; the first layer needs none.
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool, input_gradient: bool) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        let op = Linear { relu, input_gradient };
+        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op);
+    }
+    let y = x.matmul(weight)?.broadcast_add(bias)?;
+    if relu { y.relu() } else { Ok(y) }
+}
+
+struct Linear {
+    relu: bool,
+    input_gradient: bool,
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (n, inputs) = l1.shape().dims2()?;
+        let (rows, out) = l2.shape().dims2()?;
+        if rows != inputs || l3.shape().dims1()? != out {
+            candle_core::bail!("a linear layer {:?} can't take {:?}", l2.shape(), l1.shape())
+        }
+        let y = self.forward(slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?, [n, inputs, out]);
+        Ok((CpuStorage::F32(y), (n, out).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (n, inputs) = x.dims2()?;
+        let sizes = [n, inputs, weight.dim(1)?];
+        let grad = with_values(grad, |grad| with_values(res, |res| Ok(self.passed(grad, res))))?;
+        let dw = with_values(x, |x| Ok(weight_gradient(x, &grad, sizes)))?;
+        let dx = match self.input_gradient {
+            true => {
+                let dx = with_values(weight, |weight| Ok(input_gradient(weight, &grad, sizes)))?;
+                Some(Tensor::from_vec(dx, x.shape(), x.device())?)
+            }
+            false => None,
+        };
+        let mut db = vec![0f32; sizes[2]];
+        for row in grad.chunks_exact(sizes[2]) {
+            db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        }
+        let dw = Tensor::from_vec(dw, weight.shape(), x.device())?;
+        Ok((dx, Some(dw), Some(Tensor::from_vec(db, bias.shape(), x.device())?)))
+    }
+}
+
+impl Linear {
+    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], [n, inputs, out]: [usize; 3]) -> Vec<f32> {
+        // Each task has columns of the result, which are no slice of it: they are put together afterwards.
+        let mut tiles = vec![0f32; n * out];
+        tiles.par_chunks_mut(n * TILE).enumerate().for_each(|(i, tile)| {
+            let width = tile.len() / n;
+            let left = Matrix::columns(&weight[i * TILE..], out);
+            product([width, n, inputs], left, Matrix::columns(x, inputs), tile, width, false);
+        });
+        let mut y = vec![0f32; n * out];
+        for (i, tile) in tiles.chunks(n * TILE).enumerate() {
+            let width = tile.len() / n;
+            for (row, values) in tile.chunks_exact(width).enumerate() {
+                let start = row * out + i * TILE;
+                for ((y, value), bias) in y[start..start + width].iter_mut().zip(values).zip(&bias[i * TILE..]) {
+                    let sum = value + bias;
+                    // Written so that NaN stays NaN.
+                    *y = if self.relu && sum <= 0.0 { 0.0 } else { sum };
+                }
+            }
+        }
+        y
+    }
+
+    /// The gradient that the rectifier lets pass.
+    fn passed(&self, grad: &[f32], res: &[f32]) -> Vec<f32> {
+        let pass = |(&grad, &res): (&f32, &f32)| if self.relu && res <= 0.0 { 0.0 } else { grad };
+        grad.iter().zip(res).map(pass).collect()
+    }
+}
+
+/// `x^T · grad`, `[in, out]`.
+fn weight_gradient(x: &[f32], grad: &[f32], [n, inputs, out]: [usize; 3]) -> Vec<f32> {
+    let mut dw = vec![0f32; inputs * out];
+    dw.par_chunks_mut(TILE * out).enumerate().for_each(|(i, dw)| {
+        let right = Matrix::rows(&x[i * TILE..], inputs);
+        product([out, dw.len() / out, n], Matrix::columns(grad, out), right, dw, out, false);
+    });
+    dw
+}
+
+/// `grad · weight^T`, `[n, in]`.
+fn input_gradient(weight: &[f32], grad: &[f32], [n, inputs, out]: [usize; 3]) -> Vec<f32> {
+    let mut dx = vec![0f32; inputs * n];
+    dx.par_chunks_mut(TILE * n).zip(weight.par_chunks(TILE * out)).for_each(|(dx, weight)| {
+        product([n, dx.len() / n, out], Matrix::rows(grad, out), Matrix::columns(weight, out), dx, n, false);
+    });
+    transpose(&dx, n)
+}

@@ -1,0 +1,113 @@
+//! Matrix products over strided slices: the one door to the `gemm` crate.
+
+use gemm::Parallelism;
+
+/// A matrix in a slice: element (i, j) lies at `i * row_step + j * column_step`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) row_step: usize,
+    pub(crate) column_step: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows of `width` values, one after the other.
+    pub(crate) fn rows(values: &'a [f32], width: usize) -> Self {
+        Self { values, row_step: width, column_step: 1 }
+    }
+
+    /// The transpose of [`Matrix::rows`].
+    pub(crate) fn columns(values: &'a [f32], height: usize) -> Self {
+        Self { values, row_step: 1, column_step: height }
+    }
+
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        (rows - 1) * self.row_step + (columns - 1) * self.column_step < self.values.len()
+    }
+}
+
+/// `out = left · right`, or `out += left · right` with `add`. `left` is m x k, `right` k x n, and `out` m x n in columns of
+/// `out_step` values, each column contiguous. Runs on the calling thread alone.
+pub(crate) fn product(
+    [m, n, k]: [usize; 3],
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    out: &mut [f32],
+    out_step: usize,
+    add: bool,
+) {
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!(left.holds(m, k) && right.holds(k, n), "an operand is too short");
+    assert!(out_step >= m && (n - 1) * out_step + m <= out.len(), "the result is too short");
+    // SAFETY: the assertions above keep every element that gemm reads or writes inside its slice, `out` is borrowed
+    // mutably and its elements are distinct (the step is at least a column), and isize holds any slice's length.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            out_step as isize,
+            1,
+            add,
+            left.values.as_ptr(),
+            left.column_step as isize,
+            left.row_step as isize,
+            right.values.as_ptr(),
+            right.column_step as isize,
+            right.row_step as isize,
+            1.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+/// Rows of `width` values, transposed.
+pub(crate) fn transpose(values: &[f32], width: usize) -> Vec<f32> {
+    /// Rows and columns that are moved together, so that both sides stay in the cache.
+    const TILE: usize = 32;
+    let height = values.len() / width;
+    let mut out = vec![0f32; values.len()];
+    for top in (0..height).step_by(TILE) {
+        for left in (0..width).step_by(TILE) {
+            for row in top..height.min(top + TILE) {
+                for column in left..width.min(left + TILE) {
+                    out[column * height + row] = values[row * width + column];
+                }
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_with_transposed_operands_is_that_of_the_definition() {
+        let (m, n, k) = (5, 3, 4);
+        let left: Vec<f32> = (0..m * k).map(|i| i as f32 * 0.5 - 3.0).collect();
+        let right: Vec<f32> = (0..k * n).map(|i| 2.0 - i as f32).collect();
+        let mut out = vec![1.0; m * n];
+        product([m, n, k], Matrix::rows(&left, k), Matrix::columns(&right, k), &mut out, m, true);
+        for i in 0..m {
+            for j in 0..n {
+                let expected: f32 = 1.0 + (0..k).map(|l| left[i * k + l] * right[l + j * k]).sum::<f32>();
+                assert_eq!(out[i + j * m], expected);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "too short")]
+    fn a_short_operand_is_caught_before_memory_is_read() {
+        product([2, 2, 2], Matrix::rows(&[0.0; 3], 2), Matrix::rows(&[0.0; 4], 2), &mut [0.0; 4], 2, false);
+    }
+}

@@ -1,0 +1,47 @@
+//! The arithmetic of the layers on CPUs: forward and backward passes as custom operations of candle.
+//!
+//! Images are kept channels last, `[image, height, width, channel]`, so that every matrix product reads its operands in
+//! the order in which they lie, and pooling runs over contiguous channels.
+//!
+//! Results don't depend on the number of threads: work is cut into blocks of images whose borders depend on the batch
+//! alone, each block is computed by one thread, and partial sums are added in the order of the blocks.
+
+pub(crate) mod conv;
+pub(crate) mod linear;
+pub(crate) mod loss;
+pub(crate) mod matrix;
+pub(crate) mod norm;
+pub(crate) mod pool;
+pub(crate) mod scratch;
+pub(crate) mod sgd;
+mod unfold;
+
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
+
+/// Blocks that a batch is cut into at most. Each block of a convolution keeps partial sums of the weights' gradient, which
+/// bounds memory; and it bounds the threads that can work at once.
+const BLOCKS_MAX: usize = 12;
+
+/// Images in a block, given those in the batch: the same for any number of threads.
+fn images_per_block(images: usize) -> usize {
+    images.div_ceil(BLOCKS_MAX).max(1)
+}
+
+/// The values of an operation's argument. Arguments are made contiguous before the operation.
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let values = storage.as_slice::<f32>()?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => candle_core::bail!("a kernel's argument is not contiguous"),
+    }
+}
+
+/// Calls `read` with the values of a tensor in CPU memory.
+fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => read(slice(storage, layout)?),
+        _ => candle_core::bail!("a CPU kernel got a tensor of another device"),
+    }
+}

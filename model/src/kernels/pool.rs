@@ -1,0 +1,149 @@
+//! Max pooling over windows that don't overlap, on images with channels last, forward and backward.
+//!
+//! candle's own backward pass is wrong (the gradient at a unique maximum of a 2x2 window is a quarter of what it should
+//! be), so this one is used everywhere: on CPUs as a kernel, elsewhere composed of operations that are right.
+
+use super::{images_per_block, slice, with_values};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Marks an output that no input reaches: its rectified maximum is zero.
+pub(super) const NONE: u8 = u8::MAX;
+
+/// Max pooling of `[n, h, w, c]` with a window and step of `size`; the last rows and columns that fill no window are
+/// dropped. Of equal values the first in reading order gets the gradient.
+pub(crate) fn max_pool(x: &Tensor, size: usize) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op1(MaxPool { size });
+    }
+    let (n, h, w, c) = x.dims4()?;
+    let (oh, ow) = (h / size, w / size);
+    x.narrow(1, 0, oh * size)?
+        .narrow(2, 0, ow * size)?
+        .contiguous()?
+        .reshape(&[n, oh, size, ow, size, c])?
+        .permute(&[0, 1, 3, 5, 2, 4][..])?
+        .contiguous()?
+        .reshape((n, oh, ow, c, size * size))?
+        .max(D::Minus1)
+}
+
+struct MaxPool {
+    size: usize,
+}
+
+/// The sizes of a pooling layer's input.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) channels: usize,
+    pub(super) size: usize,
+}
+
+impl Window {
+    pub(super) fn image_len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    pub(super) fn out_len(&self) -> usize {
+        (self.height / self.size) * (self.width / self.size) * self.channels
+    }
+
+    /// Where the channels of an output's window element lie in the input.
+    fn at(&self, y: usize, x: usize, element: usize) -> usize {
+        let (dy, dx) = (element / self.size, element % self.size);
+        ((y * self.size + dy) * self.width + x * self.size + dx) * self.channels
+    }
+
+    /// The maxima of an image, and which element of its window each was.
+    pub(super) fn pool(&self, image: &[f32], out: &mut [f32], chosen: &mut [u8]) {
+        let c = self.channels;
+        let mut outputs = out.chunks_exact_mut(c).zip(chosen.chunks_exact_mut(c));
+        for y in 0..self.height / self.size {
+            for x in 0..self.width / self.size {
+                let Some((out, chosen)) = outputs.next() else { return };
+                out.copy_from_slice(&image[self.at(y, x, 0)..][..c]);
+                chosen.fill(0);
+                for element in 1..self.size * self.size {
+                    let values = &image[self.at(y, x, element)..][..c];
+                    for ((best, which), &value) in out.iter_mut().zip(chosen.iter_mut()).zip(values) {
+                        // A NaN must not be lost: training has to notice it.
+                        let better = value > *best || value.is_nan();
+                        *best = if better { value } else { *best };
+                        *which = if better { element as u8 } else { *which };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes each output's gradient to the element that was chosen, and zero elsewhere.
+    pub(super) fn spread(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
+        image.fill(0.0);
+        let c = self.channels;
+        let mut outputs = grad.chunks_exact(c).zip(chosen.chunks_exact(c));
+        for y in 0..self.height / self.size {
+            for x in 0..self.width / self.size {
+                let Some((grad, chosen)) = outputs.next() else { return };
+                for (channel, (&grad, &which)) in grad.iter().zip(chosen).enumerate() {
+                    if which != NONE {
+                        image[self.at(y, x, usize::from(which)) + channel] = grad;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl MaxPool {
+    fn window(&self, shape: &Shape) -> Result<(usize, Window)> {
+        let (n, height, width, channels) = shape.dims4()?;
+        Ok((n, Window { height, width, channels, size: self.size }))
+    }
+}
+
+impl CustomOp1 for MaxPool {
+    fn name(&self) -> &'static str {
+        "max-pool"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = slice(storage, layout)?;
+        let (n, window) = self.window(layout.shape())?;
+        let block = images_per_block(n);
+        let mut out = vec![0f32; n * window.out_len()];
+        out.par_chunks_mut(block * window.out_len()).zip(x.par_chunks(block * window.image_len())).for_each(
+            |(out, x)| {
+                let mut chosen = vec![0u8; window.out_len()];
+                for (out, x) in out.chunks_exact_mut(window.out_len()).zip(x.chunks_exact(window.image_len())) {
+                    window.pool(x, out, &mut chosen);
+                }
+            },
+        );
+        let shape = (n, window.height / self.size, window.width / self.size, window.channels);
+        Ok((CpuStorage::F32(out), shape.into()))
+    }
+
+    fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (n, window) = self.window(arg.shape())?;
+        let block = images_per_block(n);
+        let (image_len, out_len) = (window.image_len(), window.out_len());
+        let mut dx = vec![0f32; n * image_len];
+        with_values(arg, |x| {
+            with_values(grad, |grad| {
+                let blocks = dx.par_chunks_mut(block * image_len).zip(x.par_chunks(block * image_len));
+                blocks.zip(grad.par_chunks(block * out_len)).for_each(|((dx, x), grad)| {
+                    let (mut best, mut chosen) = (vec![0f32; out_len], vec![0u8; out_len]);
+                    let images = dx.chunks_exact_mut(image_len).zip(x.chunks_exact(image_len));
+                    for ((dx, x), grad) in images.zip(grad.chunks_exact(out_len)) {
+                        window.pool(x, &mut best, &mut chosen);
+                        window.spread(grad, &chosen, dx);
+                    }
+                });
+                Ok(())
+            })
+        })?;
+        Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
+    }
+}

@@ -1,0 +1,184 @@
+//! A model: the parameters of a net on a device, and its forward pass.
+
+use crate::init;
+use crate::kernels::{conv, linear, norm, pool};
+use crate::spec::{Layer, NetSpec, ParamShape, Shape, SpecError};
+use crate::stream::Stream;
+use crate::weights::{self, WeightsError};
+use candle_core::{Device, Tensor, Var};
+
+/// The parameters of a net, in the order of [`NetSpec::parameters`], as candle variables on one device.
+#[derive(Debug)]
+pub struct Model {
+    stages: Vec<Stage>,
+    variables: Vec<Var>,
+    input: [usize; 3],
+}
+
+/// Why a model can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The net is impossible.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The bytes are no weights of this net.
+    #[error("the weights are refused: {0}")]
+    Weights(#[from] WeightsError),
+    /// The device failed.
+    #[error("the device failed: {0}")]
+    Device(#[from] candle_core::Error),
+}
+
+/// What a forward pass is for.
+#[derive(Debug)]
+pub enum Mode<'a> {
+    /// Training: gradients are tracked, and dropout draws from this stream.
+    Train(&'a mut Stream),
+    /// Evaluation: no gradients, no dropout.
+    Eval,
+}
+
+/// One step of the forward pass: a layer, with what follows it where one kernel does both. The numbers are places among the
+/// variables; a layer's second parameter follows its first.
+#[derive(Debug, Clone, PartialEq)]
+enum Stage {
+    Conv { weight: usize, layer: conv::ConvLayer },
+    GroupNorm { scale: usize, groups: usize, relu: bool },
+    Relu,
+    MaxPool { size: usize },
+    Flatten,
+    Linear { weight: usize, relu: bool, input_gradient: bool },
+    Dropout { rate: f64 },
+}
+
+impl Model {
+    /// The initial model: a function of the net and the seed alone, bit-identical on every CPU (design 4.8).
+    pub fn initial(spec: &NetSpec, device: &Device, seed: u64) -> Result<Self, ModelError> {
+        let parameters = spec.parameters()?;
+        Self::build(spec, device, &parameters, |index| init::values(&parameters, index, seed))
+    }
+
+    /// A model from raw little-endian f32, the parameters in order and nothing else. Length and finiteness are checked
+    /// before any tensor is made.
+    pub fn from_bytes(spec: &NetSpec, device: &Device, bytes: &[u8]) -> Result<Self, ModelError> {
+        let parameters = spec.parameters()?;
+        weights::check_weights(bytes, parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum())?;
+        let mut values = weights::values(bytes);
+        Self::build(spec, device, &parameters, |index| {
+            values.by_ref().take(parameters[index].shape.iter().product()).collect()
+        })
+    }
+
+    /// The parameters as raw little-endian f32, in order.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ModelError> {
+        let mut bytes = Vec::new();
+        for variable in &self.variables {
+            let values = variable.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?;
+            bytes.reserve(values.len() * 4);
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        Ok(bytes)
+    }
+
+    /// The logits `[n, classes]` of a batch `x`, `[n, channels, height, width]` in f32 on the model's device. A batch whose
+    /// values lie channels last (a permuted tensor) isn't copied.
+    pub fn forward(&self, x: &Tensor, mut mode: Mode<'_>) -> candle_core::Result<Tensor> {
+        let [channels, height, width] = self.input;
+        if x.dims()[1..] != [channels, height, width] {
+            candle_core::bail!("the net sees {channels}x{height}x{width}, not {:?}", &x.dims()[1..])
+        }
+        let mut x = x.permute((0, 2, 3, 1))?.contiguous()?;
+        for stage in &self.stages {
+            x = self.apply(stage, &x, &mut mode)?;
+        }
+        Ok(x)
+    }
+
+    /// The parameters, in order.
+    pub fn variables(&self) -> &[Var] {
+        &self.variables
+    }
+
+    fn build(
+        spec: &NetSpec,
+        device: &Device,
+        parameters: &[ParamShape],
+        mut values: impl FnMut(usize) -> Vec<f32>,
+    ) -> Result<Self, ModelError> {
+        let variable = |index: usize| Var::from_vec(values(index), parameters[index].shape.as_slice(), device);
+        let variables = (0..parameters.len()).map(variable).collect::<candle_core::Result<_>>()?;
+        Ok(Self { stages: stages(spec)?, variables, input: spec.input })
+    }
+
+    fn apply(&self, stage: &Stage, x: &Tensor, mode: &mut Mode<'_>) -> candle_core::Result<Tensor> {
+        let training = matches!(mode, Mode::Train(_));
+        let parameter = |index: usize| match training {
+            true => self.variables[index].as_tensor().clone(),
+            false => self.variables[index].as_detached_tensor(),
+        };
+        match *stage {
+            Stage::Conv { weight, layer } => conv::conv(x, &parameter(weight), &parameter(weight + 1), layer),
+            Stage::GroupNorm { scale, groups, relu } => {
+                norm::group_norm(x, &parameter(scale), &parameter(scale + 1), groups, relu)
+            }
+            Stage::Relu => x.relu(),
+            Stage::MaxPool { size } => pool::max_pool(x, size),
+            Stage::Flatten => x.flatten_from(1),
+            Stage::Linear { weight, relu, input_gradient } => {
+                linear::linear(x, &parameter(weight), &parameter(weight + 1), relu, input_gradient)
+            }
+            Stage::Dropout { rate } => match mode {
+                Mode::Train(stream) if rate > 0.0 => dropout(x, rate, stream),
+                _ => Ok(x.clone()),
+            },
+        }
+    }
+}
+
+fn dropout(x: &Tensor, rate: f64, stream: &mut Stream) -> candle_core::Result<Tensor> {
+    let kept = (1.0 / (1.0 - rate)) as f32;
+    let mask = (0..x.elem_count()).map(|_| if f64::from(stream.unit()) < rate { 0.0 } else { kept }).collect();
+    x.mul(&Tensor::from_vec::<_, f32>(mask, x.shape(), x.device())?)
+}
+
+/// The steps of a net, with layers joined where one kernel does both.
+fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
+    let shapes = spec.shapes()?;
+    let mut stages = Vec::new();
+    let mut parameters = 0;
+    for (layer, shape) in spec.layers.iter().zip(&shapes) {
+        // Nothing before the first parameter needs a gradient.
+        let input_gradient = parameters > 0;
+        match *layer {
+            Layer::Conv { stride, pad, .. } => {
+                let layer = conv::ConvLayer { stride, pad, relu: false, pool: 1, input_gradient };
+                stages.push(Stage::Conv { weight: parameters, layer });
+                parameters += 2;
+            }
+            Layer::GroupNorm { groups } => {
+                stages.push(Stage::GroupNorm { scale: parameters, groups, relu: false });
+                parameters += 2;
+            }
+            Layer::Linear { .. } => {
+                if matches!(shape, Shape::Image { .. }) {
+                    stages.push(Stage::Flatten);
+                }
+                stages.push(Stage::Linear { weight: parameters, relu: false, input_gradient });
+                parameters += 2;
+            }
+            // The maximum and the rectifier commute, so their order doesn't matter to the kernel.
+            Layer::Relu => match stages.last_mut() {
+                Some(Stage::Conv { layer, .. }) => layer.relu = true,
+                Some(Stage::GroupNorm { relu, .. } | Stage::Linear { relu, .. }) => *relu = true,
+                _ => stages.push(Stage::Relu),
+            },
+            Layer::MaxPool { size } => match stages.last_mut() {
+                Some(Stage::Conv { layer, .. }) if layer.pool == 1 => layer.pool = size,
+                _ => stages.push(Stage::MaxPool { size }),
+            },
+            Layer::Flatten => stages.push(Stage::Flatten),
+            Layer::Dropout { rate } => stages.push(Stage::Dropout { rate }),
+        }
+    }
+    Ok(stages)
+}

@@ -1,0 +1,357 @@
+//! Local training and evaluation: what a node does with its own data in a round.
+//!
+//! FedAvg's client update (McMahan et al. 2017, algorithm 1): from the global model, some epochs of mini-batch SGD over all
+//! of the node's images. What leaves is the difference of the weights.
+
+use crate::data::{IMAGES_MAX, Images, Preprocess};
+use crate::kernels::{loss, sgd};
+use crate::net::{Mode, Model, ModelError};
+use crate::spec::NetSpec;
+use crate::stream::{Key, Purpose, Stream};
+use crate::threads::Threads;
+use crate::weights::{self, DELTA_MAX};
+use candle_core::{Device, Tensor};
+use std::ops::ControlFlow;
+
+/// Images that an evaluation looks at together: enough to keep the threads busy, small enough for any memory.
+const EVALUATION_BATCH: usize = 120;
+
+/// How a node trains.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainConfig {
+    /// Passes over the node's images.
+    pub epochs: usize,
+    /// Images a step; the last step of an epoch may have fewer.
+    pub batch: usize,
+    /// Learning rate of round 1.
+    pub lr: f64,
+    /// What the learning rate is multiplied by each round.
+    pub lr_decay: f64,
+    /// Share of the last step that is added to the next, in [0, 1); starts anew each round.
+    pub momentum: f64,
+    /// Weight of the L2 penalty on the parameters.
+    pub weight_decay: f64,
+    /// Weight of the pull towards the global model (FedProx, Li et al. 2020, section 3.2); 0 is FedAvg.
+    pub prox_mu: f64,
+    /// Whether training images are distorted at random ([`Preprocess`]).
+    pub augment: bool,
+}
+
+/// One node's training in one round.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainJob<'a> {
+    /// The net.
+    pub spec: &'a NetSpec,
+    /// What the net sees of an image.
+    pub preprocess: Preprocess,
+    /// The global model: raw little-endian f32.
+    pub parent: &'a [u8],
+    /// The node's training images.
+    pub data: &'a Images,
+    /// How to train.
+    pub config: &'a TrainConfig,
+    /// The round, from 1.
+    pub round: u64,
+    /// The run's seed.
+    pub seed: u64,
+    /// The node key (design 4.8).
+    pub node_key: &'a [u8],
+    /// Where to compute.
+    pub device: &'a Device,
+}
+
+/// What training gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// New minus old weights: raw little-endian f32, every value within ±16.
+    pub delta: Vec<u8>,
+    /// The node's training images, the weight of its delta.
+    pub samples: u64,
+    /// Mean loss over all the images seen, before the step that each was part of.
+    pub train_loss: f64,
+}
+
+/// What an evaluation gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// Images whose largest output is that of their label.
+    pub correct: u64,
+    /// Images.
+    pub total: u64,
+    /// Mean cross-entropy; 0 of no images.
+    pub loss: f64,
+}
+
+/// How far training or evaluation is, told after each batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// Epochs in all.
+    pub epochs: usize,
+    /// Batches of this epoch that are done.
+    pub batch: usize,
+    /// Batches of an epoch.
+    pub batches: usize,
+    /// Mean loss of the last batch.
+    pub loss: f64,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The caller asked to stop.
+    #[error("stopped before the end")]
+    Cancelled,
+    /// The loss or a weight left all bounds.
+    #[error("training diverged in round {round}, epoch {epoch}, batch {batch} ({what}): lower `lr`")]
+    Diverged {
+        /// The round.
+        round: u64,
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The batch, from 1.
+        batch: usize,
+        /// What was seen.
+        what: String,
+    },
+    /// The data, the net or the settings don't fit together.
+    #[error("{0}")]
+    Invalid(String),
+    /// The model can't be made.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device failed.
+    #[error("the device failed: {0}")]
+    Device(#[from] candle_core::Error),
+}
+
+/// Trains on `job.data`. `on_progress` is called after each batch on the calling thread and can stop the training.
+///
+/// The result is a function of the job alone, the same bits for any number of threads on one kind of CPU.
+pub fn train(
+    job: &TrainJob<'_>,
+    threads: &Threads,
+    on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Trained, TrainError> {
+    job.check()?;
+    let model = Model::from_bytes(job.spec, job.device, job.parent)?;
+    let config = job.config;
+    let mut descent = Descent::new(&model, config, job.round)?;
+    let mut order: Vec<u32> = (0..job.data.len() as u32).collect();
+    let batches = order.len().div_ceil(config.batch);
+    let (mut losses, mut last) = (0f64, (config.epochs, batches));
+    for epoch in 1..=config.epochs {
+        let mut streams = job.streams(epoch);
+        streams.shuffle.shuffle(&mut order);
+        for (batch, places) in order.chunks(config.batch).enumerate() {
+            let loss = threads.run(|| step(job, &model, &mut descent, places, &mut streams))?;
+            last = (epoch, batch + 1);
+            if !loss.is_finite() {
+                return Err(job.diverged(last, format!("the loss is {loss}")));
+            }
+            losses += loss * places.len() as f64;
+            let progress = Progress { epoch, epochs: config.epochs, batch: batch + 1, batches, loss };
+            if on_progress(progress).is_break() {
+                return Err(TrainError::Cancelled);
+            }
+        }
+    }
+    let delta = job.delta(&model, last)?;
+    let seen = (job.data.len() * config.epochs) as f64;
+    Ok(Trained { delta, samples: job.data.len() as u64, train_loss: losses / seen })
+}
+
+/// Measures a model on `data`. `on_progress` is called after each batch and can stop the evaluation.
+pub fn evaluate(
+    spec: &NetSpec,
+    preprocess: Preprocess,
+    weights: &[u8],
+    data: &Images,
+    device: &Device,
+    threads: &Threads,
+    on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Evaluation, TrainError> {
+    check_fit(spec, preprocess, data)?;
+    let model = Model::from_bytes(spec, device, weights)?;
+    let places: Vec<u32> = (0..data.len() as u32).collect();
+    let batches = places.len().div_ceil(EVALUATION_BATCH);
+    let mut evaluation = Evaluation { correct: 0, total: data.len() as u64, loss: 0.0 };
+    for (batch, places) in places.chunks(EVALUATION_BATCH).enumerate() {
+        let logits = threads.run(|| -> Result<Vec<f32>, TrainError> {
+            let x = images_tensor(preprocess.batch(data, places, None), spec.input, device)?;
+            Ok(model.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
+        })?;
+        let labels = &data.labels()[batch * EVALUATION_BATCH..][..places.len()];
+        let (loss, correct) = loss::score(&logits, labels, spec.classes);
+        evaluation.loss += loss;
+        evaluation.correct += correct;
+        let loss = loss / places.len() as f64;
+        if on_progress(Progress { epoch: 1, epochs: 1, batch: batch + 1, batches, loss }).is_break() {
+            return Err(TrainError::Cancelled);
+        }
+    }
+    evaluation.loss /= data.len().max(1) as f64;
+    Ok(evaluation)
+}
+
+/// The streams of one epoch.
+struct Streams {
+    shuffle: Stream,
+    augment: Option<Stream>,
+    dropout: Stream,
+}
+
+impl TrainJob<'_> {
+    fn check(&self) -> Result<(), TrainError> {
+        check_fit(self.spec, self.preprocess, self.data)?;
+        let TrainConfig { epochs, batch, lr, lr_decay, momentum, weight_decay, prox_mu, .. } = *self.config;
+        let positive = |value: f64| value.is_finite() && value >= 0.0;
+        let wrong = [
+            (epochs == 0, "epochs = 0: at least 1"),
+            (batch == 0, "batch = 0: at least 1"),
+            (self.data.is_empty(), "there is no image to train on"),
+            (self.data.len() > IMAGES_MAX, "more images than a contribution may count"),
+            (!(positive(lr) && positive(lr_decay)), "lr and lr_decay must be finite and not negative"),
+            (!(0.0..1.0).contains(&momentum), "momentum must be at least 0 and below 1"),
+            (
+                !(positive(weight_decay) && positive(prox_mu)),
+                "weight_decay and prox_mu must be finite and not negative",
+            ),
+        ];
+        match wrong.iter().find(|(wrong, _)| *wrong) {
+            Some((_, what)) => Err(TrainError::Invalid((*what).to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    fn streams(&self, epoch: usize) -> Streams {
+        let stream = |purpose| {
+            let (seed, round, node, index) = (self.seed, self.round, self.node_key, epoch as u64);
+            Stream::new(&Key { seed, round, node, purpose, index })
+        };
+        Streams {
+            shuffle: stream(Purpose::Shuffle),
+            augment: self.config.augment.then(|| stream(Purpose::Augment)),
+            dropout: stream(Purpose::Dropout),
+        }
+    }
+
+    fn diverged(&self, (epoch, batch): (usize, usize), what: String) -> TrainError {
+        TrainError::Diverged { round: self.round, epoch, batch, what }
+    }
+
+    fn delta(&self, model: &Model, last: (usize, usize)) -> Result<Vec<u8>, TrainError> {
+        let new = model.to_bytes()?;
+        let mut delta = Vec::with_capacity(new.len());
+        for (new, old) in weights::values(&new).zip(weights::values(self.parent)) {
+            let change = new - old;
+            // Written so that NaN is refused too.
+            if !matches!(change.abs(), size if size <= DELTA_MAX) {
+                return Err(self.diverged(last, format!("a weight went from {old} to {new}")));
+            }
+            delta.extend_from_slice(&change.to_le_bytes());
+        }
+        Ok(delta)
+    }
+}
+
+fn check_fit(spec: &NetSpec, preprocess: Preprocess, data: &Images) -> Result<(), TrainError> {
+    let seen = preprocess.seen(data.shape());
+    if seen != spec.input || data.classes() != spec.classes {
+        return Err(TrainError::Invalid(format!(
+            "the net sees {:?} and tells {} classes apart, the data gives {seen:?} and has {}",
+            spec.input,
+            spec.classes,
+            data.classes()
+        )));
+    }
+    Ok(())
+}
+
+/// A batch with channels last as the `[n, channels, height, width]` that a model takes, without a copy.
+fn images_tensor(
+    values: Vec<f32>,
+    [channels, height, width]: [usize; 3],
+    device: &Device,
+) -> candle_core::Result<Tensor> {
+    let n = values.len() / (channels * height * width);
+    Tensor::from_vec(values, (n, height, width, channels), device)?.permute((0, 3, 1, 2))
+}
+
+/// One step of SGD; gives the batch's mean loss.
+fn step(
+    job: &TrainJob<'_>,
+    model: &Model,
+    descent: &mut Descent,
+    places: &[u32],
+    streams: &mut Streams,
+) -> Result<f64, TrainError> {
+    let batch = job.preprocess.batch(job.data, places, streams.augment.as_mut());
+    let x = images_tensor(batch, job.spec.input, job.device)?;
+    let labels: Vec<u16> = places.iter().map(|&place| job.data.labels()[place as usize]).collect();
+    let logits = model.forward(&x, Mode::Train(&mut streams.dropout))?;
+    let loss = loss::cross_entropy(&logits, &labels)?;
+    let value = f64::from(loss.to_scalar::<f32>()?);
+    if value.is_finite() {
+        descent.step(model, &loss)?;
+    }
+    Ok(value)
+}
+
+/// SGD with momentum, weight decay and FedProx's pull.
+struct Descent {
+    lr: f64,
+    momentum: f64,
+    weight_decay: f64,
+    prox_mu: f64,
+    velocities: Vec<Option<Tensor>>,
+    /// The global model, kept where it pulls.
+    origin: Vec<Tensor>,
+}
+
+impl Descent {
+    fn new(model: &Model, config: &TrainConfig, round: u64) -> candle_core::Result<Self> {
+        let origin = match config.prox_mu > 0.0 {
+            true => model
+                .variables()
+                .iter()
+                .map(|variable| variable.as_detached_tensor().copy())
+                .collect::<Result<_, _>>()?,
+            false => Vec::new(),
+        };
+        // Multiplied out rather than powf, whose rounding differs between systems.
+        let decay = (1..round).fold(1.0, |factor, _| factor * config.lr_decay);
+        Ok(Self {
+            lr: config.lr * decay,
+            momentum: config.momentum,
+            weight_decay: config.weight_decay,
+            prox_mu: config.prox_mu,
+            velocities: vec![None; model.variables().len()],
+            origin,
+        })
+    }
+
+    fn step(&mut self, model: &Model, loss: &Tensor) -> candle_core::Result<()> {
+        let mut gradients = loss.backward()?;
+        for (i, variable) in model.variables().iter().enumerate() {
+            let Some(mut gradient) = gradients.remove(variable.as_tensor()) else { continue };
+            let weights = variable.as_detached_tensor();
+            if self.weight_decay > 0.0 {
+                gradient = (gradient + (&weights * self.weight_decay)?)?;
+            }
+            if let Some(origin) = self.origin.get(i) {
+                gradient = (gradient + ((&weights - origin)? * self.prox_mu)?)?;
+            }
+            if self.momentum > 0.0 {
+                if let Some(velocity) = self.velocities[i].take() {
+                    gradient = ((velocity * self.momentum)? + gradient)?;
+                }
+                self.velocities[i] = Some(gradient.clone());
+            }
+            drop(weights);
+            sgd::add_scaled(variable, &gradient, -self.lr)?;
+        }
+        Ok(())
+    }
+}
