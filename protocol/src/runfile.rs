@@ -6,6 +6,7 @@
 
 mod error;
 mod read;
+mod source;
 #[cfg(test)]
 mod tests;
 
