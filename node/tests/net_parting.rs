@@ -13,20 +13,33 @@ use paceline_bootstrap::fresh_secret;
 /// Set in the process that is to be killed: the address to dial first.
 const VICTIM: &str = "PACELINE_TEST_VICTIM";
 
-/// Not a test by itself: the process that `a_killed_process_is_down` starts and kills.
+/// Set in that process if it listens everywhere, as nodes do by default, and not on loopback alone.
+const EVERYWHERE: &str = "PACELINE_TEST_EVERYWHERE";
+
+/// Not a test by itself: the process that `kill_one` starts and kills.
 #[tokio::test]
 async fn victim_process() {
     let Ok(address) = std::env::var(VICTIM) else { return };
-    let victim = TestNet::of(&run_file(1), &[address.parse().expect("a multiaddr")]).await;
+    let mut options = options(&run_file(1), &[address.parse().expect("a multiaddr")]);
+    if std::env::var(EVERYWHERE).is_ok() {
+        options.listen = Vec::new();
+    }
+    let victim = TestNet::start(options).await;
     println!("\nvictim {}", victim.id);
     std::io::stdout().flush().expect("the parent reads");
     std::future::pending::<()>().await;
 }
 
-#[tokio::test]
-async fn a_killed_process_is_down() {
-    let mut a = TestNet::of(&run_file(1), &[]).await;
-    let mut child = Command::new(std::env::current_exe().expect("this program"))
+/// Kills a process that is up with SIGKILL, and waits until it is down.
+async fn kill_one(everywhere: bool) {
+    let mut a_options = options(&run_file(1), &[]);
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    if everywhere {
+        a_options.listen = Vec::new();
+        command.env(EVERYWHERE, "1");
+    }
+    let mut a = TestNet::start(a_options).await;
+    let mut child = command
         .args(["--exact", "victim_process", "--nocapture"])
         .env(VICTIM, a.net.addresses()[0].to_string())
         .stdout(Stdio::piped())
@@ -37,11 +50,22 @@ async fn a_killed_process_is_down() {
     let victim = id.parse().expect("a node id");
     a.until_up(victim).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
+    let known = a.net.peers();
     let killed = Instant::now();
     child.kill().expect("it is there to be killed");
     a.until(|event| matches!(event, NetEvent::PeerDown(node) if node == victim).then_some(())).await;
-    println!("down {:?} after kill -9", killed.elapsed());
+    println!("down {:?} after kill -9, known at {known:?}", killed.elapsed());
     child.wait().expect("it is dead");
+}
+
+#[tokio::test]
+async fn a_killed_process_is_down() {
+    kill_one(false).await;
+}
+
+#[tokio::test]
+async fn a_killed_process_that_listened_everywhere_is_down() {
+    kill_one(true).await;
 }
 
 #[tokio::test]
