@@ -59,6 +59,13 @@ impl Foundings {
         foundings
     }
 
+    /// The genesis of the founding that came about with this node, if one has. After a crash between the decision and the
+    /// chain's first write, this is where the chain is.
+    pub(crate) fn founded(&self) -> Option<&Committed> {
+        let came_about = |a: &Attempted| a.bind.is_some() && a.decided.as_ref().is_some_and(|c| !is_abort(&c.record));
+        self.known.values().find(|a| came_about(a)).and_then(|a| a.decided.as_ref())
+    }
+
     /// The founding that this node is bound to and that is not decided.
     pub(crate) fn bound(&self) -> Option<Hash> {
         self.known.iter().find(|(_, a)| a.bind.is_some() && a.decided.is_none()).map(|(id, _)| *id)

@@ -111,6 +111,12 @@ impl Machine {
             }
             machine.begin_round(contribution, Start::AfterRestart(ballot));
         }
+        if machine.chain.is_none()
+            && let Some(genesis) = machine.foundings.founded().cloned()
+            && machine.aside.as_ref().is_none_or(|aside| aside.genesis() != genesis.record.hash())
+        {
+            machine.begin_chain(genesis);
+        }
         machine.settle();
         machine
     }

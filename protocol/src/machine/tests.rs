@@ -347,6 +347,24 @@ fn two_votes_for_one_ballot_are_a_lie_with_proof() {
 }
 
 #[test]
+fn a_crash_between_the_decision_and_the_first_record_loses_no_chain() {
+    let identities: Vec<Identity> = (1..=3).map(|i| Identity::from_secret(&[i; 32])).collect();
+    let committed = genesis(&identities);
+    let Kind::Genesis { founding, binds } = committed.record.kind.clone() else { panic!("it is a genesis") };
+    let me = identities[0].node_id();
+    let founding = super::RecoveredFounding {
+        founding,
+        bind: binds.into_iter().find(|b| b.node == me),
+        refusal: None,
+        decided: Some(committed.clone()),
+    };
+    let config = Config { rules: rules(), identity: identities[0].clone(), name: "n".into(), part: None };
+    let recovered = Recovered { foundings: vec![founding], ..Recovered::default() };
+    let machine = Machine::new(config, [7; 32], Time(0), recovered);
+    assert_eq!(machine.chain().map(Chain::genesis), Some(committed.record.hash()));
+}
+
+#[test]
 fn what_waits_for_the_disk_never_leaves_when_the_disk_fails() {
     let identity = Identity::from_secret(&[1; 32]);
     let mut core = Core::new(rules(), identity.clone(), "n".into(), None, [0; 32], Time(0), Default::default());
