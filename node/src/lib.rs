@@ -1,3 +1,6 @@
-//! Placeholder while the workspace is laid out.
+//! The node: what ties agreement ([`paceline_protocol`]) and learning ([`paceline_model`]) to the world.
 
+pub mod blobs;
+pub mod learn;
 pub mod net;
+pub mod store;

@@ -1,0 +1,13 @@
+//! Blobs: models and updates, on disk and between nodes, in chunks that are each checked (design 4.7).
+//!
+//! [`BlobStore`] keeps them, [`fetch`] gets one from several holders at once, [`serve`] gives out what is here.
+
+mod fetch;
+mod manifest;
+mod serve;
+mod store;
+
+pub use fetch::{Ask, FetchError, Fetched, fetch};
+pub use manifest::Manifest;
+pub use serve::serve;
+pub use store::{BlobError, BlobStore};

@@ -1,0 +1,182 @@
+//! The averager: one thread that checks updates and adds them to the exact sum of the ballot (design 4.8).
+//!
+//! Memory is the sum and one update, whatever the number of participants.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use paceline_model::{ExactError, ExactSum};
+use paceline_protocol::machine::Input;
+use paceline_protocol::{Ballot, BlobRef, NodeId, Reject};
+
+use super::reject_of;
+use crate::blobs::{BlobError, BlobStore};
+
+/// Jobs that may wait: one for each member of a large roster.
+const QUEUE: usize = 4096;
+
+#[derive(Debug)]
+enum Job {
+    Fold { ballot: Ballot, node: NodeId, update: BlobRef, samples: u64 },
+    Aggregate { ballot: Ballot, parent_model: BlobRef, updates: Vec<(NodeId, BlobRef, u64)> },
+}
+
+/// Gives jobs to the averager's thread.
+#[derive(Debug)]
+pub struct Averager {
+    jobs: SyncSender<Job>,
+}
+
+/// The sum of one ballot, and what is in it.
+#[derive(Debug)]
+struct Sum {
+    ballot: Ballot,
+    exact: ExactSum,
+    folded: BTreeMap<NodeId, (BlobRef, u64)>,
+}
+
+impl Averager {
+    /// Starts the thread for nets of so many parameters. `done` hears `Folded` and `Aggregated`.
+    pub fn start(parameters: usize, blobs: Arc<BlobStore>, done: impl Fn(Input) + Send + 'static) -> Self {
+        let (jobs, received) = sync_channel(QUEUE);
+        let run = move || {
+            let mut sum = None;
+            while let Ok(job) = received.recv() {
+                done(work(&mut sum, parameters, &blobs, job));
+            }
+        };
+        // Without its thread nothing is ever done, which the queue's end shows.
+        let _ = std::thread::Builder::new().name("averager".into()).spawn(run);
+        Self { jobs }
+    }
+
+    /// Adds an update to the ballot's sum. The first of a ballot begins it.
+    pub fn fold(&self, ballot: Ballot, node: NodeId, update: BlobRef, samples: u64) -> bool {
+        self.jobs.try_send(Job::Fold { ballot, node, update, samples }).is_ok()
+    }
+
+    /// Makes the model of the ballot's sum, which must hold exactly these updates.
+    pub fn aggregate(&self, ballot: Ballot, parent_model: BlobRef, updates: Vec<(NodeId, BlobRef, u64)>) -> bool {
+        self.jobs.try_send(Job::Aggregate { ballot, parent_model, updates }).is_ok()
+    }
+}
+
+fn work(sum: &mut Option<Sum>, parameters: usize, blobs: &BlobStore, job: Job) -> Input {
+    match job {
+        Job::Fold { ballot, node, update, samples } => {
+            if sum.as_ref().is_none_or(|s| s.ballot != ballot) {
+                *sum = Some(Sum { ballot, exact: ExactSum::new(parameters), folded: BTreeMap::new() });
+            }
+            let result = sum.as_mut().map_or(Err(Reject::NotCollecting), |s| fold(s, blobs, node, update, samples));
+            Input::Folded { ballot, node, result }
+        }
+        Job::Aggregate { ballot, parent_model, updates } => {
+            let result = match sum.as_ref().filter(|s| s.ballot == ballot) {
+                Some(sum) => aggregate(sum, blobs, parent_model, &updates),
+                None => Err("no update of this ballot was folded".to_owned()),
+            };
+            Input::Aggregated { ballot, result }
+        }
+    }
+}
+
+fn fold(sum: &mut Sum, blobs: &BlobStore, node: NodeId, update: BlobRef, samples: u64) -> Result<(), Reject> {
+    let delta = blobs.read(update.id).map_err(|error| match error {
+        BlobError::Damaged(_) => Reject::WrongHash,
+        BlobError::Missing(_) | BlobError::Disk { .. } => Reject::ModelMissing,
+    })?;
+    sum.exact.add(&delta, samples).map_err(|error| match error {
+        ExactError::Delta(error) => reject_of(&error),
+        ExactError::Samples { .. } => Reject::BadMetrics,
+        _ => Reject::OverBound,
+    })?;
+    sum.folded.insert(node, (update, samples));
+    Ok(())
+}
+
+fn aggregate(
+    sum: &Sum,
+    blobs: &BlobStore,
+    parent_model: BlobRef,
+    updates: &[(NodeId, BlobRef, u64)],
+) -> Result<BlobRef, String> {
+    let wanted: BTreeMap<NodeId, (BlobRef, u64)> = updates.iter().map(|(n, u, s)| (*n, (*u, *s))).collect();
+    if wanted != sum.folded {
+        return Err("the sum does not hold the updates of the record".to_owned());
+    }
+    let parent = blobs.read(parent_model.id).map_err(|e| e.to_string())?;
+    let model = sum.exact.average(&parent).map_err(|e| e.to_string())?;
+    blobs.put(&model).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    struct Bench {
+        _dir: tempfile::TempDir,
+        blobs: BlobStore,
+        sum: Option<Sum>,
+    }
+
+    const BALLOT: Ballot = Ballot { round: 1, attempt: 0 };
+
+    impl Bench {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let blobs = BlobStore::open(dir.path()).expect("it opens");
+            Self { _dir: dir, blobs, sum: None }
+        }
+
+        fn fold(&mut self, node: u8, delta: &[f32], samples: u64) -> (Result<(), Reject>, (NodeId, BlobRef, u64)) {
+            let node = NodeId::from_public_key([node; 32]);
+            let update = self.blobs.put(&floats(delta)).expect("room");
+            let job = Job::Fold { ballot: BALLOT, node, update, samples };
+            let Input::Folded { result, .. } = work(&mut self.sum, 2, &self.blobs, job) else {
+                panic!("a fold is answered as one")
+            };
+            (result, (node, update, samples))
+        }
+
+        fn aggregate(&mut self, updates: Vec<(NodeId, BlobRef, u64)>) -> Result<Vec<u8>, String> {
+            let parent_model = self.blobs.put(&floats(&[1.0, 1.0])).expect("room");
+            let job = Job::Aggregate { ballot: BALLOT, parent_model, updates };
+            let Input::Aggregated { result, .. } = work(&mut self.sum, 2, &self.blobs, job) else {
+                panic!("an aggregation is answered as one")
+            };
+            result.map(|blob| self.blobs.read(blob.id).expect("it was just put"))
+        }
+    }
+
+    #[test]
+    fn updates_are_averaged_by_their_samples() {
+        let mut bench = Bench::new();
+        let (_, one) = bench.fold(1, &[1.0, 0.0], 3);
+        let (_, two) = bench.fold(2, &[0.0, 4.0], 1);
+        assert_eq!(bench.aggregate(vec![one, two]), Ok(floats(&[1.75, 2.0])));
+    }
+
+    #[test]
+    fn bad_updates_are_refused_with_their_reason_and_change_nothing() {
+        let mut bench = Bench::new();
+        let (_, good) = bench.fold(1, &[0.5, 0.5], 2);
+        assert_eq!(bench.fold(2, &[f32::NAN, 0.0], 1).0, Err(Reject::NotFinite));
+        assert_eq!(bench.fold(3, &[1.0], 1).0, Err(Reject::WrongShape));
+        assert_eq!(bench.fold(4, &[17.0, 0.0], 1).0, Err(Reject::OutOfRange));
+        assert_eq!(bench.fold(5, &[1.0, 1.0], 0).0, Err(Reject::BadMetrics));
+        assert_eq!(bench.aggregate(vec![good]), Ok(floats(&[1.5, 1.5])));
+    }
+
+    #[test]
+    fn a_sum_that_holds_something_else_than_the_record_is_not_averaged() {
+        let mut bench = Bench::new();
+        let (_, one) = bench.fold(1, &[1.0, 0.0], 3);
+        bench.fold(2, &[0.0, 4.0], 1).0.expect("it is sound");
+        assert!(bench.aggregate(vec![one]).is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! From the run file to what the model crate understands.
+
+use std::path::Path;
+
+use paceline_model::{
+    DataError, DataSet, Device, Layer, Model, ModelError, NetSpec, Partition, Preprocess, Source, SpecError,
+    TrainConfig,
+};
+use paceline_protocol::roster::Part;
+use paceline_protocol::runfile::{Dataset, LayerSection, Partition as PartitionRule, RunFile};
+use thiserror::Error;
+
+/// Why a run file, sound in itself, can't be trained.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    /// The net does not fit the images, or not together.
+    #[error("[model]: {0}; the images are {1:?} (channels, height, width)")]
+    Net(SpecError, [usize; 3]),
+    /// The data can't be had.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The initial model can't be made.
+    #[error("the initial model: {0}")]
+    Model(#[from] ModelError),
+    /// This build has no such device.
+    #[error("{0}")]
+    Device(String),
+    /// The part is not one.
+    #[error("--part {0}: K must be from 1 to N")]
+    Part(Part),
+    /// A node without images can't take part.
+    #[error("there are no training images for this node: give it other --data, or a --part of fewer parts")]
+    Empty,
+}
+
+/// All that learning needs of a run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The net.
+    pub spec: NetSpec,
+    /// What it sees of an image.
+    pub preprocess: Preprocess,
+    /// Where the images come from.
+    pub source: Source,
+    /// How they are split among parts.
+    pub partition: Partition,
+    /// How a node trains.
+    pub config: TrainConfig,
+    /// The run's seed.
+    pub seed: u64,
+    /// How many parameters the net has.
+    pub parameters: usize,
+}
+
+impl Plan {
+    /// The plan of a run file.
+    ///
+    /// # Errors
+    /// The net does not fit the images.
+    pub fn of(run_file: &RunFile) -> Result<Self, PlanError> {
+        let (source, image, classes) = match &run_file.data.dataset {
+            Dataset::Shapes { samples } => (Source::Shapes { samples: *samples as usize }, [3, 32, 32], 10),
+            Dataset::Cifar10 => (Source::Cifar10, [3, 32, 32], 10),
+            Dataset::Mnist => (Source::Mnist, [1, 28, 28], 10),
+            Dataset::Folder { classes, image, holdout } => {
+                let image = image.map(|side| side as usize);
+                let source = Source::Folder { classes: classes.clone(), image, holdout: *holdout };
+                (source, image, classes.len())
+            }
+        };
+        let net = |e| PlanError::Net(e, image);
+        let (spec, preprocess) = match &run_file.model.arch {
+            Some(arch) => {
+                (NetSpec::preset(arch, image, classes).map_err(net)?, Preprocess::for_preset(arch, image))
+            }
+            None => {
+                let layers = run_file.model.layers.iter().map(layer).collect();
+                (NetSpec { input: image, classes, layers }, Preprocess::Plain)
+            }
+        };
+        let parameters = spec.parameter_count().map_err(net)?;
+        let partition = match run_file.data.partition {
+            PartitionRule::Iid => Partition::Iid,
+            PartitionRule::Dirichlet(alpha) => Partition::Dirichlet(alpha),
+            PartitionRule::Shards(shards) => Partition::Shards(shards as usize),
+        };
+        let train = &run_file.train;
+        let config = TrainConfig {
+            epochs: train.epochs as usize,
+            batch: train.batch as usize,
+            lr: train.lr,
+            lr_decay: train.lr_decay,
+            momentum: train.momentum,
+            weight_decay: train.weight_decay,
+            prox_mu: train.prox_mu,
+            augment: train.augment,
+        };
+        Ok(Self { spec, preprocess, source, partition, config, seed: run_file.run.seed, parameters })
+    }
+
+    /// This node's images.
+    ///
+    /// # Errors
+    /// Files are missing or malformed, the part is not one, or nothing is left to train on.
+    pub fn data(&self, path: Option<&Path>, part: Option<Part>) -> Result<DataSet, PlanError> {
+        if let Some(part) = part.filter(|p| !p.is_valid()) {
+            return Err(PlanError::Part(part));
+        }
+        let all = paceline_model::load(&self.source, path, self.seed)?;
+        let data = match part {
+            Some(part) => all.part(part.index as usize, part.of as usize, &self.partition, self.seed)?,
+            None => all,
+        };
+        if data.train.is_empty() { Err(PlanError::Empty) } else { Ok(data) }
+    }
+
+    /// The initial model: a function of the run file alone.
+    ///
+    /// # Errors
+    /// There is not enough memory for it.
+    pub fn initial_model(&self) -> Result<Vec<u8>, PlanError> {
+        Ok(Model::initial(&self.spec, &Device::Cpu, self.seed)?.to_bytes()?)
+    }
+}
+
+fn layer(section: &LayerSection) -> Layer {
+    match *section {
+        LayerSection::Conv { out, kernel, stride, pad } => Layer::Conv {
+            out: out as usize,
+            kernel: kernel as usize,
+            stride: stride as usize,
+            pad: pad as usize,
+        },
+        LayerSection::GroupNorm { groups } => Layer::GroupNorm { groups: groups as usize },
+        LayerSection::Relu => Layer::Relu,
+        LayerSection::MaxPool { size } => Layer::MaxPool { size: size as usize },
+        LayerSection::Flatten => Layer::Flatten,
+        LayerSection::Linear { out } => Layer::Linear { out: out as usize },
+        LayerSection::Dropout { rate } => Layer::Dropout { rate },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(model: &str, data: &str) -> Result<Plan, PlanError> {
+        let text = format!("[run]\nname = \"t\"\nrounds = 1\n[model]\n{model}\n[data]\n{data}\n");
+        Plan::of(&RunFile::parse(&text, "run.toml").expect("the run file is sound"))
+    }
+
+    #[test]
+    fn the_cnn_of_the_paper_has_its_parameters() {
+        let plan = plan("arch = \"cifar-cnn\"", "dataset = \"cifar10\"").expect("it fits");
+        assert_eq!(plan.parameters, 1_068_298);
+    }
+
+    #[test]
+    fn a_net_that_does_not_fit_its_images_is_named_with_them() {
+        let layers = "layers = [{ type = \"max_pool\", size = 64 }, { type = \"flatten\" }, { type = \"linear\", out = 10 }]";
+        let error = plan(layers, "dataset = \"mnist\"").expect_err("a pool larger than the image");
+        assert!(error.to_string().contains("[1, 28, 28]"), "{error}");
+    }
+
+    #[test]
+    fn a_part_beyond_the_parts_is_refused() {
+        let plan = plan("arch = \"shapes-cnn\"", "dataset = \"shapes\"\nsamples = 100").expect("it fits");
+        let error = plan.data(None, Some(Part { index: 3, of: 2 })).expect_err("3 of 2");
+        assert!(error.to_string().contains("3/2"), "{error}");
+    }
+}

@@ -1,0 +1,235 @@
+//! The trainer: one thread that evaluates and trains, with compute threads below it, all of low priority so that the node
+//! answers while it trains.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Instant;
+
+use paceline_model::{DataSet, Device, Threads, ThreadsError, TrainError, TrainJob};
+use paceline_protocol::machine::TrainedUpdate;
+use paceline_protocol::record::Evaluation;
+use paceline_protocol::{BlobRef, Hash};
+use tokio::sync::watch;
+
+use super::plan::Plan;
+use crate::blobs::BlobStore;
+
+/// What the trainer is asked.
+#[derive(Debug, Clone)]
+pub enum Job {
+    /// Evaluate the model, then train on it.
+    Train {
+        /// The round.
+        round: u64,
+        /// The record that it starts from, handed back with the outcome.
+        parent: Hash,
+        /// The model.
+        model: BlobRef,
+        /// What the random streams are keyed by.
+        node_key: Vec<u8>,
+    },
+    /// Evaluate alone.
+    Evaluate {
+        /// The round.
+        round: u64,
+        /// The model.
+        model: BlobRef,
+    },
+}
+
+/// What came of a job. A stopped one comes to nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Of `Job::Train`.
+    Trained {
+        /// The round.
+        round: u64,
+        /// The record that it started from.
+        parent: Hash,
+        /// The update, on disk; or what went wrong.
+        result: Result<TrainedUpdate, String>,
+    },
+    /// Of `Job::Evaluate`; `None` without held-out images, or when it failed.
+    Evaluated {
+        /// The round.
+        round: u64,
+        /// The evaluation.
+        evaluation: Option<Evaluation>,
+    },
+}
+
+/// How far the present job is.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Progress {
+    /// Whether it evaluates rather than trains.
+    pub evaluating: bool,
+    /// Batches done.
+    pub done: u64,
+    /// Batches in all; 0 when nothing is under way.
+    pub of: u64,
+    /// Loss of the last batch.
+    pub loss: f64,
+}
+
+/// Gives jobs to the trainer's thread.
+#[derive(Debug)]
+pub struct Trainer {
+    jobs: SyncSender<(u64, Job)>,
+    /// The job that counts; a thread at work on another stops after its batch.
+    current: Arc<AtomicU64>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// Jobs that may wait: each stops the one before, so that more than a few are never there.
+const QUEUE: usize = 16;
+
+struct Worker {
+    plan: Plan,
+    data: DataSet,
+    device: Device,
+    threads: Threads,
+    blobs: Arc<BlobStore>,
+    current: Arc<AtomicU64>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Trainer {
+    /// Starts the thread. `done` hears of every outcome.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    pub fn start(
+        plan: Plan,
+        data: DataSet,
+        device: Device,
+        threads: usize,
+        blobs: Arc<BlobStore>,
+        done: impl Fn(Outcome) + Send + 'static,
+    ) -> Result<Self, ThreadsError> {
+        let threads = Threads::with_start(threads, |_| lower_priority())?;
+        let (jobs, received) = sync_channel::<(u64, Job)>(QUEUE);
+        let current = Arc::new(AtomicU64::new(0));
+        let (progress, watched) = watch::channel(Progress::default());
+        let worker = Worker { plan, data, device, threads, blobs, current: current.clone(), progress };
+        let run = move || {
+            lower_priority();
+            while let Ok((id, job)) = received.recv() {
+                if let Some(outcome) = worker.work(id, job) {
+                    done(outcome);
+                }
+                worker.progress.send_replace(Progress::default());
+            }
+        };
+        // Without its thread nothing is ever done, which the queue's end shows.
+        let _ = std::thread::Builder::new().name("trainer".into()).spawn(run);
+        Ok(Self { jobs, current, progress: watched })
+    }
+
+    /// Begins a job, which stops the one before. Whether it could be begun.
+    pub fn begin(&self, job: Job) -> bool {
+        let id = self.current.fetch_add(1, Ordering::SeqCst) + 1;
+        self.jobs.try_send((id, job)).is_ok()
+    }
+
+    /// Stops the present job, if there is one.
+    pub fn stop(&self) {
+        self.current.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How far the present job is.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+}
+
+impl Worker {
+    fn work(&self, id: u64, job: Job) -> Option<Outcome> {
+        match job {
+            Job::Train { round, parent, model, node_key } => match self.train(id, round, model, &node_key) {
+                Ok(update) => Some(Outcome::Trained { round, parent, result: Ok(update) }),
+                Err(Failure::Stopped) => None,
+                Err(Failure::Failed(why)) => Some(Outcome::Trained { round, parent, result: Err(why) }),
+            },
+            Job::Evaluate { round, model } => {
+                let weights = self.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()));
+                match weights.and_then(|weights| self.evaluate(id, &weights)) {
+                    Ok(evaluation) => Some(Outcome::Evaluated { round, evaluation }),
+                    Err(Failure::Stopped) => None,
+                    Err(Failure::Failed(why)) => {
+                        tracing::warn!("the last model can't be evaluated: {why}");
+                        Some(Outcome::Evaluated { round, evaluation: None })
+                    }
+                }
+            }
+        }
+    }
+
+    fn train(&self, id: u64, round: u64, model: BlobRef, node_key: &[u8]) -> Result<TrainedUpdate, Failure> {
+        let began = Instant::now();
+        let parent = self.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()))?;
+        let evaluation = self.evaluate(id, &parent)?;
+        let job = TrainJob {
+            spec: &self.plan.spec,
+            preprocess: self.plan.preprocess,
+            parent: &parent,
+            data: &self.data.train,
+            config: &self.plan.config,
+            round,
+            seed: self.plan.seed,
+            node_key,
+            device: &self.device,
+        };
+        let trained = paceline_model::train(&job, &self.threads, &mut |p| self.report(id, false, p))?;
+        let train_ms = began.elapsed().as_millis() as u64;
+        let update = self.blobs.put(&trained.delta).map_err(|e| Failure::Failed(e.to_string()))?;
+        Ok(TrainedUpdate { update, samples: trained.samples, train_loss: trained.train_loss, train_ms, evaluation })
+    }
+
+    fn evaluate(&self, id: u64, weights: &[u8]) -> Result<Option<Evaluation>, Failure> {
+        if self.data.test.is_empty() {
+            return Ok(None);
+        }
+        let e = paceline_model::evaluate(
+            &self.plan.spec,
+            self.plan.preprocess,
+            weights,
+            &self.data.test,
+            &self.device,
+            &self.threads,
+            &mut |p| self.report(id, true, p),
+        )?;
+        Ok(Some(Evaluation { correct: e.correct, total: e.total, loss: e.loss }))
+    }
+
+    fn report(&self, id: u64, evaluating: bool, p: paceline_model::Progress) -> ControlFlow<()> {
+        let done = (p.epoch.saturating_sub(1) * p.batches + p.batch) as u64;
+        let of = (p.epochs * p.batches) as u64;
+        self.progress.send_replace(Progress { evaluating, done, of, loss: p.loss });
+        if self.current.load(Ordering::SeqCst) == id { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}
+
+enum Failure {
+    Stopped,
+    Failed(String),
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Cancelled => Failure::Stopped,
+            other => Failure::Failed(other.to_string()),
+        }
+    }
+}
+
+/// Compute threads give way to everything else: to votes, beats and people who ask for the status.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    {
+        // On Linux a priority belongs to a thread. Without permission it stays as it is, which costs speed alone.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
+    }
+}

@@ -1,0 +1,224 @@
+//! A node's home: one folder for one node of one run.
+//!
+//! ```text
+//! identity.key   the ed25519 secret, readable by its owner alone
+//! run.toml       the run file in canonical form
+//! options.json   how the node was started, so that `paceline join --home HOME` goes on
+//! store.redb     records, votes, accepts
+//! blobs/         models and updates
+//! peers.json     addresses of nodes seen last
+//! http           address of the control API while the node runs
+//! lock           held while the node runs
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Why a home can't be used.
+#[derive(Debug, Error)]
+pub enum HomeError {
+    /// The disk fails, or a folder may not be written to.
+    #[error("{path}: {source}")]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// Another process runs on it.
+    #[error("a node runs on {0} already; stop it first, or give another --home")]
+    Locked(PathBuf),
+    /// The identity is not 32 bytes.
+    #[error("{path} has {found} bytes where an identity has 32; move it away to get a new identity, with which the node joins again")]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        found: usize,
+    },
+    /// There is no place for homes on this system.
+    #[error("this system names no folder for data; give --home")]
+    NoDataFolder,
+}
+
+/// A home's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    dir: PathBuf,
+}
+
+/// Held while a node runs on a home.
+#[derive(Debug)]
+pub struct HomeLock {
+    _file: File,
+}
+
+fn disk(path: &Path) -> impl FnOnce(io::Error) -> HomeError + '_ {
+    move |source| HomeError::Disk { path: path.to_owned(), source }
+}
+
+impl Home {
+    /// The home at `dir`, which need not exist yet.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The folder under which homes are when nobody says otherwise.
+    ///
+    /// # Errors
+    /// The system has no such place.
+    pub fn folder() -> Result<PathBuf, HomeError> {
+        let project = directories::ProjectDirs::from("", "", "paceline").ok_or(HomeError::NoDataFolder)?;
+        Ok(project.data_dir().to_owned())
+    }
+
+    /// The homes under the usual folder.
+    pub fn all() -> Vec<Home> {
+        let Ok(entries) = Self::folder().and_then(|dir| fs::read_dir(&dir).map_err(disk(&dir))) else { return Vec::new() };
+        let mut homes: Vec<Home> =
+            entries.filter_map(|e| Some(Home::at(e.ok()?.path()))).filter(|h| h.run_file().exists()).collect();
+        homes.sort_by(|a, b| a.dir.cmp(&b.dir));
+        homes
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The canonical run file.
+    pub fn run_file(&self) -> PathBuf {
+        self.dir.join("run.toml")
+    }
+
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.dir.join("store.redb")
+    }
+
+    /// The folder of blobs.
+    pub fn blobs(&self) -> PathBuf {
+        self.dir.join("blobs")
+    }
+
+    /// How the node was started.
+    pub fn options(&self) -> PathBuf {
+        self.dir.join("options.json")
+    }
+
+    /// Addresses of nodes seen last.
+    pub fn peers(&self) -> PathBuf {
+        self.dir.join("peers.json")
+    }
+
+    /// Where the control API's address is written.
+    pub fn http(&self) -> PathBuf {
+        self.dir.join("http")
+    }
+
+    /// Makes the folder if it is not there, and takes the lock, which the process's end releases.
+    ///
+    /// # Errors
+    /// Another process holds it, or the disk fails.
+    pub fn lock(&self) -> Result<HomeLock, HomeError> {
+        fs::create_dir_all(&self.dir).map_err(disk(&self.dir))?;
+        let path = self.dir.join("lock");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(disk(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(HomeLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(HomeError::Locked(self.dir.clone())),
+            Err(TryLockError::Error(source)) => Err(HomeError::Disk { path, source }),
+        }
+    }
+
+    /// Whether a node runs on this home.
+    pub fn is_running(&self) -> bool {
+        let path = self.dir.join("lock");
+        path.exists() && matches!(self.lock(), Err(HomeError::Locked(_)))
+    }
+
+    /// The node's secret, made on first use from the system's randomness.
+    ///
+    /// # Errors
+    /// The file has another length, or the disk fails.
+    pub fn identity(&self) -> Result<[u8; 32], HomeError> {
+        let path = self.dir.join("identity.key");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let found = bytes.len();
+                bytes.try_into().map_err(|_| HomeError::Identity { path, found })
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let secret = fresh_secret();
+                self.write("identity.key", &secret)?;
+                Ok(secret)
+            }
+            Err(source) => Err(HomeError::Disk { path, source }),
+        }
+    }
+
+    /// Writes a file of the home at once or not at all, readable by its owner alone.
+    ///
+    /// # Errors
+    /// The disk fails or is full.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), HomeError> {
+        let path = self.dir.join(name);
+        let temporary = self.dir.join(format!("{name}.new"));
+        let write = || {
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(true).write(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let mut file = options.open(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(disk(&path))
+    }
+}
+
+/// 32 bytes from the system's randomness, by way of libp2p's key generation, which an identity is for.
+pub(crate) fn fresh_secret() -> [u8; 32] {
+    let keypair = libp2p::identity::ed25519::Keypair::generate();
+    let mut secret = [0; 32];
+    secret.copy_from_slice(keypair.secret().as_ref());
+    secret
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_made_once_and_stays() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let home = Home::at(dir.path().join("home"));
+        let _lock = home.lock().expect("nobody is on it");
+        let secret = home.identity().expect("it is made");
+        assert_eq!(home.identity().expect("it is read"), secret);
+    }
+
+    #[test]
+    fn a_second_node_on_one_home_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let home = Home::at(dir.path());
+        let lock = home.lock().expect("nobody is on it");
+        assert!(matches!(home.lock(), Err(HomeError::Locked(_))));
+        assert!(home.is_running());
+        drop(lock);
+        assert!(!home.is_running());
+    }
+
+    #[test]
+    fn a_damaged_identity_is_named() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        fs::write(dir.path().join("identity.key"), [1; 31]).expect("writes");
+        let error = Home::at(dir.path()).identity().expect_err("31 bytes are no identity");
+        assert!(error.to_string().contains("identity.key has 31 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,9 @@
+//! What a node keeps between its lives: the home folder, and in it the database of records, votes and accepts.
+
+mod database;
+mod home;
+mod writer;
+
+pub use database::{Database, Row, StoreError};
+pub use home::{Home, HomeError, HomeLock};
+pub use writer::Writer;
