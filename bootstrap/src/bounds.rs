@@ -86,6 +86,13 @@ pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// An idle connection stays: a training step may take minutes.
 pub const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// Silence after which a QUIC connection is over, in milliseconds. Nothing tells of a process that was killed, as the kernel
+/// does for TCP. Three lost keep-alives are needed for a false alarm, which a redial then mends.
+pub const QUIC_SILENCE_MAX_MS: u32 = 5_000;
+
+/// How often a QUIC connection shows that it lives.
+pub const QUIC_KEEP_ALIVE: Duration = Duration::from_millis(1_250);
+
 /// How often a peer is pinged, to notice a machine that is gone without a word.
 pub const PING_INTERVAL: Duration = Duration::from_secs(5);
 

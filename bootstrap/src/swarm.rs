@@ -2,11 +2,11 @@
 
 use libp2p::identity::{DecodingError, Keypair, ed25519};
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, relay, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, quic, relay, tcp, yamux};
 use paceline_protocol::NodeId;
 use thiserror::Error;
 
-use crate::bounds::IDLE_CONNECTION_TIMEOUT;
+use crate::bounds::{IDLE_CONNECTION_TIMEOUT, QUIC_KEEP_ALIVE, QUIC_SILENCE_MAX_MS};
 
 /// Why a swarm can't be built.
 #[derive(Debug, Error)]
@@ -37,7 +37,7 @@ pub fn build_swarm<B: NetworkBehaviour>(
         SwarmBuilder::with_existing_identity(key.clone())
             .with_tokio()
             .with_tcp(tcp, noise::Config::new, yamux::Config::default)
-            .map(|builder| builder.with_quic())
+            .map(|builder| builder.with_quic_config(quic_config))
             .map_err(|e| transport(&e))
     };
     let boxed = |e: BuildError| -> Box<dyn std::error::Error + Send + Sync> { Box::new(e) };
@@ -63,6 +63,12 @@ pub fn build_swarm<B: NetworkBehaviour>(
                 .build())
         }
     }
+}
+
+fn quic_config(mut config: quic::Config) -> quic::Config {
+    config.max_idle_timeout = QUIC_SILENCE_MAX_MS;
+    config.keep_alive_interval = QUIC_KEEP_ALIVE;
+    config
 }
 
 /// The secret of an identity that nobody had before.
