@@ -14,6 +14,8 @@ pub(crate) mod norm;
 pub(crate) mod pool;
 pub(crate) mod scratch;
 pub(crate) mod sgd;
+#[cfg(test)]
+mod tests;
 mod unfold;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
