@@ -13,7 +13,6 @@ use crate::roster::{Part, Roster};
 
 /// What a test can break, to see that the simulator notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(not(test), expect(dead_code, reason = "only tests break things"))]
 pub(crate) enum Fault {
     /// A vote leaves before it is on disk.
     VoteBeforePersist,

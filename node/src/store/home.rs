@@ -152,7 +152,7 @@ impl Home {
                 bytes.try_into().map_err(|_| HomeError::Identity { path, found })
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let secret = fresh_secret();
+                let secret = paceline_bootstrap::fresh_secret();
                 self.write("identity.key", &secret)?;
                 Ok(secret)
             }
@@ -180,14 +180,6 @@ impl Home {
         };
         write().map_err(disk(&path))
     }
-}
-
-/// 32 bytes from the system's randomness, by way of libp2p's key generation, which an identity is for.
-pub(crate) fn fresh_secret() -> [u8; 32] {
-    let keypair = libp2p::identity::ed25519::Keypair::generate();
-    let mut secret = [0; 32];
-    secret.copy_from_slice(keypair.secret().as_ref());
-    secret
 }
 
 #[cfg(test)]

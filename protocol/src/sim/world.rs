@@ -71,6 +71,7 @@ enum Happening {
     Deliver { to: usize, from: NodeId, message: Box<Message> },
     Tick { node: usize },
     Written { node: usize, boot: u32, id: PersistId, item: Box<Persist> },
+    Confirmed { node: usize, boot: u32, id: PersistId },
     Done { node: usize, boot: u32, outcome: Outcome },
     Link { a: usize, b: usize },
     Unlink { a: usize, b: usize },
@@ -321,11 +322,13 @@ impl Sim {
         let (Happening::Deliver { to: node, .. }
         | Happening::Tick { node }
         | Happening::Written { node, .. }
+        | Happening::Confirmed { node, .. }
         | Happening::Done { node, .. }
         | Happening::Link { a: node, .. }
         | Happening::Unlink { a: node, .. }) = happening;
         let thaws = self.nodes[node].frozen_until;
-        if thaws > self.now {
+        // The disk goes on, whatever the process does.
+        if thaws > self.now && !matches!(happening, Happening::Written { .. }) {
             if let Happening::Tick { node } = happening {
                 let at = thaws.plus_ms(1);
                 self.nodes[node].tick_at = Some(at);
@@ -350,6 +353,11 @@ impl Sim {
                 if self.nodes[node].boot == boot && self.nodes[node].machine.is_some() {
                     self.nodes[node].writing.pop_front();
                     self.nodes[node].disk.write(*item);
+                    self.happen(Happening::Confirmed { node, boot, id });
+                }
+            }
+            Happening::Confirmed { node, boot, id } => {
+                if self.nodes[node].boot == boot {
                     self.give(node, Input::Persisted(id));
                 }
             }

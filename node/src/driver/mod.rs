@@ -1,0 +1,326 @@
+//! The driver: the one task that owns the machine. Everything that happens becomes an [`Input`], everything that the
+//! machine wants is carried out here or handed to a worker, and after each input a fresh snapshot is published.
+//!
+//! Nothing in this task blocks: the disk, the trainer and the averager have threads of their own, fetches have tasks.
+
+mod fetches;
+mod shared;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use paceline_protocol::bounds::GOSSIP_BYTES_MAX;
+use paceline_protocol::machine::{Command, Config, Effect, Event, Input, Machine, Persist, PersistId, Recovered};
+use paceline_protocol::message::Message;
+use paceline_protocol::{Hash, NodeId, Reject, Time};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+use crate::blobs::{BlobStore, serve};
+use crate::learn::{Averager, Job, Outcome, Trainer};
+use crate::net::{NetEvent, Network};
+use crate::report::About;
+use crate::store::{Home, Row, Writer};
+
+use fetches::Fetches;
+pub use shared::Shared;
+
+/// Results of workers that may wait for the driver. It is never away for long.
+pub const INPUTS_MAX: usize = 4_096;
+
+/// Chunks that are read from disk for peers at a time.
+const SERVING_MAX: usize = 64;
+
+/// What a driver drives.
+#[derive(Debug)]
+pub struct Driver {
+    machine: Machine,
+    network: Network,
+    blobs: Arc<BlobStore>,
+    writer: Writer,
+    trainer: Trainer,
+    averager: Averager,
+    fetches: Fetches,
+    serving: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    home: Home,
+    started: Instant,
+    /// Bytes sent and received when the last record was committed.
+    bytes_at_commit: (u64, u64),
+    /// Rounds whose updates stay on disk.
+    keep_updates: usize,
+    over: Option<Event>,
+}
+
+/// What a driver is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The machine's own.
+    pub config: Config,
+    /// What was on disk.
+    pub recovered: Recovered,
+    /// The network, started.
+    pub network: Network,
+    /// The blobs.
+    pub blobs: Arc<BlobStore>,
+    /// The writer; it confirms into `inputs`.
+    pub writer: Writer,
+    /// The trainer; it answers into `inputs`.
+    pub trainer: Trainer,
+    /// The averager; it answers into `inputs`.
+    pub averager: Averager,
+    /// How many parameters the net has.
+    pub parameters: usize,
+    /// What others may look at.
+    pub shared: Arc<Shared>,
+    /// The home.
+    pub home: Home,
+    /// Rounds whose updates stay on disk.
+    pub keep_updates: usize,
+    /// Where workers' answers come from.
+    pub inputs: mpsc::Sender<Input>,
+}
+
+/// The input that a trainer's outcome is.
+pub fn input_of(outcome: Outcome) -> Input {
+    match outcome {
+        Outcome::Trained { round, parent, result } => Input::Trained { round, parent, outcome: result },
+        Outcome::Evaluated { round, evaluation } => Input::Evaluated { round, evaluation },
+    }
+}
+
+/// The input that a confirmed or failed write is.
+pub fn input_of_write(id: PersistId, written: bool) -> Input {
+    if written { Input::Persisted(id) } else { Input::PersistFailed(id) }
+}
+
+impl Driver {
+    /// Makes the machine from what was on disk.
+    pub fn new(parts: Parts) -> Self {
+        let started = Instant::now();
+        let me = parts.config.identity.node_id();
+        let seed = paceline_bootstrap::fresh_secret();
+        let machine = Machine::new(parts.config, seed, Time(0), parts.recovered);
+        let fetches =
+            Fetches::new(me, parts.network.clone(), parts.blobs.clone(), parts.parameters, parts.inputs.clone());
+        Self {
+            machine,
+            network: parts.network,
+            blobs: parts.blobs,
+            writer: parts.writer,
+            trainer: parts.trainer,
+            averager: parts.averager,
+            fetches,
+            serving: Arc::new(Semaphore::new(SERVING_MAX)),
+            shared: parts.shared,
+            home: parts.home,
+            started,
+            bytes_at_commit: (0, 0),
+            keep_updates: parts.keep_updates,
+            over: None,
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(self.started.elapsed().as_millis() as u64)
+    }
+
+    /// Runs until `shutdown` comes or `is_over` says of an event that it ends the node; that event is returned.
+    pub async fn run(
+        mut self,
+        mut net: mpsc::Receiver<NetEvent>,
+        mut inputs: mpsc::Receiver<Input>,
+        mut commands: mpsc::Receiver<Command>,
+        shutdown: impl Future<Output = ()>,
+        is_over: impl Fn(&Event) -> bool,
+    ) -> Option<Event> {
+        tokio::pin!(shutdown);
+        self.drain(&is_over);
+        while self.over.is_none() {
+            let deadline = self.machine.deadline().unwrap_or_default();
+            let alarm = tokio::time::sleep_until(self.started + Duration::from_millis(deadline.0));
+            tokio::select! {
+                () = &mut shutdown => break,
+                Some(event) = net.recv() => self.on_net(event),
+                Some(input) = inputs.recv() => self.on_input(input),
+                Some(command) = commands.recv() => self.give(Input::Command(command)),
+                () = alarm => self.give(Input::Tick),
+            }
+            self.drain(&is_over);
+        }
+        self.stop().await
+    }
+
+    /// Stops the workers and waits until everything that was to be written is.
+    async fn stop(self) -> Option<Event> {
+        self.trainer.stop();
+        self.save_peers();
+        self.fetches.stop();
+        self.network.shutdown().await;
+        let writer = self.writer;
+        let _ = tokio::task::spawn_blocking(move || drop(writer)).await;
+        self.over
+    }
+
+    fn give(&mut self, input: Input) {
+        let now = self.now();
+        self.machine.handle(now, input);
+    }
+
+    fn on_input(&mut self, input: Input) {
+        let blob = match &input {
+            Input::Fetched { blob } | Input::FetchFailed { blob, .. } => Some(*blob),
+            _ => None,
+        };
+        self.give(input);
+        // Only now the machine knows that it has it, and says so when blobs are cleared away.
+        if let Some(blob) = blob {
+            self.fetches.ended(blob);
+        }
+    }
+
+    fn on_net(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::Message { from, bytes } | NetEvent::Gossip { from, bytes } => match Message::decode(&bytes) {
+                Ok(message) => self.give(Input::Received { from, message }),
+                Err(error) => self.refuse(from, Reject::Malformed, &error.to_string()),
+            },
+            NetEvent::PeerUp(peer) => {
+                tracing::debug!(%peer, "up");
+                self.give(Input::PeerUp(peer));
+            }
+            NetEvent::PeerDown(peer) => {
+                tracing::debug!(%peer, "down");
+                self.give(Input::PeerDown(peer));
+            }
+            NetEvent::ChunkAsked { request, answer, .. } => {
+                // Without a permit the answer is dropped, which the asker hears as `Busy`.
+                if let Ok(permit) = self.serving.clone().try_acquire_owned() {
+                    let blobs = self.blobs.clone();
+                    tokio::spawn(async move {
+                        let _ = answer.send(serve(&blobs, request).await);
+                        drop(permit);
+                    });
+                }
+            }
+            NetEvent::Garbage { from, protocol, reason } => {
+                self.refuse(from, Reject::Malformed, &format!("{protocol}: {reason}"));
+            }
+            NetEvent::Listening(address) => tracing::info!("listens on {address}"),
+        }
+    }
+
+    fn refuse(&self, peer: NodeId, reject: Reject, why: &str) {
+        tracing::debug!(%peer, "refused: {why}");
+        self.shared.count_refusal(reject);
+    }
+
+    /// Carries out what the machine wants, and publishes where it stands.
+    fn drain(&mut self, is_over: &impl Fn(&Event) -> bool) {
+        while let Some(effect) = self.machine.poll_effect() {
+            self.carry_out(effect, is_over);
+        }
+        self.shared.publish(self.machine.view(self.now()));
+    }
+
+    fn carry_out(&mut self, effect: Effect, is_over: &impl Fn(&Event) -> bool) {
+        match effect {
+            Effect::Send { to, message } => self.network.send(to, message.encode()),
+            Effect::Broadcast(message) => {
+                let bytes = message.encode();
+                // Too large for gossip, it is asked for after the next beat.
+                if bytes.len() <= GOSSIP_BYTES_MAX {
+                    self.network.broadcast(bytes);
+                }
+            }
+            Effect::Persist { id, item } => self.persist(id, item),
+            Effect::Fetch { blob, purpose, origin, others } => self.fetches.begin(blob, purpose, origin, others),
+            Effect::CancelFetch { blob } => self.fetches.cancel(blob),
+            Effect::Train { round, parent, model, node_key } => {
+                if !self.trainer.begin(Job::Train { round, parent, model, node_key }) {
+                    self.give(Input::Trained { round, parent, outcome: Err("the trainer is not there".into()) });
+                }
+            }
+            Effect::Evaluate { round, model } => {
+                if !self.trainer.begin(Job::Evaluate { round, model }) {
+                    self.give(Input::Evaluated { round, evaluation: None });
+                }
+            }
+            Effect::StopTraining => self.trainer.stop(),
+            Effect::Fold { ballot, node, update, samples } => {
+                if !self.averager.fold(ballot, node, update, samples) {
+                    self.give(Input::Folded { ballot, node, result: Err(Reject::TooMany) });
+                }
+            }
+            Effect::Aggregate { ballot, parent_model, updates } => {
+                if !self.averager.aggregate(ballot, parent_model, updates) {
+                    self.give(Input::Aggregated { ballot, result: Err("the averager is not there".into()) });
+                }
+            }
+            Effect::Keep { blobs } => self.keep(blobs),
+            Effect::Disconnect { peer, reason } => self.network.disconnect(peer, reason),
+            Effect::Emit(event) => {
+                self.shared.tell(&event);
+                if is_over(&event) {
+                    self.over = Some(event);
+                }
+            }
+        }
+    }
+
+    fn persist(&mut self, id: PersistId, mut item: Persist) {
+        match &mut item {
+            Persist::Committed { committed, figures, .. } => {
+                let counters = self.network.counters();
+                let (sent, received) = (counters.bytes_sent(), counters.bytes_received());
+                figures.bytes_sent = sent - self.bytes_at_commit.0;
+                figures.bytes_received = received - self.bytes_at_commit.1;
+                self.bytes_at_commit = (sent, received);
+                self.shared.add_row(Row { committed: committed.clone(), figures: *figures });
+                self.save_peers();
+            }
+            Persist::SwitchChain { .. } => self.shared.clear_rows(),
+            _ => {}
+        }
+        if !self.writer.write(id, item) {
+            self.give(Input::PersistFailed(id));
+        }
+    }
+
+    /// Clears away what nobody needs: of old rounds only the updates stay, for those who want to recompute an average.
+    fn keep(&self, blobs: Vec<Hash>) {
+        let mut keep: BTreeSet<Hash> = blobs.into_iter().collect();
+        if let Some(chain) = self.machine.chain() {
+            let recent = chain.records().iter().rev().filter(|c| !c.record.contributions.is_empty());
+            let contributions = recent.take(self.keep_updates).flat_map(|c| &c.record.contributions);
+            keep.extend(contributions.map(|c| c.update.id));
+        }
+        self.blobs.retain(&keep);
+    }
+
+    /// Addresses for the next start, in case nobody is found otherwise.
+    fn save_peers(&self) {
+        let addresses: Vec<String> =
+            self.network.peers().into_iter().flat_map(|(_, a)| a).map(|a| a.to_string()).collect();
+        let home = self.home.clone();
+        tokio::task::spawn_blocking(move || {
+            let json = serde_json::to_vec(&addresses).unwrap_or_default();
+            if let Err(error) = home.write("peers.json", &json) {
+                tracing::debug!("{error}");
+            }
+        });
+    }
+}
+
+/// What is fixed about a node, for its status.
+pub fn about(run_id: Hash, run_name: &str, rounds: u64, config: &Config) -> About {
+    About {
+        run_id: run_id.to_string(),
+        run_name: run_name.to_owned(),
+        rounds,
+        name: config.name.clone(),
+        part: config.part.map(|p| p.to_string()),
+    }
+}

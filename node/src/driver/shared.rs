@@ -1,0 +1,101 @@
+//! What others may look at while the driver drives: the snapshot, the history, the counters, and what just happened.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use paceline_protocol::Reject;
+use paceline_protocol::machine::{Event, View};
+use tokio::sync::{broadcast, watch};
+
+use crate::learn::Progress;
+use crate::report::{self, About, Round, Status, Training};
+use crate::store::Row;
+
+/// Events that a slow listener may be behind before it misses some.
+const EVENTS_MAX: usize = 256;
+
+/// Read by the control API and the console, written by the driver alone.
+#[derive(Debug)]
+pub struct Shared {
+    about: About,
+    view: watch::Sender<Option<View>>,
+    rows: RwLock<Vec<Row>>,
+    refused: Mutex<BTreeMap<Reject, u64>>,
+    progress: watch::Receiver<Progress>,
+    events: broadcast::Sender<Event>,
+}
+
+impl Shared {
+    /// With the history that was on disk.
+    pub fn new(about: About, rows: Vec<Row>, progress: watch::Receiver<Progress>) -> Self {
+        let (view, _) = watch::channel(None);
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        Self { about, view, rows: RwLock::new(rows), refused: Mutex::default(), progress, events }
+    }
+
+    /// The status now; `None` until the driver has begun.
+    pub fn status(&self) -> Option<Status> {
+        let view = self.view.borrow().clone()?;
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        let mut status = report::status(&self.about, &view, &rows);
+        let progress = *self.progress.borrow();
+        status.training = (progress.of > 0).then_some(Training {
+            evaluating: progress.evaluating,
+            done: progress.done,
+            of: progress.of,
+            loss: progress.loss,
+        });
+        status.refused = self.refused().iter().map(|(reject, n)| (reject.to_string(), *n)).collect();
+        Some(status)
+    }
+
+    /// The committed rounds.
+    pub fn rounds(&self) -> Vec<Round> {
+        report::rounds(&self.rows.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How often peers were refused, by reason.
+    pub fn refused(&self) -> MutexGuard<'_, BTreeMap<Reject, u64>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// How far the trainer is.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    pub(super) fn publish(&self, view: View) {
+        self.view.send_replace(Some(view));
+    }
+
+    pub(super) fn count_refusal(&self, reject: Reject) {
+        *self.refused().entry(reject).or_default() += 1;
+    }
+
+    pub(super) fn tell(&self, event: &Event) {
+        if let Event::Rejected { peer, reject } = event {
+            tracing::debug!(%peer, "refused: {reject}");
+            self.count_refusal(*reject);
+        }
+        // Nobody may be listening.
+        let _ = self.events.send(event.clone());
+    }
+
+    pub(super) fn add_row(&self, row: Row) {
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        // A genesis begins anew.
+        if row.committed.record.round == 0 {
+            rows.clear();
+        }
+        rows.push(row);
+    }
+
+    pub(super) fn clear_rows(&self) {
+        self.rows.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

@@ -1,0 +1,140 @@
+//! The control API: JSON over HTTP on loopback, for the command line and for scripts.
+//!
+//! It answers only to its own Host names, so that a web page that resolves its name to 127.0.0.1 gets nothing, and takes
+//! commands only with a header that no web page can send without asking first.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use paceline_bootstrap::Ticket;
+use paceline_protocol::RunId;
+use paceline_protocol::machine::Command;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::driver::Shared;
+use crate::net::Network;
+
+/// The header that commands need.
+pub const COMMAND_HEADER: &str = "x-paceline";
+
+/// What the API looks at.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Status and history.
+    pub shared: Arc<Shared>,
+    /// Addresses and counters.
+    pub network: Network,
+    /// Commands for the driver.
+    pub commands: mpsc::Sender<Command>,
+    /// The run, for tickets.
+    pub run: RunId,
+    /// Its name.
+    pub run_name: String,
+}
+
+/// Serves on `listener` until the process ends.
+pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
+    let address = listener.local_addr()?;
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/rounds", get(rounds))
+        .route("/peers", get(peers))
+        .route("/ticket", get(ticket))
+        .route("/metrics", get(metrics))
+        .route("/leave", post(leave))
+        .layer(middleware::from_fn(move |request, next| own_hosts_only(address, request, next)))
+        .with_state(api);
+    axum::serve(listener, router).await
+}
+
+async fn own_hosts_only(address: SocketAddr, request: Request, next: Next) -> Response {
+    let port = address.port();
+    let own = [format!("{address}"), format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("[::1]:{port}")];
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    if own.iter().any(|o| o == host) {
+        next.run(request).await
+    } else {
+        (StatusCode::FORBIDDEN, "this name is not mine\n").into_response()
+    }
+}
+
+async fn status(State(api): State<Api>) -> Response {
+    match api.shared.status() {
+        Some(status) => Json(status).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the node is just starting\n").into_response(),
+    }
+}
+
+async fn rounds(State(api): State<Api>) -> Response {
+    Json(api.shared.rounds()).into_response()
+}
+
+async fn peers(State(api): State<Api>) -> Response {
+    let peers = api.network.peers().into_iter().map(|(node, addresses)| {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        serde_json::json!({ "node_id": node.to_string(), "addresses": addresses })
+    });
+    Json(peers.collect::<Vec<_>>()).into_response()
+}
+
+async fn ticket(State(api): State<Api>) -> Response {
+    match Ticket::new(api.run, &api.run_name, api.network.addresses()) {
+        Some(ticket) => Json(serde_json::json!({ "ticket": ticket.to_string() })).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "this node has no address yet\n").into_response(),
+    }
+}
+
+async fn leave(State(api): State<Api>, headers: HeaderMap) -> Response {
+    if !headers.contains_key(COMMAND_HEADER) {
+        return (StatusCode::FORBIDDEN, format!("commands need the header {COMMAND_HEADER}\n")).into_response();
+    }
+    match api.commands.send(Command::Leave).await {
+        Ok(()) => Json(serde_json::json!({ "leaving": true })).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response(),
+    }
+}
+
+/// Prometheus' text format.
+async fn metrics(State(api): State<Api>) -> Response {
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::metrics::counter::ConstCounter;
+    use prometheus_client::metrics::family::Family;
+    use prometheus_client::metrics::gauge::ConstGauge;
+    use prometheus_client::registry::Registry;
+
+    let mut registry = Registry::with_prefix("paceline");
+    let refused = Family::<Vec<(String, String)>, prometheus_client::metrics::counter::Counter>::default();
+    for (reject, n) in api.shared.refused().iter() {
+        refused.get_or_create(&vec![("reason".to_owned(), reject.to_string())]).inc_by(*n);
+    }
+    registry.register("refused", "What peers sent and was refused, by reason", refused);
+    let counters = api.network.counters();
+    let totals = [
+        ("sent_bytes", "Payload bytes sent", counters.bytes_sent()),
+        ("received_bytes", "Payload bytes received", counters.bytes_received()),
+        ("blob_sent_bytes", "Bytes of models and updates sent", counters.blobs_sent.read()),
+        ("blob_received_bytes", "Bytes of models and updates received", counters.blobs_received.read()),
+        ("throttled", "Requests refused for their number or size", counters.refused.read()),
+        ("garbage", "Requests and answers that broke a protocol", counters.garbage.read()),
+        ("dropped", "Messages dropped by full queues", counters.dropped.read()),
+    ];
+    for (name, help, value) in totals {
+        registry.register(name, help, ConstCounter::new(value));
+    }
+    if let Some(status) = api.shared.status() {
+        registry.register("round", "The round being decided", ConstGauge::new(status.round as i64));
+        registry.register("roster", "Members", ConstGauge::new(status.roster.len() as i64));
+    }
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => text.into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
