@@ -7,7 +7,7 @@
 use super::matrix::{Matrix, product, transpose};
 use super::pool::{NONE, Window};
 use super::unfold::{self, Geometry, SLACK};
-use super::{images_per_block, scratch, slice, with_values};
+use super::{images_per_block, scratch, slice, wide, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -114,17 +114,18 @@ impl Call {
                 for ((y, out), chosen) in images.zip(chosen.chunks_exact_mut(window.out_len())) {
                     window.pool(y, out, chosen);
                     // The bias is the same over a window and the rectifier is monotonous: both can wait for the maximum.
-                    finish(out, chosen, bias, self.relu);
+                    wide(|| finish(out, chosen, bias, self.relu));
                 }
             }
         });
     }
 
-    /// Adds to the gradients of weight and bias (`dw`, `db`) and writes that of the input, where `dx` isn't empty.
+    /// Writes a block's gradients of weight and bias, and that of the input where `dx` isn't empty.
     fn backward(&self, x: &[f32], transposed: &[f32], grad: &[f32], chosen: &[u8], dx: &mut [f32], sums: Sums<'_>) {
         let Self { conv, window, .. } = self;
         let (positions, len) = (conv.positions(), conv.window());
         let group = self.group();
+        sums.db.fill(0.0);
         let lens = [conv.padded_len(), group * positions * len + SLACK, group * positions * conv.out];
         scratch::with(lens, |[padded, windows, dy]| {
             let groups = x.chunks(group * conv.image_len()).zip(grad.chunks(group * window.out_len()));
@@ -134,10 +135,10 @@ impl Call {
                 for ((dy, grad), chosen) in images.zip(chosen.chunks_exact(window.out_len())) {
                     window.spread(grad, chosen, dy);
                 }
-                add_rows(grad, chosen, sums.db);
+                wide(|| add_rows(grad, chosen, sums.db));
                 self.unfold(x, padded, windows);
                 let (left, right) = (Matrix::columns(dy, conv.out), Matrix::rows(windows, len));
-                product([conv.out, len, n], left, right, sums.dw, conv.out, true);
+                product([conv.out, len, n], left, right, sums.dw, conv.out, i > 0);
                 if dx.is_empty() {
                     continue;
                 }
@@ -161,6 +162,7 @@ struct Sums<'a> {
 }
 
 /// Adds the bias to the maxima and rectifies them.
+#[inline(always)]
 fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], relu: bool) {
     for (out, chosen) in out.chunks_exact_mut(bias.len()).zip(chosen.chunks_exact_mut(bias.len())) {
         for (out, bias) in out.iter_mut().zip(bias) {
@@ -178,6 +180,7 @@ fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], relu: bool) {
 }
 
 /// Adds the gradients that pass to the bias's gradient, row by row.
+#[inline(always)]
 fn add_rows(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
     for (grad, chosen) in grad.chunks_exact(sums.len()).zip(chosen.chunks_exact(sums.len())) {
         for ((sum, &grad), &chosen) in sums.iter_mut().zip(grad).zip(chosen) {
@@ -193,39 +196,46 @@ impl Conv {
         let block = images_per_block(images);
         let blocks = images.div_ceil(block);
         let transposed = if dx.is_empty() { Vec::new() } else { transpose(weight, conv.out) };
-        let (mut dw, mut db) = (vec![0f32; blocks * weight.len()], vec![0f32; blocks * conv.out]);
         let inputs = x.par_chunks(block * conv.image_len());
         let outputs = grad.par_chunks(block * window.out_len()).zip(chosen.par_chunks(block * window.out_len()));
-        let sums = dw.par_chunks_mut(weight.len()).zip(db.par_chunks_mut(conv.out));
-        let run = |x: &[f32], grad: &[f32], chosen: &[u8], dx: &mut [f32], sums: Sums<'_>| {
-            call.backward(x, &transposed, grad, chosen, dx, sums);
-        };
-        if dx.is_empty() {
+        Ok(scratch::with([blocks * weight.len(), blocks * conv.out], |[dw, db]| {
+            let sums = dw.par_chunks_mut(weight.len()).zip(db.par_chunks_mut(conv.out));
             let work = inputs.zip(outputs).zip(sums);
-            work.for_each(|((x, (grad, chosen)), (dw, db))| run(x, grad, chosen, &mut [], Sums { dw, db }));
-        } else {
-            let work = inputs.zip(outputs).zip(sums).zip(dx.par_chunks_mut(block * conv.image_len()));
-            work.for_each(|(((x, (grad, chosen)), (dw, db)), dx)| run(x, grad, chosen, dx, Sums { dw, db }));
-        }
-        Ok((add_blocks(dw, weight.len()), add_blocks(db, conv.out)))
+            if dx.is_empty() {
+                work.for_each(|((x, (grad, chosen)), (dw, db))| {
+                    call.backward(x, &transposed, grad, chosen, &mut [], Sums { dw, db });
+                });
+            } else {
+                work.zip(dx.par_chunks_mut(block * conv.image_len())).for_each(
+                    |(((x, (grad, chosen)), (dw, db)), dx)| {
+                        call.backward(x, &transposed, grad, chosen, dx, Sums { dw, db });
+                    },
+                );
+            }
+            (add_blocks(dw, weight.len()), add_blocks(db, conv.out))
+        }))
     }
 }
 
 /// Adds the blocks' sums in their order, so that the result is the same for any number of threads.
-fn add_blocks(mut sums: Vec<f32>, len: usize) -> Vec<f32> {
+fn add_blocks(sums: &[f32], len: usize) -> Vec<f32> {
     /// Values that one thread adds at once: small enough for the cache, large enough to be worth a task.
     const PIECE: usize = 4096;
-    let (first, others) = sums.split_at_mut(len);
-    let others = &*others;
-    first.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
+    let (first, others) = sums.split_at(len);
+    let mut totals = first.to_vec();
+    totals.par_chunks_mut(PIECE).enumerate().for_each(|(piece, totals)| {
         for block in others.chunks_exact(len) {
-            for (total, value) in total.iter_mut().zip(&block[piece * PIECE..]) {
-                *total += value;
-            }
+            wide(|| add(totals, &block[piece * PIECE..]));
         }
     });
-    sums.truncate(len);
-    sums
+    totals
+}
+
+#[inline(always)]
+fn add(totals: &mut [f32], values: &[f32]) {
+    for (total, value) in totals.iter_mut().zip(values) {
+        *total += value;
+    }
 }
 
 impl CustomOp3 for Conv {

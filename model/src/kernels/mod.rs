@@ -29,6 +29,24 @@ fn images_per_block(images: usize) -> usize {
     images.div_ceil(BLOCKS_MAX).max(1)
 }
 
+/// Runs a loop over contiguous values, compiled for AVX2 where the CPU has it (the build's own target knows SSE2 alone).
+///
+/// For loops whose operations are element by element: their results are the same bits either way. What `work` calls must be
+/// `inline(always)` to be compiled along.
+#[inline(always)]
+fn wide<T>(work: impl FnOnce() -> T) -> T {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx2")]
+        fn run<T>(work: impl FnOnce() -> T) -> T {
+            work()
+        }
+        // SAFETY: the line above saw that this CPU has the feature that `run` is compiled for.
+        return unsafe { run(work) };
+    }
+    work()
+}
+
 /// The values of an operation's argument. Arguments are made contiguous before the operation.
 fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let values = storage.as_slice::<f32>()?;

@@ -3,9 +3,12 @@
 //! candle's own backward pass is wrong (the gradient at a unique maximum of a 2x2 window is a quarter of what it should
 //! be), so this one is used everywhere: on CPUs as a kernel, elsewhere composed of operations that are right.
 
-use super::{images_per_block, slice, with_values};
+use super::{images_per_block, slice, wide, with_values};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+
+/// Channels that are compared together.
+const LANES: usize = 16;
 
 /// Marks an output that no input reaches: its rectified maximum is zero.
 pub(super) const NONE: u8 = u8::MAX;
@@ -50,6 +53,7 @@ impl Window {
         (self.height / self.size) * (self.width / self.size) * self.channels
     }
 
+    #[inline(always)]
     /// Where the channels of an output's window element lie in the input.
     fn at(&self, y: usize, x: usize, element: usize) -> usize {
         let (dy, dx) = (element / self.size, element % self.size);
@@ -58,37 +62,74 @@ impl Window {
 
     /// The maxima of an image, and which element of its window each was.
     pub(super) fn pool(&self, image: &[f32], out: &mut [f32], chosen: &mut [u8]) {
+        wide(|| self.pool_inline(image, out, chosen));
+    }
+
+    /// Writes each output's gradient to the element that was chosen, and zero elsewhere.
+    pub(super) fn spread(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
+        if self.height % self.size != 0 || self.width % self.size != 0 {
+            // Some values belong to no window.
+            image.fill(0.0);
+        }
+        wide(|| self.spread_inline(grad, chosen, image));
+    }
+
+    #[inline(always)]
+    fn pool_inline(&self, image: &[f32], out: &mut [f32], chosen: &mut [u8]) {
         let c = self.channels;
         let mut outputs = out.chunks_exact_mut(c).zip(chosen.chunks_exact_mut(c));
         for y in 0..self.height / self.size {
             for x in 0..self.width / self.size {
                 let Some((out, chosen)) = outputs.next() else { return };
-                out.copy_from_slice(&image[self.at(y, x, 0)..][..c]);
-                chosen.fill(0);
-                for element in 1..self.size * self.size {
-                    let values = &image[self.at(y, x, element)..][..c];
-                    for ((best, which), &value) in out.iter_mut().zip(chosen.iter_mut()).zip(values) {
-                        // A NaN must not be lost: training has to notice it.
-                        let better = value > *best || value.is_nan();
-                        *best = if better { value } else { *best };
-                        *which = if better { element as u8 } else { *which };
+                let (out, out_rest) = out.as_chunks_mut::<LANES>();
+                let (chosen, chosen_rest) = chosen.as_chunks_mut::<LANES>();
+                let rest = out.len() * LANES;
+                for (i, (out, chosen)) in out.iter_mut().zip(chosen).enumerate() {
+                    self.pool_lanes(image, self.at(y, x, 0) + i * LANES, out, chosen);
+                }
+                for (i, (out, chosen)) in out_rest.iter_mut().zip(chosen_rest).enumerate() {
+                    let (out, chosen) = (std::slice::from_mut(out), std::slice::from_mut(chosen));
+                    if let (Some(out), Some(chosen)) = (out.first_chunk_mut(), chosen.first_chunk_mut()) {
+                        self.pool_lanes::<1>(image, self.at(y, x, 0) + rest + i, out, chosen);
                     }
                 }
             }
         }
     }
 
-    /// Writes each output's gradient to the element that was chosen, and zero elsewhere.
-    pub(super) fn spread(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
-        image.fill(0.0);
+    /// The maxima of neighbouring channels; `start` is where they lie in the window's first element.
+    #[inline(always)]
+    fn pool_lanes<const N: usize>(&self, image: &[f32], start: usize, out: &mut [f32; N], chosen: &mut [u8; N]) {
+        let load = |element: usize| -> [f32; N] {
+            image[start + self.at(0, 0, element)..].first_chunk().copied().unwrap_or([0.0; N])
+        };
+        // As wide as the values, so that one comparison selects both.
+        let (mut best, mut which) = (load(0), [0u32; N]);
+        for element in 1..self.size * self.size {
+            let values = load(element);
+            for lane in 0..N {
+                // Negated, so that a NaN is taken and not lost: training has to notice it.
+                #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN must count as better")]
+                let better = !(values[lane] <= best[lane]);
+                best[lane] = if better { values[lane] } else { best[lane] };
+                which[lane] = if better { element as u32 } else { which[lane] };
+            }
+        }
+        *out = best;
+        *chosen = which.map(|which| which as u8);
+    }
+
+    #[inline(always)]
+    fn spread_inline(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
         let c = self.channels;
         let mut outputs = grad.chunks_exact(c).zip(chosen.chunks_exact(c));
         for y in 0..self.height / self.size {
             for x in 0..self.width / self.size {
                 let Some((grad, chosen)) = outputs.next() else { return };
-                for (channel, (&grad, &which)) in grad.iter().zip(chosen).enumerate() {
-                    if which != NONE {
-                        image[self.at(y, x, usize::from(which)) + channel] = grad;
+                for element in 0..self.size * self.size {
+                    let image = &mut image[self.at(y, x, element)..][..c];
+                    for ((value, &grad), &which) in image.iter_mut().zip(grad).zip(chosen) {
+                        *value = if u32::from(which) == element as u32 { grad } else { 0.0 };
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! The steps of stochastic gradient descent, in place and in one pass over the values on CPUs.
 
-use super::slice;
+use super::{slice, wide};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 
@@ -39,9 +39,11 @@ impl InplaceOp2 for Blend {
             candle_core::bail!("a step of {} values for a variable of {}", from.len(), end - start)
         }
         to[start..end].par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| {
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = *to * self.keep + from * self.factor;
-            }
+            wide(|| {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = *to * self.keep + from * self.factor;
+                }
+            });
         });
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! A row of the unfolded image holds what one output position sees: `kernel` runs of `kernel * channels` values, each
 //! contiguous in the padded image.
 
+use super::wide;
+
 /// Values copied at once. A run's last copy may reach past its end, into what is written next; hence [`SLACK`].
 const CHUNK: usize = 16;
 /// Values that the buffers must have beyond their contents.
@@ -21,10 +23,12 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
+    #[inline(always)]
     pub(super) fn out_height(&self) -> usize {
         (self.height + 2 * self.pad - self.kernel) / self.stride + 1
     }
 
+    #[inline(always)]
     pub(super) fn out_width(&self) -> usize {
         (self.width + 2 * self.pad - self.kernel) / self.stride + 1
     }
@@ -43,6 +47,7 @@ impl Geometry {
         self.height * self.width * self.channels
     }
 
+    #[inline(always)]
     fn padded_line(&self) -> usize {
         (self.width + 2 * self.pad) * self.channels
     }
@@ -52,6 +57,7 @@ impl Geometry {
         (self.height + 2 * self.pad) * self.padded_line() + SLACK
     }
 
+    #[inline(always)]
     /// Where the window of an output position starts in the padded image.
     fn start(&self, y: usize, x: usize) -> usize {
         (y * self.padded_line() + x * self.channels) * self.stride
@@ -79,6 +85,11 @@ pub(super) fn crop(padded: &[f32], image: &mut [f32], g: &Geometry) {
 
 /// Writes the window of every position, `[position, kernel y, kernel x, channel]`; `windows` has [`SLACK`] values more.
 pub(super) fn unfold(padded: &[f32], windows: &mut [f32], g: &Geometry) {
+    wide(|| unfold_inline(padded, windows, g));
+}
+
+#[inline(always)]
+fn unfold_inline(padded: &[f32], windows: &mut [f32], g: &Geometry) {
     let (run, line) = (g.kernel * g.channels, g.padded_line());
     let rounded = run.next_multiple_of(CHUNK);
     let mut at = 0;
@@ -109,8 +120,13 @@ fn copy_chunks(from: &[f32], to: &mut [f32], run: usize) {
 
 /// The adjoint of [`unfold`]: adds every window to where it came from.
 pub(super) fn fold(windows: &[f32], padded: &mut [f32], g: &Geometry) {
-    let (run, line) = (g.kernel * g.channels, g.padded_line());
     padded.fill(0.0);
+    wide(|| fold_inline(windows, padded, g));
+}
+
+#[inline(always)]
+fn fold_inline(windows: &[f32], padded: &mut [f32], g: &Geometry) {
+    let (run, line) = (g.kernel * g.channels, g.padded_line());
     let mut runs = windows.chunks_exact(run);
     for y in 0..g.out_height() {
         for x in 0..g.out_width() {
