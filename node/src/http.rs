@@ -76,10 +76,16 @@ async fn rounds(State(api): State<Api>) -> Response {
     Json(api.shared.rounds()).into_response()
 }
 
+/// The members that `status` shows, with the addresses of those that are connected.
 async fn peers(State(api): State<Api>) -> Response {
-    let peers = api.network.peers().into_iter().map(|(node, addresses)| {
-        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        serde_json::json!({ "node_id": node.to_string(), "addresses": addresses })
+    let connected = api.network.peers();
+    let roster = api.shared.status().map(|s| s.roster).unwrap_or_default();
+    let peers = roster.into_iter().map(|member| {
+        let addresses = connected.iter().find(|(node, _)| node.to_string() == member.node_id).map(|(_, a)| a);
+        let addresses: Vec<String> = addresses.into_iter().flatten().map(ToString::to_string).collect();
+        let mut peer = serde_json::json!(member);
+        peer["addresses"] = serde_json::json!(addresses);
+        peer
     });
     Json(peers.collect::<Vec<_>>()).into_response()
 }

@@ -235,9 +235,12 @@ impl Sim {
         self.nodes[node].frozen_until = self.now.plus_ms(ms);
     }
 
-    /// A node that has a vote under way to its disk, which a crash may lose.
+    /// A node that has a vote for another under way to its disk, which a crash may lose.
     pub fn writes_vote(&self) -> Option<usize> {
-        self.nodes.iter().position(|n| n.writing.iter().any(|item| matches!(item, Persist::Vote { .. })))
+        let is_for_another = |n: &SimNode| {
+            n.writing.iter().any(|item| matches!(item, Persist::Vote { vote, .. } if vote.candidate != n.id))
+        };
+        self.nodes.iter().position(is_for_another)
     }
 
     /// Cuts the network in two: node `i` is on side `side[i]`. Connections notice late.

@@ -1,0 +1,24 @@
+//! `paceline init`: a commented run file to begin with.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use paceline_protocol::runfile::RunFile;
+
+use super::{Coded, Exit};
+
+pub(super) fn run(file: &Path) -> Result<(), Coded> {
+    let name = file.display();
+    let mut out = match OpenOptions::new().write(true).create_new(true).open(file) {
+        Ok(out) => out,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(Coded::new(Exit::BadInput, anyhow!("{name} exists and is left alone; give another name")));
+        }
+        Err(error) => return Err(anyhow::Error::from(error).context(format!("{name} can't be written")).into()),
+    };
+    out.write_all(RunFile::template().as_bytes()).with_context(|| format!("{name} can't be written"))?;
+    println!("Wrote {name}. Edit it, then: paceline join {name}");
+    Ok(())
+}

@@ -1,0 +1,364 @@
+//! The commands that look at a node: `status`, `rounds`, `peers`, `ticket`, and `leave`. They ask the node if it runs, and
+//! read its home if it does not.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use comfy_table::{ContentArrangement, Table, presets};
+use paceline_bootstrap::Ticket;
+use paceline_protocol::Identity;
+use paceline_protocol::roster::Roster;
+use paceline_protocol::runfile::RunFile;
+use serde::de::DeserializeOwned;
+
+use super::{Coded, Exit, Format, Which};
+use crate::http::COMMAND_HEADER;
+use crate::report::{self, MemberStatus, Round, Status};
+use crate::store::{Database, Home, Row};
+
+/// A node on this machine answers at once; whatever takes longer is no node.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where answers come from.
+enum Source {
+    Running { url: String },
+    Stopped { home: Home },
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build().into()
+}
+
+fn get<T: DeserializeOwned>(url: &str, path: &str) -> anyhow::Result<T> {
+    let url = format!("{}{path}", url.trim_end_matches('/'));
+    let mut response = agent().get(&url).call().with_context(|| format!("{url} does not answer"))?;
+    response.body_mut().read_json().with_context(|| format!("{url} is no paceline node"))
+}
+
+fn source(from: &Which) -> Result<Source, Coded> {
+    if let Some(url) = &from.node {
+        get::<Status>(url, "/status").map_err(|e| Coded::new(Exit::NotFound, e))?;
+        return Ok(Source::Running { url: url.clone() });
+    }
+    let home = find_home(from.home.as_deref())?;
+    let identity = home.identity()?;
+    let me = Identity::from_secret(&identity).node_id().to_string();
+    // The address of a node that was killed may be another's by now.
+    let url = std::fs::read_to_string(home.http()).ok().map(|address| format!("http://{}", address.trim()));
+    match url.filter(|url| get::<Status>(url, "/status").is_ok_and(|s| s.node_id == me)) {
+        Some(url) => Ok(Source::Running { url }),
+        None => Ok(Source::Stopped { home }),
+    }
+}
+
+/// The home that is meant: the one given, or the only one there is.
+pub(super) fn find_home(given: Option<&Path>) -> Result<Home, Coded> {
+    if let Some(dir) = given {
+        let home = Home::at(dir);
+        if !home.run_file().exists() {
+            let error = anyhow!("{} is no home of a node: it has no run.toml", dir.display());
+            return Err(Coded::new(Exit::NotFound, error));
+        }
+        return Ok(home);
+    }
+    let mut homes = Home::all();
+    match (homes.pop(), homes.is_empty()) {
+        (Some(home), true) => Ok(home),
+        (None, _) => {
+            let error = anyhow!("no node was ever started here; begin with `paceline join`, or give --home or --node");
+            Err(Coded::new(Exit::NotFound, error))
+        }
+        (Some(last), false) => {
+            let names: Vec<String> = homes.iter().chain([&last]).map(|h| h.dir().display().to_string()).collect();
+            let error = anyhow!("there is more than one home; give one of them with --home: {}", names.join(", "));
+            Err(Coded::new(Exit::NotFound, error))
+        }
+    }
+}
+
+/// The run file of a home.
+pub(super) fn run_file(home: &Home) -> Result<RunFile, Coded> {
+    let path = home.run_file();
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{name} can't be read"))?;
+    RunFile::parse(&text, &name).map_err(|e| Coded::new(Exit::BadInput, e))
+}
+
+fn rows(home: &Home) -> Result<Vec<Row>, Coded> {
+    if !home.database().exists() {
+        return Ok(Vec::new());
+    }
+    Ok(Database::open(&home.database(), run_file(home)?.run_id())?.rows()?)
+}
+
+/// The status of a home whose node does not run.
+fn stopped(home: &Home) -> Result<Status, Coded> {
+    let run_file = run_file(home)?;
+    let rows = rows(home)?;
+    let me = Identity::from_secret(&home.identity()?).node_id();
+    let roster = rows.iter().fold(Roster::default(), |roster, row| row.committed.record.roster_after(&roster));
+    let member = |m: &paceline_protocol::roster::Member| MemberStatus {
+        node_id: m.node.to_string(),
+        name: m.name.clone(),
+        state: "unknown".into(),
+        reachable: false,
+        silent_ms: None,
+        part: m.part.map(|p| p.to_string()),
+    };
+    let own = roster.get(me);
+    let head = rows.last().map(|r| &r.committed.record);
+    Ok(Status {
+        run_id: run_file.run_id().to_string(),
+        run_name: run_file.run.name.clone(),
+        node_id: me.to_string(),
+        name: own.map(|m| m.name.clone()).unwrap_or_default(),
+        round: rows.len() as u64,
+        rounds: run_file.run.rounds,
+        trained: rows.iter().filter(|r| !r.committed.record.contributions.is_empty()).count() as u64,
+        attempt: 0,
+        phase: if head.is_some_and(|h| h.kind.name() == "closing") { "done" } else { "stopped" }.into(),
+        coordinator: None,
+        is_coordinator: false,
+        state: "stopped".into(),
+        reason: Some(format!("the node does not run; go on with: paceline join --home {}", home.dir().display())),
+        quorum: roster.quorum(),
+        genesis: rows.first().map(|r| r.committed.record.hash().to_string()),
+        fork: None,
+        part: own.and_then(|m| m.part).map(|p| p.to_string()),
+        model_hash: head.map(|h| h.model.id.to_string()),
+        roster: roster.members().iter().map(member).collect(),
+        participants: Vec::new(),
+        last_commit: report::last_commit(&rows),
+        training: None,
+        refused: Default::default(),
+    })
+}
+
+fn look(from: &Which) -> Result<Status, Coded> {
+    match source(from)? {
+        Source::Running { url } => Ok(get(&url, "/status")?),
+        Source::Stopped { home } => stopped(&home),
+    }
+}
+
+pub(super) async fn status(from: &Which, format: Format, watch: bool) -> Result<(), Coded> {
+    loop {
+        let status = look(from)?;
+        match format {
+            Format::Json => println!("{}", serde_json::to_string(&status)?),
+            Format::Text => {
+                if watch && std::io::stdout().is_terminal() {
+                    // Clears the screen and goes to its top.
+                    print!("\x1b[2J\x1b[H");
+                }
+                print!("{}", describe(&status));
+            }
+        }
+        if !watch {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// A table without lines, as wide as its content.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table
+}
+
+/// The last six characters of a node id tell nodes apart.
+fn short(id: &str) -> String {
+    id.get(id.len().saturating_sub(6)..).unwrap_or(id).to_owned()
+}
+
+fn percent(accuracy: Option<f64>) -> String {
+    accuracy.map_or_else(|| "-".into(), |a| format!("{:.1} %", 100.0 * a))
+}
+
+fn seconds(ms: Option<u64>) -> String {
+    ms.map_or_else(|| "-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0))
+}
+
+fn describe(s: &Status) -> String {
+    let name_of = |id: &str| {
+        let member = s.roster.iter().find(|m| m.node_id == id).filter(|m| !m.name.is_empty());
+        member.map_or_else(|| short(id), |m| m.name.clone())
+    };
+    let mut lines = vec![format!(
+        "run {} ({}): {} of {} rounds, this node {} is {}",
+        s.run_name,
+        s.run_id.get(..10).unwrap_or_default(),
+        s.trained,
+        s.rounds,
+        if s.name.is_empty() { short(&s.node_id) } else { s.name.clone() },
+        s.state
+    )];
+    if let Some(reason) = &s.reason {
+        lines.push(format!("  {reason}"));
+    }
+    let coordinator = s.coordinator.as_deref().map_or("nobody yet".to_owned(), &name_of);
+    if s.round > 0 && s.state != "stopped" {
+        let attempt = if s.attempt > 0 { format!(", attempt {}", s.attempt) } else { String::new() };
+        lines.push(format!("round {}{attempt}: {}, coordinator {coordinator}", s.round, s.phase));
+    }
+    if let Some(t) = &s.training {
+        let what = if t.evaluating { "evaluates" } else { "trains" };
+        lines.push(format!("this node {what}: batch {} of {}, loss {:.3}", t.done, t.of, t.loss));
+    }
+    if let Some(c) = &s.last_commit {
+        lines.push(format!(
+            "last commit: round {}, {} updates, loss {}, accuracy {}, {}, model {}",
+            c.round,
+            c.updates,
+            c.train_loss.map_or("-".into(), |l| format!("{l:.3}")),
+            percent(c.accuracy),
+            seconds(c.duration_ms),
+            c.model_hash.get(..10).unwrap_or_default()
+        ));
+    }
+    if let Some(fork) = &s.fork {
+        lines.push(format!("another chain of this run was seen: {fork}"));
+    }
+    let mut members = table(&["node", "name", "part", "does", "reachable", "last heard of"]);
+    for m in &s.roster {
+        let late = s.participants.iter().find(|p| p.node_id == m.node_id).map_or(&m.state, |p| &p.state);
+        members.add_row([
+            short(&m.node_id),
+            m.name.clone(),
+            m.part.clone().unwrap_or_default(),
+            late.clone(),
+            if m.reachable { "yes" } else { "no" }.into(),
+            m.silent_ms.map_or(String::new(), |ms| format!("{} s ago", ms / 1000)),
+        ]);
+    }
+    if !s.roster.is_empty() {
+        lines.push(members.to_string());
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The rounds that a home's node has, whether it runs or not.
+pub(crate) fn rounds_of(home: &Path) -> anyhow::Result<Vec<Round>> {
+    let from = Which { home: Some(home.to_owned()), node: None };
+    look_at_rounds(&from).map_err(|coded| coded.error)
+}
+
+fn look_at_rounds(from: &Which) -> Result<Vec<Round>, Coded> {
+    match source(from)? {
+        Source::Running { url } => Ok(get(&url, "/rounds")?),
+        Source::Stopped { home } => Ok(report::rounds(&rows(&home)?)),
+    }
+}
+
+pub(super) fn rounds(from: &Which, format: Format) -> Result<(), Coded> {
+    let rounds = look_at_rounds(from)?;
+    match format {
+        Format::Json => {
+            for round in &rounds {
+                println!("{}", serde_json::to_string(round)?);
+            }
+        }
+        Format::Text if rounds.is_empty() => println!("No round is committed yet."),
+        Format::Text => println!("{}", rounds_table(&rounds)),
+    }
+    Ok(())
+}
+
+/// The table of `rounds`.
+pub(crate) fn rounds_table(rounds: &[Round]) -> Table {
+    let mut table =
+        table(&["round", "kind", "attempt", "committed by", "updates", "loss", "accuracy", "duration", "overhead", "model"]);
+    for r in rounds {
+        table.add_row([
+            r.round.to_string(),
+            r.kind.clone(),
+            r.committed_attempt.unwrap_or(r.attempt).to_string(),
+            r.committed_by.as_deref().map_or_else(String::new, short),
+            r.contributions.len().to_string(),
+            r.train_loss.map_or("-".into(), |l| format!("{l:.3}")),
+            percent(r.accuracy),
+            seconds(r.duration_ms),
+            r.overhead_ms.map_or("-".into(), |ms| format!("{ms} ms")),
+            r.model_hash.get(..10).unwrap_or_default().to_owned(),
+        ]);
+    }
+    table
+}
+
+pub(super) fn peers(from: &Which, format: Format) -> Result<(), Coded> {
+    let peers: Vec<serde_json::Value> = match source(from)? {
+        Source::Running { url } => get(&url, "/peers")?,
+        Source::Stopped { home } => stopped(&home)?.roster.iter().map(|m| serde_json::json!(m)).collect(),
+    };
+    if format == Format::Json {
+        println!("{}", serde_json::to_string(&peers)?);
+        return Ok(());
+    }
+    let mut table = table(&["node", "name", "does", "reachable", "addresses"]);
+    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+    for peer in &peers {
+        let addresses = peer["addresses"].as_array().map(|a| a.iter().map(text).collect::<Vec<_>>()).unwrap_or_default();
+        let reachable = if peer["reachable"].as_bool() == Some(true) { "yes" } else { "no" };
+        table.add_row([
+            short(&text(&peer["node_id"])),
+            text(&peer["name"]),
+            text(&peer["state"]),
+            reachable.into(),
+            addresses.first().cloned().unwrap_or_default(),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+pub(super) fn ticket(from: &Which, format: Format) -> Result<(), Coded> {
+    let ticket = match source(from)? {
+        Source::Running { url } => {
+            let answer: serde_json::Value = get(&url, "/ticket")?;
+            answer["ticket"].as_str().context("the node gave no ticket")?.to_owned()
+        }
+        Source::Stopped { home } => {
+            // The others' addresses do as well: any node introduces a new one.
+            let known = known_addresses(&home);
+            let run_file = run_file(&home)?;
+            Ticket::new(run_file.run_id(), &run_file.run.name, known)
+                .context("this node does not run and knows no other's address; start it, or ask for a ticket on another node")?
+                .to_string()
+        }
+    };
+    match format {
+        Format::Json => println!("{}", serde_json::json!({ "ticket": ticket })),
+        Format::Text => println!("{ticket}"),
+    }
+    Ok(())
+}
+
+/// Addresses of nodes that a home's node has met.
+pub(super) fn known_addresses(home: &Home) -> Vec<libp2p::Multiaddr> {
+    let json = std::fs::read(home.peers()).unwrap_or_default();
+    let texts: Vec<String> = serde_json::from_slice(&json).unwrap_or_default();
+    texts.iter().filter_map(|t| t.parse().ok()).collect()
+}
+
+pub(super) fn leave(from: &Which, format: Format) -> Result<(), Coded> {
+    let Source::Running { url } = source(from)? else {
+        return Err(anyhow!(
+            "the node does not run, and only it can sign that it leaves; start it with `paceline join --home DIR`, then leave"
+        )
+        .into());
+    };
+    let url = format!("{}/leave", url.trim_end_matches('/'));
+    let sent = agent().post(&url).header(COMMAND_HEADER, "1").send_empty();
+    if let Err(error) = sent {
+        return Err(anyhow::Error::from(error).context(format!("{url} does not answer")).into());
+    }
+    match format {
+        Format::Json => println!("{}", serde_json::json!({ "leaving": true })),
+        Format::Text => println!("The node leaves with the next record, and ends when the others can do without it."),
+    }
+    Ok(())
+}
