@@ -373,20 +373,21 @@ fn mlp(classes: usize) -> Vec<Layer> {
 }
 
 fn shapes_cnn(classes: usize) -> Vec<Layer> {
-    use Layer::{Flatten, Linear, MaxPool, Relu};
+    use Layer::{Flatten, GroupNorm, Linear, MaxPool, Relu};
     vec![
         conv(16, 5),
+        GroupNorm { groups: 4 },
         Relu,
         MaxPool { size: 2 },
         conv(32, 3),
+        GroupNorm { groups: 4 },
         Relu,
         MaxPool { size: 2 },
         conv(32, 3),
+        GroupNorm { groups: 4 },
         Relu,
         MaxPool { size: 2 },
         Flatten,
-        Linear { out: 64 },
-        Relu,
         Linear { out: classes },
     ]
 }

@@ -13,10 +13,10 @@ const ROUNDS: u64 = 3;
 fn config() -> TrainConfig {
     TrainConfig {
         epochs: 1,
-        batch: 50,
+        batch: 25,
         lr: 0.05,
         lr_decay: 1.0,
-        momentum: 0.9,
+        momentum: 0.0,
         weight_decay: 0.0,
         prox_mu: 0.0,
         augment: true,
