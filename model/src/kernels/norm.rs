@@ -2,7 +2,7 @@
 //!
 //! Federated nets use it in place of batch normalisation, whose running statistics a plain average would mix.
 
-use super::{images_per_block, slice, with_values};
+use super::{images_per_block, slice, wide, with_values};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -32,71 +32,136 @@ struct GroupNorm {
     relu: bool,
 }
 
-/// Mean and inverse deviation of each group of an image.
-fn statistics(image: &[f32], channels: usize, groups: usize) -> Vec<(f32, f32)> {
-    let per_group = channels / groups;
-    let count = (image.len() / groups) as f64;
-    let mut means = vec![0f64; groups];
-    for pixel in image.chunks_exact(channels) {
-        for (mean, values) in means.iter_mut().zip(pixel.chunks_exact(per_group)) {
-            *mean += values.iter().map(|&x| f64::from(x)).sum::<f64>();
+/// Mean and inverse deviation of an image's groups, repeated for each of their channels: loops over channels are the ones
+/// that a CPU does several at a time.
+struct Statistics {
+    means: Vec<f32>,
+    inverses: Vec<f32>,
+}
+
+impl Statistics {
+    fn new(image: &[f32], channels: usize, groups: usize) -> Self {
+        let count = (image.len() / groups) as f64;
+        let mut sums = vec![0f64; channels];
+        wide(|| add_rows(image, &mut sums));
+        let means: Vec<f32> = over_groups(&sums, groups).map(|sum| (sum / count) as f32).collect();
+        sums.fill(0.0);
+        wide(|| add_squares(image, &means, &mut sums));
+        let inverse = |sum: f64| (1.0 / (sum / count + EPSILON).sqrt()) as f32;
+        let inverses = over_groups(&sums, groups).map(inverse).collect();
+        Self { means, inverses }
+    }
+}
+
+/// The sum over each channel's group, for each channel.
+fn over_groups(sums: &[f64], groups: usize) -> impl Iterator<Item = f64> + '_ {
+    let per_group = sums.len() / groups;
+    sums.chunks_exact(per_group).flat_map(move |group| std::iter::repeat_n(group.iter().sum(), per_group))
+}
+
+#[inline(always)]
+fn add_rows(image: &[f32], sums: &mut [f64]) {
+    for pixel in image.chunks_exact(sums.len()) {
+        for (sum, &x) in sums.iter_mut().zip(pixel) {
+            *sum += f64::from(x);
         }
     }
-    means.iter_mut().for_each(|mean| *mean /= count);
-    let mut squares = vec![0f64; groups];
-    for pixel in image.chunks_exact(channels) {
-        for ((square, mean), values) in squares.iter_mut().zip(&means).zip(pixel.chunks_exact(per_group)) {
-            *square += values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>();
+}
+
+#[inline(always)]
+fn add_squares(image: &[f32], means: &[f32], sums: &mut [f64]) {
+    for pixel in image.chunks_exact(sums.len()) {
+        for ((sum, &x), &mean) in sums.iter_mut().zip(pixel).zip(means) {
+            *sum += f64::from((x - mean) * (x - mean));
         }
     }
-    let inverse = |square: f64| (1.0 / (square / count + EPSILON).sqrt()) as f32;
-    means.iter().zip(squares).map(|(&mean, square)| (mean as f32, inverse(square))).collect()
+}
+
+/// `y = x · factor + addend`, rectified or not, channel by channel.
+#[inline(always)]
+fn apply(x: &[f32], factors: &[f32], addends: &[f32], relu: bool, out: &mut [f32]) {
+    let channels = factors.len();
+    for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+        for (((x, out), factor), addend) in x.iter().zip(out).zip(factors).zip(addends) {
+            let y = x * factor + addend;
+            // Written so that NaN stays NaN.
+            *out = if relu && y <= 0.0 { 0.0 } else { y };
+        }
+    }
+}
+
+/// What the loops of the backward pass read, besides the image's statistics.
+struct Passed<'a> {
+    x: &'a [f32],
+    y: &'a [f32],
+    grad: &'a [f32],
+    relu: bool,
+}
+
+impl Passed<'_> {
+    /// The gradient that the rectifier lets pass.
+    #[inline(always)]
+    fn grad(&self, i: usize) -> f32 {
+        if self.relu && self.y[i] <= 0.0 { 0.0 } else { self.grad[i] }
+    }
+
+    /// Adds to each channel's sums of the gradient and of its product with the normalised value.
+    #[inline(always)]
+    fn add(&self, statistics: &Statistics, plain: &mut [f64], products: &mut [f64]) {
+        let channels = plain.len();
+        let (means, inverses) = (&statistics.means[..channels], &statistics.inverses[..channels]);
+        let products = &mut products[..channels];
+        for start in (0..self.x.len()).step_by(channels) {
+            for c in 0..channels {
+                let grad = self.grad(start + c);
+                let normal = (self.x[start + c] - means[c]) * inverses[c];
+                plain[c] += f64::from(grad);
+                products[c] += f64::from(grad * normal);
+            }
+        }
+    }
+
+    /// With x̂ = (x - mean)/deviation and g = grad·scale: dx = (g - mean(g) - x̂·mean(g·x̂)) / deviation.
+    #[inline(always)]
+    fn input(&self, statistics: &Statistics, scale: &[f32], plain: &[f32], products: &[f32], dx: &mut [f32]) {
+        let channels = scale.len();
+        let (means, inverses) = (&statistics.means[..channels], &statistics.inverses[..channels]);
+        let (plain, products) = (&plain[..channels], &products[..channels]);
+        for (row, dx) in dx.chunks_exact_mut(channels).enumerate() {
+            for (c, dx) in dx.iter_mut().enumerate() {
+                let i = row * channels + c;
+                let normal = (self.x[i] - means[c]) * inverses[c];
+                *dx = (self.grad(i) * scale[c] - plain[c] - normal * products[c]) * inverses[c];
+            }
+        }
+    }
 }
 
 impl GroupNorm {
     fn forward(&self, x: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32]) {
-        let channels = scale.len();
-        let per_group = channels / self.groups;
-        let statistics = statistics(x, channels, self.groups);
-        for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
-            for (c, (x, out)) in x.iter().zip(out).enumerate() {
-                let (mean, inverse) = statistics[c / per_group];
-                let y = (x - mean) * inverse * scale[c] + shift[c];
-                // Written so that NaN stays NaN.
-                *out = if self.relu && y <= 0.0 { 0.0 } else { y };
-            }
-        }
+        let statistics = Statistics::new(x, scale.len(), self.groups);
+        let factors: Vec<f32> =
+            scale.iter().zip(&statistics.inverses).map(|(scale, inverse)| scale * inverse).collect();
+        let offsets = factors.iter().zip(&statistics.means).map(|(factor, mean)| factor * mean);
+        let addends: Vec<f32> = shift.iter().zip(offsets).map(|(shift, offset)| shift - offset).collect();
+        wide(|| apply(x, &factors, &addends, self.relu, out));
     }
 
     /// Adds to `sums`, the gradients of scale and shift, and writes that of the image.
-    ///
-    /// With x̂ = (x - mean)/deviation and g = grad·scale: dx = (g - mean(g) - x̂·mean(g·x̂)) / deviation.
     fn backward(&self, [x, y, grad]: [&[f32]; 3], scale: &[f32], dx: &mut [f32], sums: &mut [f64]) {
         let channels = scale.len();
-        let per_group = channels / self.groups;
         let count = (x.len() / self.groups) as f64;
-        let statistics = statistics(x, channels, self.groups);
-        let passed = |grad: f32, y: f32| if self.relu && y <= 0.0 { 0.0 } else { grad };
-        let mut means = vec![[0f64; 2]; self.groups];
-        let (scale_sums, shift_sums) = sums.split_at_mut(channels);
-        for ((x, y), grad) in x.chunks_exact(channels).zip(y.chunks_exact(channels)).zip(grad.chunks_exact(channels)) {
-            for c in 0..channels {
-                let (mean, inverse) = statistics[c / per_group];
-                let normal = f64::from((x[c] - mean) * inverse);
-                let grad = f64::from(passed(grad[c], y[c]));
-                scale_sums[c] += grad * normal;
-                shift_sums[c] += grad;
-                means[c / per_group][0] += grad * f64::from(scale[c]);
-                means[c / per_group][1] += grad * f64::from(scale[c]) * normal;
-            }
-        }
-        for (i, dx) in dx.iter_mut().enumerate() {
-            let c = i % channels;
-            let (mean, inverse) = statistics[c / per_group];
-            let [gradients, products] = means[c / per_group].map(|sum| (sum / count) as f32);
-            let normal = (x[i] - mean) * inverse;
-            *dx = (passed(grad[i], y[i]) * scale[c] - gradients - normal * products) * inverse;
-        }
+        let statistics = Statistics::new(x, channels, self.groups);
+        let passed = Passed { x, y, grad, relu: self.relu };
+        let (mut plain, mut products) = (vec![0f64; channels], vec![0f64; channels]);
+        wide(|| passed.add(&statistics, &mut plain, &mut products));
+        sums.iter_mut().zip(products.iter().chain(&plain)).for_each(|(sum, value)| *sum += value);
+        let means = |mut sums: Vec<f64>| -> Vec<f32> {
+            sums.iter_mut().zip(scale).for_each(|(sum, &scale)| *sum *= f64::from(scale));
+            over_groups(&sums, self.groups).map(|sum| (sum / count) as f32).collect()
+        };
+        let (plain, products) = (means(plain), means(products));
+        wide(|| passed.input(&statistics, scale, &plain, &products, dx));
     }
 }
 
