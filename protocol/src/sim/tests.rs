@@ -286,9 +286,9 @@ fn chaos_breaks_no_promise_and_ends() {
 }
 
 /// A coordinator stands still while it averages; the others elect a successor, and one of them is killed in the middle of
-/// writing its vote down and comes back at once. Then the first coordinator wakes up and proposes.
+/// writing its vote down and comes back at once. Then the first coordinator wakes up and proposes, and knows of no other.
 fn forgotten_vote(seed: u64, fault: Option<Fault>) -> Result<Sim, Violation> {
-    let options = SimOptions { latency_ms: (1, 100), disk_ms: (1, 200), train_ms: (50, 300), ..SimOptions::calm(3, 3, seed) };
+    let options = SimOptions { latency_ms: (40, 160), disk_ms: (1, 100), train_ms: (50, 300), ..SimOptions::calm(3, 3, seed) };
     let mut sim = Sim::new(options);
     fault.into_iter().for_each(|f| sim.break_on_purpose(f));
     sim.start_all();
@@ -296,16 +296,18 @@ fn forgotten_vote(seed: u64, fault: Option<Fault>) -> Result<Sim, Violation> {
     if sim.run_until(60_000, |s| averages(s).is_some())
         && let Some((sleeper, _)) = averages(&sim)
     {
-        let ms = 1_500 + sim.dice(2_500) as u64;
+        let ms = 2_400 + sim.dice(1_200) as u64;
         sim.freeze(sleeper, ms);
+        // The successor never reaches the sleeper, so that only the voter knows of both.
+        sim.cut(sleeper, (sleeper + 1) % 3);
         if sim.run_until(4_000, |s| s.writes_vote().is_some())
             && let Some(voter) = sim.writes_vote()
         {
-            let moment = sim.dice(100) as u64;
-            sim.run_until(moment, |_| false);
             sim.crash(voter);
             sim.start(voter);
         }
+        sim.run_until(10_000, |_| false);
+        sim.heal();
     }
     sim.run_until(120_000, Sim::all_closed);
     match sim.violation() {

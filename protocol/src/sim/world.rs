@@ -120,6 +120,8 @@ pub struct Sim {
     nodes: Vec<SimNode>,
     /// The side of the partition that each node is on.
     side: Vec<u8>,
+    /// Pairs that don't reach each other although others reach both.
+    cut: BTreeSet<(usize, usize)>,
     dice: Dice,
     laws: Laws,
     #[cfg(test)]
@@ -153,6 +155,7 @@ impl Sim {
             sequence: 0,
             nodes,
             side,
+            cut: BTreeSet::new(),
             dice,
             laws: Laws::default(),
             #[cfg(test)]
@@ -257,8 +260,15 @@ impl Sim {
         }
     }
 
-    /// Ends the partition.
+    /// Cuts the one wire between two nodes. Connections notice late.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.cut.insert((a.min(b), a.max(b)));
+        self.unlink_later(a, b, (2_000, 6_000));
+    }
+
+    /// Ends every partition and cut.
     pub fn heal(&mut self) {
+        self.cut.clear();
         self.partition(&vec![0; self.nodes.len()]);
     }
 
@@ -314,7 +324,12 @@ impl Sim {
     /// Whether a message would get from one to the other now.
     fn reaches(&self, a: usize, b: usize) -> bool {
         let up = |n: usize| self.nodes[n].machine.is_some();
-        up(a) && up(b) && self.side[a] == self.side[b]
+        up(a) && up(b) && self.is_wired(a, b)
+    }
+
+    /// Whether the network carries anything between the two.
+    fn is_wired(&self, a: usize, b: usize) -> bool {
+        self.side[a] == self.side[b] && !self.cut.contains(&(a.min(b), a.max(b)))
     }
 
     fn index_of(&self, id: NodeId) -> Option<usize> {
@@ -322,14 +337,15 @@ impl Sim {
     }
 
     fn happen(&mut self, happening: Happening) {
-        let (Happening::Deliver { to: node, .. }
-        | Happening::Tick { node }
-        | Happening::Written { node, .. }
-        | Happening::Confirmed { node, .. }
-        | Happening::Done { node, .. }
-        | Happening::Link { a: node, .. }
-        | Happening::Unlink { a: node, .. }) = happening;
-        let thaws = self.nodes[node].frozen_until;
+        let (first, second) = match &happening {
+            Happening::Deliver { to: node, .. }
+            | Happening::Tick { node }
+            | Happening::Written { node, .. }
+            | Happening::Confirmed { node, .. }
+            | Happening::Done { node, .. } => (*node, *node),
+            Happening::Link { a, b } | Happening::Unlink { a, b } => (*a, *b),
+        };
+        let thaws = self.nodes[first].frozen_until.max(self.nodes[second].frozen_until);
         // The disk goes on, whatever the process does.
         if thaws > self.now && !matches!(happening, Happening::Written { .. }) {
             if let Happening::Tick { node } = happening {
@@ -342,7 +358,7 @@ impl Sim {
         match happening {
             Happening::Deliver { to, from, message } => {
                 let sender = self.index_of(from);
-                if sender.is_some_and(|s| self.side[s] == self.side[to]) {
+                if sender.is_some_and(|s| self.is_wired(s, to)) {
                     self.give(to, Input::Received { from, message: *message });
                 }
             }
