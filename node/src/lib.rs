@@ -12,5 +12,6 @@ pub mod driver;
 pub mod http;
 pub mod learn;
 pub mod net;
+pub mod replay;
 pub mod report;
 pub mod store;

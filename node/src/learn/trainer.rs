@@ -168,6 +168,7 @@ impl Worker {
 
     fn train(&self, id: u64, round: u64, model: BlobRef, node_key: &[u8]) -> Result<TrainedUpdate, Failure> {
         let began = Instant::now();
+        tracing::info!("round {round}: trains on {} images", self.data.train.len());
         let parent = self.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()))?;
         let evaluation = self.evaluate(id, &parent)?;
         let job = TrainJob {

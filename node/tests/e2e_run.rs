@@ -1,0 +1,96 @@
+//! Real processes, from the first hello to the last record.
+
+mod cluster;
+
+use std::process::Command;
+
+use cluster::{Cluster, shapes};
+
+#[test]
+fn a_demo_ends_with_one_model_for_all() {
+    let out = Command::new(env!("CARGO_BIN_EXE_paceline"))
+        .args(["demo", "--nodes", "3", "--rounds", "2", "--format", "json"])
+        .output()
+        .expect("the program starts");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let rounds: Vec<serde_json::Value> = String::from_utf8(out.stdout)
+        .expect("JSON is text")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON alone is on stdout"))
+        .collect();
+    assert_eq!(rounds.len(), 2);
+    assert!(rounds.iter().all(|r| r["contributions"].as_array().is_some_and(|c| c.len() == 3)));
+    assert!(rounds.iter().all(|r| r["accuracy"].is_f64()), "the closing record completes the last row");
+}
+
+#[test]
+fn a_run_goes_on_when_its_bootstrap_is_gone() {
+    let mut cluster = Cluster::new(&shapes(3, 4, 600, "shapes-cnn"));
+    cluster.start_all(3);
+    cluster.wait("the founding", |c| (0..3).all(|i| c.round(i) >= 1).then_some(()));
+    cluster.kill_bootstrap();
+    cluster.wait_for_end();
+    assert_eq!(cluster.rounds(0).len(), 4);
+}
+
+#[test]
+fn the_same_parts_give_the_same_models_with_fresh_identities() {
+    let models = || {
+        let run = shapes(3, 3, 600, "shapes-cnn") + "min_updates = 3\n";
+        let mut cluster = Cluster::new(&run);
+        cluster.start_all(3);
+        cluster.wait_for_end();
+        let rounds = cluster.rounds(0);
+        let hashes = |key: &str| rounds.iter().map(|r| r[key].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>();
+        (hashes("model_hash"), hashes("record_hash"))
+    };
+    let (one, two) = (models(), models());
+    assert_eq!(one.0, two.0, "the models must repeat");
+    assert_ne!(one.1, two.1, "the identities are fresh");
+}
+
+#[test]
+fn one_process_repeats_every_update_and_model_of_a_run() {
+    let mut cluster = Cluster::new(&shapes(3, 3, 600, "shapes-cnn"));
+    cluster.start_all(3);
+    cluster.wait_for_end();
+    let home = paceline::store::Home::at(&cluster.nodes[0].home);
+    let mut rounds = Vec::new();
+    paceline::replay::replay(&home, None, 2, |r| rounds.push(r)).expect("the home is whole");
+    assert_eq!(rounds.len(), 3);
+    for round in rounds {
+        assert_eq!((round.updates_equal, round.updates, round.model_equal), (3, 3, true), "round {}", round.round);
+    }
+}
+
+#[test]
+fn a_node_that_comes_later_joins_with_a_ticket_of_any_node() {
+    let mut cluster = Cluster::new(&shapes(3, 10, 1_500, "shapes-cnn"));
+    cluster.start_all(3);
+    cluster.wait("round 2", |c| (c.round(0) >= 2).then_some(()));
+    let out = cluster.command(1, &["ticket"]);
+    let ticket = String::from_utf8(out.stdout).expect("text").trim().to_owned();
+    assert!(ticket.starts_with("paceline1:"), "{ticket}");
+    cluster.join_late(&ticket);
+    let member = |c: &Cluster| c.status(3).filter(|s| s["state"] == "member" || s["state"] == "finished").map(|_| ());
+    cluster.wait("the join", member);
+    cluster.wait_for_end();
+    assert_eq!(cluster.rounds(3).len(), 10, "a joiner has the whole history");
+}
+
+#[test]
+fn a_member_leaves_and_the_others_go_on() {
+    let mut cluster = Cluster::new(&shapes(4, 8, 1_200, "shapes-cnn"));
+    cluster.start_all(4);
+    cluster.wait("round 2", |c| (c.round(3) >= 2).then_some(()));
+    let out = cluster.command(3, &["leave"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    cluster.wait_for_end();
+    let roster = |c: &Cluster| {
+        let out = c.command(0, &["status", "--format", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        status["roster"].as_array().map(Vec::len)
+    };
+    assert_eq!(roster(&cluster), Some(3));
+    assert!(cluster.log(3).contains("left the run"), "{}", cluster.log(3));
+}
