@@ -84,8 +84,8 @@ impl Model {
     /// values lie channels last (a permuted tensor) isn't copied.
     pub fn forward(&self, x: &Tensor, mut mode: Mode<'_>) -> candle_core::Result<Tensor> {
         let [channels, height, width] = self.input;
-        if x.dims()[1..] != [channels, height, width] {
-            candle_core::bail!("the net sees {channels}x{height}x{width}, not {:?}", &x.dims()[1..])
+        if !matches!(x.dims(), [_, rest @ ..] if rest == self.input) {
+            candle_core::bail!("the net sees {channels}x{height}x{width} images, not {:?}", x.dims())
         }
         let mut x = x.permute((0, 2, 3, 1))?.contiguous()?;
         for stage in &self.stages {
@@ -181,4 +181,103 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
         }
     }
     Ok(stages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::PRESETS;
+    use crate::stream::{Key, Purpose};
+
+    fn spec() -> NetSpec {
+        NetSpec::preset("shapes-cnn", [3, 32, 32], 10).expect("a preset")
+    }
+
+    fn stream() -> Stream {
+        Stream::new(&Key { seed: 1, round: 1, node: &[], purpose: Purpose::Dropout, index: 0 })
+    }
+
+    #[test]
+    fn initial_values_are_the_same_bits_on_every_cpu() {
+        let golden = [
+            ("cifar-cnn", "0ea69663c289060e50a118f72b37a1d0ccd2aced70c1ee760e5f02d5c41fca87"),
+            ("mnist-cnn", "01489e70d23c6007e7bed18d0c94fb32b859f3ba40b7358df76def103f6a13ed"),
+            ("mlp", "b47372ca6325c75e1d3c1be69f2b5a26e76f5a12f234cbe25d051870756b47fb"),
+            ("shapes-cnn", "c36c37ef3fb4aae6ef0657cdb5bb297bc325e7c6feb632d48ea13feea8ee9525"),
+        ];
+        for (arch, expected) in golden {
+            let input = if arch.starts_with('m') { [1, 28, 28] } else { [3, 32, 32] };
+            let spec = NetSpec::preset(arch, input, 10).expect("a preset");
+            let bytes = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
+            assert_eq!(blake3::hash(&bytes).to_hex().as_str(), expected, "{arch}");
+        }
+        assert_eq!(golden.map(|(arch, _)| arch), PRESETS);
+    }
+
+    #[test]
+    fn another_seed_gives_another_model() {
+        let bytes =
+            |seed| Model::initial(&spec(), &Device::Cpu, seed).and_then(|model| model.to_bytes()).expect("a model");
+        assert_eq!(bytes(1), bytes(1));
+        assert_ne!(bytes(1), bytes(2));
+    }
+
+    #[test]
+    fn bytes_make_the_model_that_they_came_from() {
+        let model = Model::initial(&spec(), &Device::Cpu, 1).expect("a model");
+        let bytes = model.to_bytes().expect("a model");
+        assert_eq!(bytes.len(), 4 * spec().parameter_count().expect("a preset"));
+        let again = Model::from_bytes(&spec(), &Device::Cpu, &bytes).expect("its own bytes");
+        assert_eq!(again.to_bytes().expect("a model"), bytes);
+    }
+
+    #[test]
+    fn foreign_bytes_are_refused() {
+        let mut bytes = Model::initial(&spec(), &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
+        let refused = |bytes: &[u8]| Model::from_bytes(&spec(), &Device::Cpu, bytes).expect_err("must be refused");
+        assert!(matches!(refused(&bytes[4..]), ModelError::Weights(WeightsError::WrongLength { .. })));
+        bytes[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+        assert!(matches!(refused(&bytes), ModelError::Weights(WeightsError::NotFinite { index: 2 })));
+    }
+
+    #[test]
+    fn a_batch_of_another_shape_is_an_error() {
+        let model = Model::initial(&spec(), &Device::Cpu, 1).expect("a model");
+        for shape in [&[2, 3, 31, 32][..], &[3, 32, 32], &[]] {
+            let x = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).expect("a tensor");
+            assert!(model.forward(&x, Mode::Eval).is_err(), "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn dropout_is_for_training_alone_and_keeps_the_mean() {
+        let x = Tensor::ones((100, 100), candle_core::DType::F32, &Device::Cpu).expect("a tensor");
+        let y = dropout(&x, 0.25, &mut stream()).and_then(|y| y.flatten_all()?.to_vec1::<f32>()).expect("a tensor");
+        let zeros = y.iter().filter(|&&value| value == 0.0).count();
+        assert!((2_300..2_700).contains(&zeros), "{zeros}");
+        let kept = 1.0 / 0.75;
+        assert!(y.iter().all(|&value| value == 0.0 || (value - kept).abs() < 1e-6));
+        let layers = vec![Layer::Flatten, Layer::Dropout { rate: 0.5 }, Layer::Linear { out: 2 }];
+        let spec = NetSpec { input: [1, 8, 8], classes: 2, layers };
+        let model = Model::initial(&spec, &Device::Cpu, 1).expect("a model");
+        let x = Tensor::ones((1, 1, 8, 8), candle_core::DType::F32, &Device::Cpu).expect("a tensor");
+        let values = |y: candle_core::Result<Tensor>| -> Vec<f32> {
+            y.and_then(|y| y.flatten_all()?.to_vec1()).expect("a tensor")
+        };
+        let evaluated = || values(model.forward(&x, Mode::Eval));
+        let trained = || values(model.forward(&x, Mode::Train(&mut stream())));
+        assert_eq!(evaluated(), evaluated());
+        assert_eq!(trained(), trained());
+        assert_ne!(evaluated(), trained());
+    }
+
+    #[test]
+    fn layers_join_the_one_before_them_where_one_kernel_does_both() {
+        let kinds: Vec<bool> = stages(&NetSpec::preset("cifar-cnn", [3, 24, 24], 10).expect("a preset"))
+            .expect("a preset")
+            .iter()
+            .map(|stage| matches!(stage, Stage::Relu | Stage::MaxPool { .. }))
+            .collect();
+        assert_eq!(kinds, [false; 6]);
+    }
 }

@@ -355,3 +355,200 @@ impl Descent {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Source, load};
+    use crate::spec::Layer;
+
+    const CONFIG: TrainConfig = TrainConfig {
+        epochs: 2,
+        batch: 7,
+        lr: 0.05,
+        lr_decay: 1.0,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        prox_mu: 0.0,
+        augment: false,
+    };
+
+    /// A small net and what it trains on.
+    struct World {
+        spec: NetSpec,
+        data: Images,
+        parent: Vec<u8>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let data = load(&Source::Shapes { samples: 30 }, None, 1).expect("it is generated").train;
+            let layers = vec![
+                Layer::Conv { out: 4, kernel: 3, stride: 2, pad: 1 },
+                Layer::Relu,
+                Layer::MaxPool { size: 4 },
+                Layer::Linear { out: 10 },
+            ];
+            let spec = NetSpec { input: [3, 32, 32], classes: 10, layers };
+            let parent = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
+            Self { spec, data, parent }
+        }
+
+        fn job<'a>(&'a self, config: &'a TrainConfig) -> TrainJob<'a> {
+            TrainJob {
+                spec: &self.spec,
+                preprocess: Preprocess::Plain,
+                parent: &self.parent,
+                data: &self.data,
+                config,
+                round: 1,
+                seed: 1,
+                node_key: b"node",
+                device: &Device::Cpu,
+            }
+        }
+
+        fn run(&self, job: &TrainJob<'_>) -> Result<Trained, TrainError> {
+            train(job, &Threads::new(1).expect("a thread"), &mut |_| ControlFlow::Continue(()))
+        }
+    }
+
+    fn size(delta: &[u8]) -> f64 {
+        weights::values(delta).map(|x| f64::from(x) * f64::from(x)).sum()
+    }
+
+    #[test]
+    fn training_repeats_and_depends_on_seed_round_and_node() {
+        let world = World::new();
+        let job = world.job(&CONFIG);
+        let first = world.run(&job).expect("it trains");
+        assert_eq!(world.run(&job).expect("it trains"), first);
+        for other in [TrainJob { seed: 2, ..job }, TrainJob { round: 2, ..job }, TrainJob { node_key: b"other", ..job }]
+        {
+            assert_ne!(world.run(&other).expect("it trains").delta, first.delta);
+        }
+    }
+
+    #[test]
+    fn a_single_step_is_the_gradient_times_the_learning_rate() {
+        let world = World::new();
+        let one = |lr| {
+            let config = TrainConfig { epochs: 1, batch: 30, lr, ..CONFIG };
+            world.run(&world.job(&config)).expect("it trains").delta
+        };
+        let (small, large) = (one(0.01), one(0.02));
+        for (small, large) in weights::values(&small).zip(weights::values(&large)) {
+            assert!((2.0 * small - large).abs() < 1e-6, "{small} {large}");
+        }
+    }
+
+    #[test]
+    fn progress_counts_every_batch_and_the_loss_falls() {
+        let world = World::new();
+        let config = TrainConfig { epochs: 20, ..CONFIG };
+        let mut seen = Vec::new();
+        let threads = Threads::new(2).expect("threads");
+        let trained = train(&world.job(&config), &threads, &mut |progress| {
+            seen.push(progress);
+            ControlFlow::Continue(())
+        })
+        .expect("it trains");
+        assert_eq!(seen.len(), 20 * 5);
+        let last = seen[seen.len() - 1];
+        assert_eq!((last.epoch, last.epochs, last.batch, last.batches), (20, 20, 5, 5));
+        assert!(last.loss < seen[0].loss && trained.train_loss < seen[0].loss);
+        assert_eq!(trained.samples, 30);
+    }
+
+    #[test]
+    fn a_break_cancels_at_once() {
+        let world = World::new();
+        let mut calls = 0;
+        let threads = Threads::new(1).expect("a thread");
+        let result = train(&world.job(&CONFIG), &threads, &mut |_| {
+            calls += 1;
+            ControlFlow::Break(())
+        });
+        assert!(matches!(result, Err(TrainError::Cancelled)));
+        assert_eq!(calls, 1);
+        let stop = &mut |_| ControlFlow::Break(());
+        let result = evaluate(&world.spec, Preprocess::Plain, &world.parent, &world.data, &Device::Cpu, &threads, stop);
+        assert!(matches!(result, Err(TrainError::Cancelled)));
+    }
+
+    #[test]
+    fn divergence_names_round_epoch_and_batch() {
+        let world = World::new();
+        let config = TrainConfig { lr: 1e30, ..CONFIG };
+        let error = world.run(&world.job(&config)).expect_err("it diverges");
+        assert!(matches!(error, TrainError::Diverged { round: 1, epoch: 1, batch: 2.., .. }), "{error}");
+        let config = TrainConfig { lr: 1e3, epochs: 1, batch: 30, ..CONFIG };
+        let error = world.run(&world.job(&config)).expect_err("a weight moves too far");
+        assert!(error.to_string().contains("a weight went from"), "{error}");
+    }
+
+    #[test]
+    fn decay_and_proximity_hold_the_weights_back() {
+        let world = World::new();
+        let config = TrainConfig { epochs: 10, ..CONFIG };
+        let free = world.run(&world.job(&config)).expect("it trains");
+        let held = TrainConfig { prox_mu: 1.0, ..config.clone() };
+        let held = world.run(&world.job(&held)).expect("it trains");
+        assert!(size(&held.delta) < size(&free.delta));
+        let decayed = TrainConfig { weight_decay: 0.5, ..config.clone() };
+        let decayed = world.run(&world.job(&decayed)).expect("it trains");
+        let norm = |delta: &[u8]| -> f64 {
+            weights::values(&world.parent).zip(weights::values(delta)).map(|(a, b)| f64::from(a + b).powi(2)).sum()
+        };
+        assert!(norm(&decayed.delta) < norm(&free.delta));
+    }
+
+    #[test]
+    fn momentum_changes_the_path_and_a_decayed_rate_shortens_it() {
+        let world = World::new();
+        let free = world.run(&world.job(&CONFIG)).expect("it trains");
+        let config = TrainConfig { momentum: 0.9, ..CONFIG };
+        assert!(size(&world.run(&world.job(&config)).expect("it trains").delta) > size(&free.delta));
+        let config = TrainConfig { lr_decay: 0.5, ..CONFIG };
+        let late = TrainJob { round: 4, ..world.job(&config) };
+        assert!(size(&world.run(&late).expect("it trains").delta) < size(&free.delta));
+    }
+
+    #[test]
+    fn impossible_settings_are_refused() {
+        let world = World::new();
+        let wrong = [
+            TrainConfig { epochs: 0, ..CONFIG },
+            TrainConfig { batch: 0, ..CONFIG },
+            TrainConfig { lr: f64::NAN, ..CONFIG },
+            TrainConfig { momentum: 1.0, ..CONFIG },
+            TrainConfig { prox_mu: -1.0, ..CONFIG },
+        ];
+        for config in wrong {
+            assert!(matches!(world.run(&world.job(&config)), Err(TrainError::Invalid(_))), "{config:?}");
+        }
+        let empty = world.data.select(&[]);
+        assert!(world.run(&TrainJob { data: &empty, ..world.job(&CONFIG) }).is_err());
+        let cropped = TrainJob { preprocess: Preprocess::CifarPaper, ..world.job(&CONFIG) };
+        assert!(matches!(world.run(&cropped), Err(TrainError::Invalid(_))));
+        assert!(world.run(&TrainJob { parent: &world.parent[4..], ..world.job(&CONFIG) }).is_err());
+    }
+
+    #[test]
+    fn an_evaluation_counts_and_takes_empty_data() {
+        let world = World::new();
+        let threads = Threads::new(1).expect("a thread");
+        let run = |data: &Images| {
+            let go_on = &mut |_| ControlFlow::Continue(());
+            evaluate(&world.spec, Preprocess::Plain, &world.parent, data, &Device::Cpu, &threads, go_on)
+                .expect("it evaluates")
+        };
+        let all = run(&world.data);
+        assert!(all.total == 30 && all.correct < 20 && (1.5..4.0).contains(&all.loss), "{all:?}");
+        let mut halves = [0u64; 2];
+        halves[0] = run(&world.data.select(&(0..15).collect::<Vec<_>>())).correct;
+        halves[1] = run(&world.data.select(&(15..30).collect::<Vec<_>>())).correct;
+        assert_eq!(halves[0] + halves[1], all.correct);
+        assert_eq!(run(&world.data.select(&[])), Evaluation { correct: 0, total: 0, loss: 0.0 });
+    }
+}

@@ -67,7 +67,7 @@ impl Window {
 
     /// Writes each output's gradient to the element that was chosen, and zero elsewhere.
     pub(super) fn spread(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
-        if self.height % self.size != 0 || self.width % self.size != 0 {
+        if !self.height.is_multiple_of(self.size) || !self.width.is_multiple_of(self.size) {
             // Some values belong to no window.
             image.fill(0.0);
         }
