@@ -37,8 +37,8 @@ pub(crate) fn conv(x: &Tensor, weight: &Tensor, bias: &Tensor, layer: ConvLayer)
     composed(x, weight, bias, layer)
 }
 
-/// The same, composed of candle's operations: for other devices, and to compare with.
-pub(crate) fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, layer: ConvLayer) -> Result<Tensor> {
+/// The same, composed of candle's operations.
+pub(super) fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, layer: ConvLayer) -> Result<Tensor> {
     let x = x.permute((0, 3, 1, 2))?.contiguous()?;
     let weight = weight.permute((3, 2, 0, 1))?.contiguous()?;
     let y = x.conv2d(&weight, layer.pad, layer.stride, 1, 1)?;
@@ -46,7 +46,7 @@ pub(crate) fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, layer: ConvLa
     if layer.relu {
         y = y.relu()?;
     }
-    if layer.pool > 1 { super::pool::max_pool(&y, layer.pool) } else { Ok(y) }
+    if layer.pool > 1 { super::pool::composed(&y, layer.pool) } else { Ok(y) }
 }
 
 struct Conv {

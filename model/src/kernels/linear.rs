@@ -17,6 +17,11 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool, inp
         let op = Linear { relu, input_gradient };
         return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op);
     }
+    composed(x, weight, bias, relu)
+}
+
+/// The same, composed of candle's operations.
+pub(super) fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool) -> Result<Tensor> {
     let y = x.matmul(weight)?.broadcast_add(bias)?;
     if relu { y.relu() } else { Ok(y) }
 }

@@ -13,8 +13,13 @@ pub(crate) fn cross_entropy(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     if logits.device().is_cpu() {
         return logits.contiguous()?.apply_op1(CrossEntropy { labels: labels.to_vec() });
     }
+    composed(logits, labels)
+}
+
+/// The same, composed of candle's operations.
+pub(super) fn composed(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     let labels: Vec<u32> = labels.iter().map(|&label| u32::from(label)).collect();
-    let labels = Tensor::from_vec(labels, (n, 1), logits.device())?;
+    let labels = Tensor::from_vec(labels, (logits.dim(0)?, 1), logits.device())?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
     let log = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
     log.gather(&labels, 1)?.mean_all()?.neg()?.to_dtype(DType::F32)

@@ -3,6 +3,8 @@
 //! Images are kept channels last, `[image, height, width, channel]`, so that every matrix product reads its operands in
 //! the order in which they lie, and pooling runs over contiguous channels.
 //!
+//! Every kernel has a twin that is composed of candle's operations, for other devices; tests hold the two together.
+//!
 //! Results don't depend on the number of threads: work is cut into blocks of images whose borders depend on the batch
 //! alone, each block is computed by one thread, and partial sums are added in the order of the blocks.
 

@@ -16,6 +16,11 @@ pub(crate) fn group_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usi
         let op = GroupNorm { groups, relu };
         return x.contiguous()?.apply_op3(&scale.contiguous()?, &shift.contiguous()?, op);
     }
+    composed(x, scale, shift, groups, relu)
+}
+
+/// The same, composed of candle's operations.
+pub(super) fn composed(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize, relu: bool) -> Result<Tensor> {
     let (n, h, w, c) = x.dims4()?;
     let grouped = x.reshape((n, h * w, groups, c / groups))?.transpose(1, 2)?.contiguous()?;
     let flat = grouped.reshape((n, groups, h * w * (c / groups)))?;

@@ -16,9 +16,11 @@ pub(super) const NONE: u8 = u8::MAX;
 /// Max pooling of `[n, h, w, c]` with a window and step of `size`; the last rows and columns that fill no window are
 /// dropped. Of equal values the first in reading order gets the gradient.
 pub(crate) fn max_pool(x: &Tensor, size: usize) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        return x.contiguous()?.apply_op1(MaxPool { size });
-    }
+    if x.device().is_cpu() { x.contiguous()?.apply_op1(MaxPool { size }) } else { composed(x, size) }
+}
+
+/// The same, composed of candle's operations; equal values all get the gradient.
+pub(super) fn composed(x: &Tensor, size: usize) -> Result<Tensor> {
     let (n, h, w, c) = x.dims4()?;
     let (oh, ow) = (h / size, w / size);
     x.narrow(1, 0, oh * size)?

@@ -1,7 +1,11 @@
 //! Every kernel against its definition and against central finite differences.
 
-use super::conv::{ConvLayer, composed, conv};
-use super::{linear::linear, loss::cross_entropy, norm::group_norm, pool::max_pool, sgd};
+use super::conv::{self, ConvLayer, conv};
+use super::linear::{self, linear};
+use super::loss::{self, cross_entropy};
+use super::norm::{self, group_norm};
+use super::pool::{self, max_pool};
+use super::sgd;
 use crate::net::{Mode, Model};
 use crate::spec::{Layer, NetSpec};
 use crate::stream::{Key, Purpose, Stream};
@@ -121,25 +125,48 @@ fn a_convolution_is_that_of_the_definition() {
     }
 }
 
+/// Holds a kernel and its twin together: values, and gradients of the sum of squares.
+fn check_twins(arguments: &[Var], kernel: Result<Tensor>, twin: Result<Tensor>, what: &str) {
+    let (kernel, twin) = (kernel.expect(what), twin.expect(what));
+    assert_eq!(kernel.shape(), twin.shape(), "{what}");
+    let gradient = |y: &Tensor| y.sqr().and_then(|y| y.sum_all()?.backward()).expect(what);
+    let (of_kernel, of_twin) = (gradient(&kernel), gradient(&twin));
+    let mut pairs = vec![(values(&kernel), values(&twin))];
+    for argument in arguments {
+        let [a, b] = [&of_kernel, &of_twin].map(|all| values(all.get(argument.as_tensor()).expect("tracked")));
+        pairs.push((a, b));
+    }
+    for (a, b) in pairs.iter().flat_map(|(a, b)| a.iter().zip(b)) {
+        assert!((a - b).abs() < 1e-3 * (1.0 + b.abs()), "{what}, seed {SEED}: {a} {b}");
+    }
+}
+
 #[test]
-fn the_joined_convolution_is_the_sequence_of_its_parts() {
+fn kernels_and_their_twins_of_candle_operations_agree() {
     for (pool, relu) in [(1, true), (2, false), (2, true), (3, true)] {
         let mut stream = stream();
-        let [x, weight, bias] = [&[7, 7, 9, 3][..], &[3, 3, 3, 5], &[5]].map(|shape| random(&mut stream, shape));
+        let arguments = [&[7, 7, 9, 3][..], &[3, 3, 3, 5], &[5]].map(|shape| random(&mut stream, shape));
         let layer = ConvLayer { relu, pool, ..plain(1, 1) };
-        let arguments = (x.as_tensor(), weight.as_tensor(), bias.as_tensor());
-        let joined = conv(arguments.0, arguments.1, arguments.2, layer).expect("possible");
-        let parts = composed(arguments.0, arguments.1, arguments.2, layer).expect("possible");
-        assert_eq!(joined.shape(), parts.shape());
-        assert!(values(&joined).iter().zip(values(&parts)).all(|(a, b)| (a - b).abs() < 1e-4));
-        let gradient = |y: &Tensor| -> Result<Vec<Vec<f32>>> {
-            let gradients = y.sqr()?.sum_all()?.backward()?;
-            Ok([&x, &weight, &bias].map(|var| values(gradients.get(var.as_tensor()).expect("tracked"))).to_vec())
-        };
-        let (joined, parts) = (gradient(&joined).expect("tracked"), gradient(&parts).expect("tracked"));
-        for (a, b) in joined.iter().flatten().zip(parts.iter().flatten()) {
-            assert!((a - b).abs() < 1e-3 * (1.0 + b.abs()), "pool {pool}, relu {relu}: {a} {b}");
-        }
+        let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let twin = conv::composed(x, weight, bias, layer);
+        check_twins(&arguments, conv(x, weight, bias, layer), twin, &format!("conv, pool {pool}, relu {relu}"));
+    }
+    for relu in [false, true] {
+        let mut stream = stream();
+        let arguments = [&[9, 70][..], &[70, 130], &[130]].map(|shape| random(&mut stream, shape));
+        let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let twin = linear::composed(x, weight, bias, relu);
+        check_twins(&arguments, linear(x, weight, bias, relu, true), twin, &format!("linear, relu {relu}"));
+        let arguments = [&[5, 3, 7, 8][..], &[8], &[8]].map(|shape| random(&mut stream, shape));
+        let [x, scale, shift] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let twin = norm::composed(x, scale, shift, 4, relu);
+        check_twins(&arguments, group_norm(x, scale, shift, 4, relu), twin, &format!("group norm, relu {relu}"));
+        let x = random(&mut stream, &[3, 5, 7, 2]);
+        let twin = pool::composed(x.as_tensor(), 2);
+        check_twins(std::slice::from_ref(&x), max_pool(x.as_tensor(), 2), twin, "max pool");
+        let x = random(&mut stream, &[4, 6]);
+        let twin = loss::composed(x.as_tensor(), &[5, 0, 2, 2]);
+        check_twins(std::slice::from_ref(&x), cross_entropy(x.as_tensor(), &[5, 0, 2, 2]), twin, "cross-entropy");
     }
 }
 
@@ -184,22 +211,6 @@ fn the_gradients_of_linear_layers_are_those_of_differences() {
         let arguments = [&[n, inputs][..], &[inputs, out], &[out]].map(|shape| random(&mut stream, shape));
         let f = |t: &[Tensor]| linear(&t[0], &t[1], &t[2], false, true);
         check_gradients(&arguments, f, &format!("linear {n}x{inputs} to {out}"));
-    }
-}
-
-#[test]
-fn a_rectified_linear_layer_is_the_sequence_of_its_parts() {
-    let mut stream = stream();
-    let [x, weight, bias] = [&[9, 70][..], &[70, 130], &[130]].map(|shape| random(&mut stream, shape));
-    let (x, weight, bias) = (x.as_tensor(), weight.as_tensor(), bias.as_tensor());
-    let joined = linear(x, weight, bias, true, true).expect("possible");
-    let parts = x.matmul(weight).and_then(|y| y.broadcast_add(bias)?.relu()).expect("possible");
-    assert!(values(&joined).iter().zip(values(&parts)).all(|(a, b)| (a - b).abs() < 1e-4));
-    let gradient = |y: &Tensor| y.sqr().and_then(|y| y.sum_all()?.backward()).expect("tracked");
-    let (joined, parts) = (gradient(&joined), gradient(&parts));
-    for argument in [x, weight, bias] {
-        let both = [&joined, &parts].map(|gradients| values(gradients.get(argument).expect("tracked")));
-        assert!(both[0].iter().zip(&both[1]).all(|(a, b)| (a - b).abs() < 1e-3 * (1.0 + b.abs())));
     }
 }
 
