@@ -13,6 +13,8 @@
 //! partitions and averages are the same on every CPU; training is on the same kind of CPU.
 
 pub mod data;
+mod descent;
+pub mod evaluate;
 pub mod exact;
 mod init;
 mod kernels;
@@ -25,9 +27,10 @@ pub mod weights;
 
 pub use candle_core::Device;
 pub use data::{DataError, DataSet, Images, Partition, Preprocess, Source, load, partition};
+pub use evaluate::{Evaluation, evaluate};
 pub use exact::{ExactError, ExactSum};
 pub use net::{Mode, Model, ModelError};
 pub use spec::{Layer, NetSpec, ParamShape, SpecError};
 pub use threads::{Threads, ThreadsError};
-pub use train::{Evaluation, Progress, TrainConfig, TrainError, TrainJob, Trained, evaluate, train};
+pub use train::{Progress, TrainConfig, TrainError, TrainJob, Trained, train};
 pub use weights::{WeightsError, check_delta, check_weights};

@@ -1,4 +1,7 @@
 //! The threads that compute. Results never depend on how many there are.
+//!
+//! candle adds up gradients on a pool of its own, as wide as the machine and spinning while it waits. Where several processes
+//! share a machine that costs half the speed: start them with `CANDLE_NUM_THREADS=1` in their environment.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 

@@ -1,10 +1,11 @@
-//! Local training and evaluation: what a node does with its own data in a round.
+//! Local training: what a node does with its own images in a round.
 //!
 //! FedAvg's client update (McMahan et al. 2017, algorithm 1): from the global model, some epochs of mini-batch SGD over all
 //! of the node's images. What leaves is the difference of the weights.
 
 use crate::data::{IMAGES_MAX, Images, Preprocess};
-use crate::kernels::{loss, sgd};
+use crate::descent::Descent;
+use crate::kernels::loss;
 use crate::net::{Mode, Model, ModelError};
 use crate::spec::NetSpec;
 use crate::stream::{Key, Purpose, Stream};
@@ -12,9 +13,6 @@ use crate::threads::Threads;
 use crate::weights::{self, DELTA_MAX};
 use candle_core::{Device, Tensor};
 use std::ops::ControlFlow;
-
-/// Images that an evaluation looks at together: enough to keep the threads busy, small enough for any memory.
-const EVALUATION_BATCH: usize = 120;
 
 /// How a node trains.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,17 +67,6 @@ pub struct Trained {
     pub samples: u64,
     /// Mean loss over all the images seen, before the step that each was part of.
     pub train_loss: f64,
-}
-
-/// What an evaluation gives.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
-    /// Images whose largest output is that of their label.
-    pub correct: u64,
-    /// Images.
-    pub total: u64,
-    /// Mean cross-entropy; 0 of no images.
-    pub loss: f64,
 }
 
 /// How far training or evaluation is, told after each batch.
@@ -162,39 +149,6 @@ pub fn train(
     Ok(Trained { delta, samples: job.data.len() as u64, train_loss: losses / seen })
 }
 
-/// Measures a model on `data`. `on_progress` is called after each batch and can stop the evaluation.
-pub fn evaluate(
-    spec: &NetSpec,
-    preprocess: Preprocess,
-    weights: &[u8],
-    data: &Images,
-    device: &Device,
-    threads: &Threads,
-    on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) -> Result<Evaluation, TrainError> {
-    check_fit(spec, preprocess, data)?;
-    let model = Model::from_bytes(spec, device, weights)?;
-    let places: Vec<u32> = (0..data.len() as u32).collect();
-    let batches = places.len().div_ceil(EVALUATION_BATCH);
-    let mut evaluation = Evaluation { correct: 0, total: data.len() as u64, loss: 0.0 };
-    for (batch, places) in places.chunks(EVALUATION_BATCH).enumerate() {
-        let logits = threads.run(|| -> Result<Vec<f32>, TrainError> {
-            let x = images_tensor(preprocess.batch(data, places, None), spec.input, device)?;
-            Ok(model.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
-        })?;
-        let labels = &data.labels()[batch * EVALUATION_BATCH..][..places.len()];
-        let (loss, correct) = loss::score(&logits, labels, spec.classes);
-        evaluation.loss += loss;
-        evaluation.correct += correct;
-        let loss = loss / places.len() as f64;
-        if on_progress(Progress { epoch: 1, epochs: 1, batch: batch + 1, batches, loss }).is_break() {
-            return Err(TrainError::Cancelled);
-        }
-    }
-    evaluation.loss /= data.len().max(1) as f64;
-    Ok(evaluation)
-}
-
 /// The streams of one epoch.
 struct Streams {
     shuffle: Stream,
@@ -256,7 +210,7 @@ impl TrainJob<'_> {
     }
 }
 
-fn check_fit(spec: &NetSpec, preprocess: Preprocess, data: &Images) -> Result<(), TrainError> {
+pub(crate) fn check_fit(spec: &NetSpec, preprocess: Preprocess, data: &Images) -> Result<(), TrainError> {
     let seen = preprocess.seen(data.shape());
     if seen != spec.input || data.classes() != spec.classes {
         return Err(TrainError::Invalid(format!(
@@ -270,7 +224,7 @@ fn check_fit(spec: &NetSpec, preprocess: Preprocess, data: &Images) -> Result<()
 }
 
 /// A batch with channels last as the `[n, channels, height, width]` that a model takes, without a copy.
-fn images_tensor(
+pub(crate) fn images_tensor(
     values: Vec<f32>,
     [channels, height, width]: [usize; 3],
     device: &Device,
@@ -299,68 +253,13 @@ fn step(
     Ok(value)
 }
 
-/// SGD with momentum, weight decay and FedProx's pull.
-struct Descent {
-    lr: f64,
-    momentum: f64,
-    weight_decay: f64,
-    prox_mu: f64,
-    velocities: Vec<Option<Tensor>>,
-    /// The global model, kept where it pulls.
-    origin: Vec<Tensor>,
-}
-
-impl Descent {
-    fn new(model: &Model, config: &TrainConfig, round: u64) -> candle_core::Result<Self> {
-        let origin = match config.prox_mu > 0.0 {
-            true => model
-                .variables()
-                .iter()
-                .map(|variable| variable.as_detached_tensor().copy())
-                .collect::<Result<_, _>>()?,
-            false => Vec::new(),
-        };
-        // Multiplied out rather than powf, whose rounding differs between systems.
-        let decay = (1..round).fold(1.0, |factor, _| factor * config.lr_decay);
-        Ok(Self {
-            lr: config.lr * decay,
-            momentum: config.momentum,
-            weight_decay: config.weight_decay,
-            prox_mu: config.prox_mu,
-            velocities: vec![None; model.variables().len()],
-            origin,
-        })
-    }
-
-    fn step(&mut self, model: &Model, loss: &Tensor) -> candle_core::Result<()> {
-        let mut gradients = loss.backward()?;
-        for (i, variable) in model.variables().iter().enumerate() {
-            let Some(mut gradient) = gradients.remove(variable.as_tensor()) else { continue };
-            let weights = variable.as_detached_tensor();
-            if self.weight_decay > 0.0 {
-                gradient = (gradient + (&weights * self.weight_decay)?)?;
-            }
-            if let Some(origin) = self.origin.get(i) {
-                gradient = (gradient + ((&weights - origin)? * self.prox_mu)?)?;
-            }
-            if self.momentum > 0.0 {
-                if let Some(velocity) = self.velocities[i].take() {
-                    gradient = ((velocity * self.momentum)? + gradient)?;
-                }
-                self.velocities[i] = Some(gradient.clone());
-            }
-            drop(weights);
-            sgd::add_scaled(variable, &gradient, -self.lr)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::{Source, load};
     use crate::spec::Layer;
+
+    use crate::evaluate::evaluate;
 
     const CONFIG: TrainConfig = TrainConfig {
         epochs: 2,
@@ -532,23 +431,5 @@ mod tests {
         let cropped = TrainJob { preprocess: Preprocess::CifarPaper, ..world.job(&CONFIG) };
         assert!(matches!(world.run(&cropped), Err(TrainError::Invalid(_))));
         assert!(world.run(&TrainJob { parent: &world.parent[4..], ..world.job(&CONFIG) }).is_err());
-    }
-
-    #[test]
-    fn an_evaluation_counts_and_takes_empty_data() {
-        let world = World::new();
-        let threads = Threads::new(1).expect("a thread");
-        let run = |data: &Images| {
-            let go_on = &mut |_| ControlFlow::Continue(());
-            evaluate(&world.spec, Preprocess::Plain, &world.parent, data, &Device::Cpu, &threads, go_on)
-                .expect("it evaluates")
-        };
-        let all = run(&world.data);
-        assert!(all.total == 30 && all.correct < 20 && (1.5..4.0).contains(&all.loss), "{all:?}");
-        let mut halves = [0u64; 2];
-        halves[0] = run(&world.data.select(&(0..15).collect::<Vec<_>>())).correct;
-        halves[1] = run(&world.data.select(&(15..30).collect::<Vec<_>>())).correct;
-        assert_eq!(halves[0] + halves[1], all.correct);
-        assert_eq!(run(&world.data.select(&[])), Evaluation { correct: 0, total: 0, loss: 0.0 });
     }
 }

@@ -1,0 +1,84 @@
+//! Evaluation: how good a model is on images that it wasn't trained on.
+
+use crate::data::{Images, Preprocess};
+use crate::kernels::loss;
+use crate::net::{Mode, Model};
+use crate::spec::NetSpec;
+use crate::threads::Threads;
+use crate::train::{Progress, TrainError, check_fit, images_tensor};
+use candle_core::Device;
+use std::ops::ControlFlow;
+
+/// Images that an evaluation looks at together: enough to keep the threads busy, small enough for any memory.
+const EVALUATION_BATCH: usize = 120;
+
+/// What an evaluation gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// Images whose largest output is that of their label.
+    pub correct: u64,
+    /// Images.
+    pub total: u64,
+    /// Mean cross-entropy; 0 of no images.
+    pub loss: f64,
+}
+
+/// Measures a model on `data`. `on_progress` is called after each batch and can stop the evaluation.
+pub fn evaluate(
+    spec: &NetSpec,
+    preprocess: Preprocess,
+    weights: &[u8],
+    data: &Images,
+    device: &Device,
+    threads: &Threads,
+    on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Evaluation, TrainError> {
+    check_fit(spec, preprocess, data)?;
+    let model = Model::from_bytes(spec, device, weights)?;
+    let places: Vec<u32> = (0..data.len() as u32).collect();
+    let batches = places.len().div_ceil(EVALUATION_BATCH);
+    let mut evaluation = Evaluation { correct: 0, total: data.len() as u64, loss: 0.0 };
+    for (batch, places) in places.chunks(EVALUATION_BATCH).enumerate() {
+        let logits = threads.run(|| -> Result<Vec<f32>, TrainError> {
+            let x = images_tensor(preprocess.batch(data, places, None), spec.input, device)?;
+            Ok(model.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
+        })?;
+        let labels = &data.labels()[batch * EVALUATION_BATCH..][..places.len()];
+        let (loss, correct) = loss::score(&logits, labels, spec.classes);
+        evaluation.loss += loss;
+        evaluation.correct += correct;
+        let loss = loss / places.len() as f64;
+        if on_progress(Progress { epoch: 1, epochs: 1, batch: batch + 1, batches, loss }).is_break() {
+            return Err(TrainError::Cancelled);
+        }
+    }
+    evaluation.loss /= data.len().max(1) as f64;
+    Ok(evaluation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Source, load};
+    use crate::spec::Layer;
+
+    #[test]
+    fn an_evaluation_counts_and_takes_empty_data() {
+        let data = load(&Source::Shapes { samples: 30 }, None, 1).expect("it is generated").train;
+        let layers = vec![Layer::MaxPool { size: 4 }, Layer::Linear { out: 10 }];
+        let spec = NetSpec { input: [3, 32, 32], classes: 10, layers };
+        let weights = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
+        let threads = Threads::new(1).expect("a thread");
+        let run = |data: &Images| {
+            let go_on = &mut |_| ControlFlow::Continue(());
+            evaluate(&spec, Preprocess::Plain, &weights, data, &Device::Cpu, &threads, go_on).expect("it evaluates")
+        };
+        let all = run(&data);
+        assert!(all.total == 30 && all.correct < 20 && (1.5..4.0).contains(&all.loss), "{all:?}");
+        let mut halves = [0u64; 2];
+        halves[0] = run(&data.select(&(0..15).collect::<Vec<_>>())).correct;
+        halves[1] = run(&data.select(&(15..30).collect::<Vec<_>>())).correct;
+        assert_eq!(halves[0] + halves[1], all.correct);
+        assert_eq!(run(&data.select(&[])), Evaluation { correct: 0, total: 0, loss: 0.0 });
+    }
+}
