@@ -15,7 +15,10 @@ fn main() -> anyhow::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
     let mut equal = true;
     replay(&home, data.as_deref(), threads, |r| {
-        println!("round {}: {} of {} updates equal, model equal: {}", r.round, r.updates_equal, r.updates, r.model_equal);
+        println!(
+            "round {}: {} of {} updates equal, model equal: {}",
+            r.round, r.updates_equal, r.updates, r.model_equal
+        );
         equal &= r.updates == r.updates_equal && r.model_equal;
     })?;
     if equal { Ok(()) } else { bail!("the run does not repeat") }

@@ -24,13 +24,21 @@ pub(crate) fn log(verbose: u8, quiet: bool) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .init();
 }
 
 /// Shows what happens until the node ends.
 pub(crate) async fn follow(shared: Arc<Shared>, quiet: bool) {
     let terminal = std::io::stderr().is_terminal() && !quiet;
-    let bar = ProgressBar::with_draw_target(None, if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+    let bar = ProgressBar::with_draw_target(
+        None,
+        if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+    );
     if let Ok(style) = ProgressStyle::with_template("  {msg:12} {bar:32} {pos}/{len} batches, {eta} left") {
         bar.set_style(style);
     }
@@ -76,12 +84,16 @@ fn line(shared: &Shared, event: &Event) -> Option<String> {
     Some(match event {
         Event::FoundingBegun { members, .. } => format!("proposes to found the run with {members} nodes"),
         Event::FoundingAborted { .. } => "the founding came to nothing; looks for nodes again".to_owned(),
-        Event::Founded { genesis, members } => format!("the run begins with {members} nodes, chain {}", genesis.short()),
+        Event::Founded { genesis, members } => {
+            format!("the run begins with {members} nodes, chain {}", genesis.short())
+        }
         Event::Elected { ballot } => format!("round {}: coordinates attempt {}", ballot.round, ballot.attempt),
         Event::Following { ballot, coordinator } => {
             format!("round {}: {} coordinates attempt {}", ballot.round, name(coordinator), ballot.attempt)
         }
-        Event::AttemptOver { ballot, why } => format!("round {}: attempt {} is over: {why}", ballot.round, ballot.attempt),
+        Event::AttemptOver { ballot, why } => {
+            format!("round {}: attempt {} is over: {why}", ballot.round, ballot.attempt)
+        }
         Event::UpdateIn { ballot, node } => format!("round {}: the update of {} is in", ballot.round, name(node)),
         Event::Committed { round, model, .. } => format!("round {round}: committed, model {}", model.id.short()),
         Event::Liar { node } => format!("{} signed two answers for one ballot and will be evicted", name(node)),

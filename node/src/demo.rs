@@ -96,7 +96,11 @@ async fn watch(options: &Options, run_file: &RunFile, dir: &Path, json: bool) ->
     let began = Instant::now();
     let file = dir.join("run.toml");
     std::fs::write(&file, run_file.canonical()).with_context(|| format!("{} can't be written", file.display()))?;
-    let say = |line: String| if !json { println!("{line}") };
+    let say = |line: String| {
+        if !json {
+            println!("{line}")
+        }
+    };
     say(format!(
         "{} nodes and a bootstrap on this machine train {} for {} rounds. Each node is a process with a part of the data.",
         options.nodes, run_file.run.name, run_file.run.rounds
@@ -112,7 +116,10 @@ async fn watch(options: &Options, run_file: &RunFile, dir: &Path, json: bool) ->
     }
     println!("\n{}\n", rounds_table(&rounds));
     println!("All {} nodes hold the same model: {model}", nodes.len());
-    println!("It took {:.0} s. Now on real machines: `paceline init run.toml`, then `paceline join run.toml` on each.", began.elapsed().as_secs_f64());
+    println!(
+        "It took {:.0} s. Now on real machines: `paceline init run.toml`, then `paceline join run.toml` on each.",
+        began.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 

@@ -31,7 +31,12 @@ pub struct Repeated {
 ///
 /// # Errors
 /// The home or the data can't be read, or a node had data of its own.
-pub fn replay(home: &Home, data: Option<&Path>, threads: usize, mut on_round: impl FnMut(Repeated)) -> anyhow::Result<()> {
+pub fn replay(
+    home: &Home,
+    data: Option<&Path>,
+    threads: usize,
+    mut on_round: impl FnMut(Repeated),
+) -> anyhow::Result<()> {
     let path = home.run_file();
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let run_file = RunFile::parse(&text, &path.display().to_string())?;

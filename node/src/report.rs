@@ -275,8 +275,10 @@ pub fn status(about: &About, view: &View, rows: &[Row]) -> Status {
         silent_ms: m.silent_ms,
         part: m.part.map(|p| p.to_string()),
     };
-    let participant =
-        |(node, a): &(paceline_protocol::NodeId, Activity)| ParticipantStatus { node_id: node.to_string(), state: activity(*a).to_owned() };
+    let participant = |(node, a): &(paceline_protocol::NodeId, Activity)| ParticipantStatus {
+        node_id: node.to_string(),
+        state: activity(*a).to_owned(),
+    };
     Status {
         run_id: about.run_id.clone(),
         run_name: about.run_name.clone(),

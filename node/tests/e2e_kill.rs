@@ -25,8 +25,7 @@ fn catch(cluster: &Cluster, moment: Moment) -> Option<(usize, u64)> {
         if status["is_coordinator"] != true || round < 2 {
             return None;
         }
-        let states: Vec<&str> =
-            status["participants"].as_array()?.iter().filter_map(|p| p["state"].as_str()).collect();
+        let states: Vec<&str> = status["participants"].as_array()?.iter().filter_map(|p| p["state"].as_str()).collect();
         let count = |state: &str| states.iter().filter(|s| **s == state).count();
         let caught = match moment {
             Moment::Training => status["phase"] == "collecting" && count("training") >= 3 && count("done") == 0,
@@ -51,7 +50,8 @@ fn coordinator_dies(moment: Moment) {
 
     let at_work = |c: &Cluster| {
         let status = c.status(survivor)?;
-        let successor = status["coordinator"].as_str().is_some_and(|id| Some(id) != victim_id.as_ref().and_then(|v| v.as_str()));
+        let successor =
+            status["coordinator"].as_str().is_some_and(|id| Some(id) != victim_id.as_ref().and_then(|v| v.as_str()));
         (successor || status["round"].as_u64() > Some(round)).then_some(())
     };
     cluster.wait("a successor", at_work);

@@ -41,7 +41,8 @@ fn the_same_parts_give_the_same_models_with_fresh_identities() {
         cluster.start_all(3);
         cluster.wait_for_end();
         let rounds = cluster.rounds(0);
-        let hashes = |key: &str| rounds.iter().map(|r| r[key].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>();
+        let hashes =
+            |key: &str| rounds.iter().map(|r| r[key].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>();
         (hashes("model_hash"), hashes("record_hash"))
     };
     let (one, two) = (models(), models());

@@ -403,7 +403,8 @@ fn outcome(founding: &Founding, kind: Kind, ballot: Ballot, coordinator: NodeId)
 /// Whether a record may be the outcome of this founding.
 fn check_outcome(founding: &Founding, record: &Record) -> Result<(), Reject> {
     let id = founding.id();
-    let plain = outcome(founding, record.kind.clone(), Ballot { round: 0, attempt: record.attempt }, record.coordinator);
+    let plain =
+        outcome(founding, record.kind.clone(), Ballot { round: 0, attempt: record.attempt }, record.coordinator);
     if *record != plain {
         return Err(Reject::WrongKind);
     }

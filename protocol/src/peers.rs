@@ -67,7 +67,8 @@ impl Peers {
     pub(crate) fn present(&mut self, node: NodeId, presence: Presence, now: Time, round: u64) {
         if let Some(peer) = self.entry(node, now, round) {
             peer.heard = (now, round);
-            if peer.presence.as_ref().is_none_or(|p| p.counter < presence.counter || p.counter > presence.counter + 64) {
+            if peer.presence.as_ref().is_none_or(|p| p.counter < presence.counter || p.counter > presence.counter + 64)
+            {
                 peer.presence = Some(presence);
             }
         }

@@ -128,10 +128,8 @@ impl Roster {
     pub fn trainees(&self, model: Hash, round: u64) -> Vec<NodeId> {
         let mut members: Vec<&Member> = self.members.iter().collect();
         members.sort_by_cached_key(|m| {
-            let rank = Hash::of_parts(
-                "paceline participant order",
-                &[model.as_bytes(), &round.to_le_bytes(), &m.key()],
-            );
+            let rank =
+                Hash::of_parts("paceline participant order", &[model.as_bytes(), &round.to_le_bytes(), &m.key()]);
             (rank, m.node)
         });
         members.into_iter().map(|m| m.node).collect()
@@ -169,7 +167,10 @@ mod tests {
     fn with_parts_the_participants_do_not_depend_on_identities() {
         let one = roster(9, true);
         let fresh = Roster::new(
-            one.members().iter().map(|m| Member { node: NodeId::from_public_key([m.node.as_bytes()[0] ^ 0x55; 32]), ..m.clone() }).collect(),
+            one.members()
+                .iter()
+                .map(|m| Member { node: NodeId::from_public_key([m.node.as_bytes()[0] ^ 0x55; 32]), ..m.clone() })
+                .collect(),
         );
         let parts = |r: &Roster| -> Vec<_> {
             r.trainees(Hash::of(b"m"), 7).into_iter().map(|n| r.get(n).and_then(|m| m.part)).collect()

@@ -129,7 +129,9 @@ impl Round {
     pub(crate) fn receive(&mut self, core: &mut Core, chain: &Chain, from: NodeId, message: Message) {
         match message {
             Message::Offer { ballot, contribution, .. } => self.on_offer(core, chain, from, ballot, contribution),
-            Message::OfferAnswer { ballot, update, result, .. } => self.on_offer_answer(core, from, ballot, update, result),
+            Message::OfferAnswer { ballot, update, result, .. } => {
+                self.on_offer_answer(core, from, ballot, update, result)
+            }
             Message::Evaluated { ballot, evaluation, .. } => self.on_evaluation(core, chain, from, ballot, evaluation),
             other => self.contest.receive(core, from, other, &|record| chain.check(record)),
         }
@@ -140,7 +142,13 @@ impl Round {
     }
 
     /// Does what is due after any input. Returns the decided record.
-    pub(crate) fn drive(&mut self, core: &mut Core, chain: &Chain, requests: &mut Requests, yields_to: Option<Hash>) -> Option<Committed> {
+    pub(crate) fn drive(
+        &mut self,
+        core: &mut Core,
+        chain: &Chain,
+        requests: &mut Requests,
+        yields_to: Option<Hash>,
+    ) -> Option<Committed> {
         while let Some(turn) = self.contest.take_turn() {
             match turn {
                 Turn::Elected => self.open(core, chain, requests),
@@ -292,7 +300,14 @@ impl Round {
         }
     }
 
-    fn on_offer_answer(&mut self, core: &mut Core, from: NodeId, ballot: Ballot, update: Hash, result: Result<(), Reject>) {
+    fn on_offer_answer(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        ballot: Ballot,
+        update: Hash,
+        result: Result<(), Reject>,
+    ) {
         let by_coordinator = self.contest.opened().is_some_and(|o| o.coordinator == from && o.ballot == ballot);
         let ours = matches!(&self.work, Work::Trained(c) if c.update.id == update);
         // Not collecting (any more) is no answer for good: a coordinator may be about to open.
@@ -314,7 +329,10 @@ impl Round {
             core.send(from, answer(Err(reject)));
         };
         if !self.leads(ballot) {
-            return refuse(core, if ballot < self.contest.ballot() { Reject::StaleBallot } else { Reject::NotCollecting });
+            return refuse(
+                core,
+                if ballot < self.contest.ballot() { Reject::StaleBallot } else { Reject::NotCollecting },
+            );
         }
         let Some(collection) = self.collection.as_mut().filter(|c| !c.closing) else {
             return refuse(core, Reject::NotCollecting);
@@ -385,7 +403,14 @@ impl Round {
     }
 
     /// A fold has ended.
-    pub(crate) fn folded(&mut self, core: &mut Core, chain: &Chain, ballot: Ballot, node: NodeId, result: Result<(), Reject>) {
+    pub(crate) fn folded(
+        &mut self,
+        core: &mut Core,
+        chain: &Chain,
+        ballot: Ballot,
+        node: NodeId,
+        result: Result<(), Reject>,
+    ) {
         if self.collection.as_ref().is_some_and(|c| c.ballot == ballot) {
             self.settle(core, chain, node, result);
         }
@@ -410,7 +435,14 @@ impl Round {
         core.send(node, Message::OfferAnswer { genesis, ballot, update, result });
     }
 
-    fn on_evaluation(&mut self, core: &mut Core, chain: &Chain, from: NodeId, ballot: Ballot, signed: SignedEvaluation) {
+    fn on_evaluation(
+        &mut self,
+        core: &mut Core,
+        chain: &Chain,
+        from: NodeId,
+        ballot: Ballot,
+        signed: SignedEvaluation,
+    ) {
         if !self.leads(ballot) {
             return core.reject(from, Reject::StaleBallot);
         }
@@ -485,17 +517,21 @@ impl Round {
     fn aggregate(&mut self, core: &mut Core, chain: &Chain) {
         let Some(collection) = &mut self.collection else { return };
         collection.aggregating = true;
-        let updates = collection
-            .contributions()
-            .map(|c| (c.node, c.update, c.samples))
-            .collect();
+        let updates = collection.contributions().map(|c| (c.node, c.update, c.samples)).collect();
         self.contest.aggregating();
         let (ballot, parent_model) = (collection.ballot, chain.head().model);
         core.effect(Effect::Aggregate { ballot, parent_model, updates });
     }
 
     /// The new model is on disk, or could not be made.
-    pub(crate) fn aggregated(&mut self, core: &mut Core, chain: &Chain, requests: &mut Requests, ballot: Ballot, result: Result<BlobRef, String>) {
+    pub(crate) fn aggregated(
+        &mut self,
+        core: &mut Core,
+        chain: &Chain,
+        requests: &mut Requests,
+        ballot: Ballot,
+        result: Result<BlobRef, String>,
+    ) {
         if !self.collection.as_ref().is_some_and(|c| c.ballot == ballot && c.aggregating) || !self.leads(ballot) {
             return;
         }

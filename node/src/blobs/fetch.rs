@@ -126,11 +126,7 @@ impl<A: Ask> Fetch<'_, A> {
     }
 
     fn failure(&self) -> FetchError {
-        if self.report.liars.is_empty() {
-            FetchError::Unreachable(self.blob)
-        } else {
-            FetchError::WrongHash(self.blob)
-        }
+        if self.report.liars.is_empty() { FetchError::Unreachable(self.blob) } else { FetchError::WrongHash(self.blob) }
     }
 
     /// Holders that may still be asked: the origin, then the others.
@@ -177,7 +173,8 @@ impl<A: Ask> Fetch<'_, A> {
         let mut waiting = own.into_iter().chain(other).map(|i| (i, false)).collect::<std::collections::VecDeque<_>>();
         let mut failed = Vec::new();
         let mut under_way = FuturesUnordered::new();
-        let mut here = self.blob.len - waiting.iter().filter_map(|(i, _)| manifest.range(*i)).map(|r| r.end - r.start).sum::<u64>();
+        let mut here = self.blob.len
+            - waiting.iter().filter_map(|(i, _)| manifest.range(*i)).map(|r| r.end - r.start).sum::<u64>();
         loop {
             while under_way.len() < IN_FLIGHT
                 && let Some((index, again)) = waiting.pop_front()

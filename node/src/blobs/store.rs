@@ -232,8 +232,7 @@ impl BlobStore {
     /// # Errors
     /// The disk fails or is full, or the blob was never begun.
     pub fn write_chunk(&self, id: Hash, index: u32, bytes: &[u8]) -> Result<bool, BlobError> {
-        let manifest =
-            self.state().partial.get(&id).map(|p| p.manifest.clone()).ok_or(BlobError::Missing(id))?;
+        let manifest = self.state().partial.get(&id).map(|p| p.manifest.clone()).ok_or(BlobError::Missing(id))?;
         let Some(range) = manifest.range(index).filter(|_| manifest.is_chunk(index, bytes)) else { return Ok(false) };
         let path = self.path(id, "part");
         let write = || {

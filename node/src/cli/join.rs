@@ -9,23 +9,23 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use paceline_bootstrap::{Ticket, discover_runs, fetch_run_file};
 use paceline_model::Device;
+use paceline_protocol::Identity;
 use paceline_protocol::bounds::{NAME_BYTES_MAX, RUN_FILE_BYTES_MAX};
 use paceline_protocol::chain::Rules;
 use paceline_protocol::machine::{Config, Event};
 use paceline_protocol::runfile::RunFile;
-use paceline_protocol::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::read::{find_home, known_addresses, run_file};
 use super::{Coded, DeviceKind, Exit, JoinOptions};
 use crate::blobs::BlobStore;
+use crate::console;
 use crate::driver::{self, Driver, INPUTS_MAX, Parts, Shared, input_of, input_of_write};
 use crate::http::{self, Api};
 use crate::learn::{Averager, Plan, PlanError, Trainer};
 use crate::net::{NetOptions, Network};
 use crate::store::{Database, Home, Writer};
-use crate::console;
 
 /// How long a run file is looked for with a ticket.
 const FETCH_WAIT: Duration = Duration::from_secs(20);
@@ -228,8 +228,10 @@ async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, Coded> {
             anyhow!("no run was seen on the LAN; give a run file or a ticket, or begin with `paceline init`"),
         )),
         several => {
-            let names: Vec<String> = several.iter().map(|r| format!("{} ({} nodes, {})", r.name, r.nodes, r.run.short())).collect();
-            let error = anyhow!("several runs are seen on the LAN: {}; join one with its run file or ticket", names.join(", "));
+            let names: Vec<String> =
+                several.iter().map(|r| format!("{} ({} nodes, {})", r.name, r.nodes, r.run.short())).collect();
+            let error =
+                anyhow!("several runs are seen on the LAN: {}; join one with its run file or ticket", names.join(", "));
             Err(Coded::new(Exit::NotFound, error))
         }
     }
@@ -302,7 +304,11 @@ fn device(kind: DeviceKind) -> Result<Device, PlanError> {
         DeviceKind::Metal => Device::new_metal(0),
     };
     let name = if kind == DeviceKind::Cuda { "cuda" } else { "metal" };
-    made.map_err(|e| PlanError::Device(format!("--device {name}: {e}; build with `--features {name}` on a machine that has it, or use cpu")))
+    made.map_err(|e| {
+        PlanError::Device(format!(
+            "--device {name}: {e}; build with `--features {name}` on a machine that has it, or use cpu"
+        ))
+    })
 }
 
 async fn listen(address: Option<SocketAddr>) -> Result<TcpListener, Coded> {

@@ -85,7 +85,9 @@ enum Format {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A whole run on this machine, in real processes, on generated data.
-    #[command(after_help = "Examples:\n  paceline demo\n  paceline demo --nodes 6 --rounds 8\n  paceline demo --run examples/cifar10.toml --data ~/cifar-10-batches-bin --keep ./demo")]
+    #[command(
+        after_help = "Examples:\n  paceline demo\n  paceline demo --nodes 6 --rounds 8\n  paceline demo --run examples/cifar10.toml --data ~/cifar-10-batches-bin --keep ./demo"
+    )]
     Demo(demo::Options),
     /// Write a commented run file.
     #[command(after_help = "Examples:\n  paceline init             writes run.toml\n  paceline init lab.toml")]
@@ -102,7 +104,9 @@ enum Command {
   paceline join --home ~/lab                        go on after a stop, as before")]
     Join(Box<JoinOptions>),
     /// What the round is doing now: who, which phase, who is late and why.
-    #[command(after_help = "Examples:\n  paceline status\n  paceline status --watch\n  paceline status --home ~/lab --format json")]
+    #[command(
+        after_help = "Examples:\n  paceline status\n  paceline status --watch\n  paceline status --home ~/lab --format json"
+    )]
     Status {
         #[command(flatten)]
         from: Which,

@@ -270,8 +270,18 @@ pub(super) fn rounds(from: &Which, format: Format) -> Result<(), Coded> {
 
 /// The table of `rounds`.
 pub(crate) fn rounds_table(rounds: &[Round]) -> Table {
-    let mut table =
-        table(&["round", "kind", "attempt", "committed by", "updates", "loss", "accuracy", "duration", "overhead", "model"]);
+    let mut table = table(&[
+        "round",
+        "kind",
+        "attempt",
+        "committed by",
+        "updates",
+        "loss",
+        "accuracy",
+        "duration",
+        "overhead",
+        "model",
+    ]);
     for r in rounds {
         table.add_row([
             r.round.to_string(),
@@ -301,7 +311,8 @@ pub(super) fn peers(from: &Which, format: Format) -> Result<(), Coded> {
     let mut table = table(&["node", "name", "does", "reachable", "addresses"]);
     let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
     for peer in &peers {
-        let addresses = peer["addresses"].as_array().map(|a| a.iter().map(text).collect::<Vec<_>>()).unwrap_or_default();
+        let addresses =
+            peer["addresses"].as_array().map(|a| a.iter().map(text).collect::<Vec<_>>()).unwrap_or_default();
         let reachable = if peer["reachable"].as_bool() == Some(true) { "yes" } else { "no" };
         table.add_row([
             short(&text(&peer["node_id"])),

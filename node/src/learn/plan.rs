@@ -70,9 +70,7 @@ impl Plan {
         };
         let net = |e| PlanError::Net(e, image);
         let (spec, preprocess) = match &run_file.model.arch {
-            Some(arch) => {
-                (NetSpec::preset(arch, image, classes).map_err(net)?, Preprocess::for_preset(arch, image))
-            }
+            Some(arch) => (NetSpec::preset(arch, image, classes).map_err(net)?, Preprocess::for_preset(arch, image)),
             None => {
                 let layers = run_file.model.layers.iter().map(layer).collect();
                 (NetSpec { input: image, classes, layers }, Preprocess::Plain)
@@ -125,12 +123,9 @@ impl Plan {
 
 fn layer(section: &LayerSection) -> Layer {
     match *section {
-        LayerSection::Conv { out, kernel, stride, pad } => Layer::Conv {
-            out: out as usize,
-            kernel: kernel as usize,
-            stride: stride as usize,
-            pad: pad as usize,
-        },
+        LayerSection::Conv { out, kernel, stride, pad } => {
+            Layer::Conv { out: out as usize, kernel: kernel as usize, stride: stride as usize, pad: pad as usize }
+        }
         LayerSection::GroupNorm { groups } => Layer::GroupNorm { groups: groups as usize },
         LayerSection::Relu => Layer::Relu,
         LayerSection::MaxPool { size } => Layer::MaxPool { size: size as usize },
@@ -157,7 +152,8 @@ mod tests {
 
     #[test]
     fn a_net_that_does_not_fit_its_images_is_named_with_them() {
-        let layers = "layers = [{ type = \"max_pool\", size = 64 }, { type = \"flatten\" }, { type = \"linear\", out = 10 }]";
+        let layers =
+            "layers = [{ type = \"max_pool\", size = 64 }, { type = \"flatten\" }, { type = \"linear\", out = 10 }]";
         let error = plan(layers, "dataset = \"mnist\"").expect_err("a pool larger than the image");
         assert!(error.to_string().contains("[1, 28, 28]"), "{error}");
     }

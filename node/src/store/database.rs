@@ -32,7 +32,9 @@ const VALUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The database failed.
-    #[error("{path}: {source}; if the disk is full, make room; if the file is damaged, move the home away and join again")]
+    #[error(
+        "{path}: {source}; if the disk is full, make room; if the file is damaged, move the home away and join again"
+    )]
     Database {
         /// The file.
         path: PathBuf,
@@ -130,7 +132,8 @@ impl Database {
         if found != VERSION {
             return Err(StoreError::Version { path: path.to_owned(), found });
         }
-        let found = database.meta("run")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))).unwrap_or(Hash::ZERO);
+        let found =
+            database.meta("run")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))).unwrap_or(Hash::ZERO);
         if found != run {
             return Err(StoreError::OtherRun { path: path.to_owned(), found, wanted: run });
         }
@@ -164,7 +167,11 @@ impl Database {
         self.write_all(|tx| items.iter().try_for_each(|item| write_item(tx, item)))
     }
 
-    fn values<T: DeserializeOwned>(&self, table: TableDefinition<u64, &[u8]>, name: &'static str) -> Result<Vec<T>, StoreError> {
+    fn values<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<u64, &[u8]>,
+        name: &'static str,
+    ) -> Result<Vec<T>, StoreError> {
         let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
             let table = self.redb.begin_read()?.open_table(table)?;
             table.iter()?.map(|entry| Ok(entry?.1.value().to_vec())).collect()
@@ -180,15 +187,21 @@ impl Database {
         type Entries = Vec<(Vec<u8>, Vec<u8>)>;
         let read = || -> Result<Entries, redb::Error> {
             let table = self.redb.begin_read()?.open_table(table)?;
-            table.iter()?.map(|entry| entry.map(|(k, v)| (k.value().to_vec(), v.value().to_vec())).map_err(Into::into)).collect()
+            table
+                .iter()?
+                .map(|entry| entry.map(|(k, v)| (k.value().to_vec(), v.value().to_vec())).map_err(Into::into))
+                .collect()
         };
         let entries = read().map_err(|e| self.error(e))?;
         entries.into_iter().map(|(k, bytes)| Ok((k, self.decode(name, &bytes)?))).collect()
     }
 
     fn decode<T: DeserializeOwned>(&self, table: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
-        codec::decode::<T, VALUE_BYTES_MAX>(bytes)
-            .map_err(|source| StoreError::Value { path: self.path.clone(), table, source })
+        codec::decode::<T, VALUE_BYTES_MAX>(bytes).map_err(|source| StoreError::Value {
+            path: self.path.clone(),
+            table,
+            source,
+        })
     }
 
     /// The records of the chain with this node's figures, the genesis first.
@@ -241,7 +254,12 @@ impl Database {
 fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), redb::Error> {
     match item {
         Persist::Founding(founding) => update_founding(tx, founding.id(), |stored| {
-            stored.get_or_insert(StoredFounding { founding: founding.clone(), bind: None, refusal: None, decided: None });
+            stored.get_or_insert(StoredFounding {
+                founding: founding.clone(),
+                bind: None,
+                refusal: None,
+                decided: None,
+            });
         }),
         Persist::Bind { founding, bind } => {
             update_founding(tx, *founding, |s| s.iter_mut().for_each(|s| s.bind = Some(*bind)))
@@ -383,8 +401,7 @@ mod tests {
         database.write(&items).expect("room on the disk");
         drop(database);
         let database = open(&dir);
-        let expected =
-            RecoveredBallot { genesis: GENESIS, round: 3, vote: Some(vote), accepted: Some(proposal) };
+        let expected = RecoveredBallot { genesis: GENESIS, round: 3, vote: Some(vote), accepted: Some(proposal) };
         assert_eq!(database.recover(vec![]).expect("reads").ballots, [expected]);
         let committed = Committed { record: record(3), accepts: vec![] };
         let item = Persist::Committed { genesis: GENESIS, committed, figures: Figures::default() };
@@ -398,7 +415,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let database = open(&dir);
         let committed = |round| Committed { record: record(round), accepts: vec![] };
-        let item = |round| Persist::Committed { genesis: GENESIS, committed: committed(round), figures: Figures::default() };
+        let item =
+            |round| Persist::Committed { genesis: GENESIS, committed: committed(round), figures: Figures::default() };
         database.write(&[item(0), item(1), Persist::SwitchChain { from: GENESIS, to: RUN }]).expect("room");
         let recovered = database.recover(vec![]).expect("reads");
         assert_eq!((recovered.chain, recovered.aside), (vec![], vec![committed(0), committed(1)]));

@@ -32,7 +32,9 @@ pub enum HomeError {
     #[error("a node runs on {0} already; stop it first, or give another --home")]
     Locked(PathBuf),
     /// The identity is not 32 bytes.
-    #[error("{path} has {found} bytes where an identity has 32; move it away to get a new identity, with which the node joins again")]
+    #[error(
+        "{path} has {found} bytes where an identity has 32; move it away to get a new identity, with which the node joins again"
+    )]
     Identity {
         /// The file.
         path: PathBuf,
@@ -77,7 +79,9 @@ impl Home {
 
     /// The homes under the usual folder.
     pub fn all() -> Vec<Home> {
-        let Ok(entries) = Self::folder().and_then(|dir| fs::read_dir(&dir).map_err(disk(&dir))) else { return Vec::new() };
+        let Ok(entries) = Self::folder().and_then(|dir| fs::read_dir(&dir).map_err(disk(&dir))) else {
+            return Vec::new();
+        };
         let mut homes: Vec<Home> =
             entries.filter_map(|e| Some(Home::at(e.ok()?.path()))).filter(|h| h.run_file().exists()).collect();
         homes.sort_by(|a, b| a.dir.cmp(&b.dir));

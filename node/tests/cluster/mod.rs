@@ -196,7 +196,9 @@ impl Cluster {
     }
 
     pub(crate) fn logs(&self) -> String {
-        let tail = |log: String| log.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
+        let tail = |log: String| {
+            log.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+        };
         (0..self.nodes.len()).map(|i| format!("--- {}\n{}\n", self.nodes[i].name, tail(self.log(i)))).collect()
     }
 }

@@ -72,7 +72,14 @@ impl BallotBox {
 
     /// Votes, or repeats the vote given in this ballot; the message leaves when the vote is on disk. Call after
     /// `may_vote`.
-    pub(super) fn cast(&mut self, core: &mut Core, scope: &Scope, ballot: Ballot, candidate: NodeId, silent: Vec<NodeId>) {
+    pub(super) fn cast(
+        &mut self,
+        core: &mut Core,
+        scope: &Scope,
+        ballot: Ballot,
+        candidate: NodeId,
+        silent: Vec<NodeId>,
+    ) {
         let genesis = scope.genesis;
         let repeated = self.vote.as_ref().filter(|v| v.ballot == ballot && v.candidate == candidate);
         if let Some(vote) = repeated {

@@ -192,9 +192,7 @@ impl Contest {
         match &self.stage {
             Stage::Electing { stand_at, until } => stand_at.map_or(*until, |at| at.min(*until)),
             Stage::Canvassing { ask_at, until, .. } | Stage::Standing { ask_at, until, .. } => (*ask_at).min(*until),
-            Stage::Following { heard, since, .. } => {
-                heard.plus_ms(SILENCE_MS).min(since.plus_ms(self.stuck_ms()))
-            }
+            Stage::Following { heard, since, .. } => heard.plus_ms(SILENCE_MS).min(since.plus_ms(self.stuck_ms())),
             Stage::Leading(lead) => lead.deadline(),
         }
     }
@@ -416,7 +414,8 @@ impl Contest {
     }
 
     fn on_gave_up(&mut self, core: &mut Core, from: NodeId, ballot: Ballot) {
-        if matches!(&self.stage, Stage::Following { opened, .. } if opened.coordinator == from && opened.ballot == ballot) {
+        if matches!(&self.stage, Stage::Following { opened, .. } if opened.coordinator == from && opened.ballot == ballot)
+        {
             self.next_attempt(core, "the coordinator gave up");
         }
     }

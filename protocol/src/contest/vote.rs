@@ -32,7 +32,9 @@ impl Contest {
     /// When the present election ends without result.
     fn stage_until(&self) -> Option<crate::ids::Time> {
         match &self.stage {
-            Stage::Electing { until, .. } | Stage::Canvassing { until, .. } | Stage::Standing { until, .. } => Some(*until),
+            Stage::Electing { until, .. } | Stage::Canvassing { until, .. } | Stage::Standing { until, .. } => {
+                Some(*until)
+            }
             _ => None,
         }
     }
@@ -52,7 +54,9 @@ impl Contest {
         let (genesis, ballot) = (self.scope.genesis, self.ballot());
         let (message, answered): (_, Vec<NodeId>) = match &self.stage {
             Stage::Canvassing { yes, .. } => (Message::Canvass { genesis, ballot }, yes.clone()),
-            Stage::Standing { votes, .. } => (Message::VoteRequest { genesis, ballot }, votes.keys().copied().collect()),
+            Stage::Standing { votes, .. } => {
+                (Message::VoteRequest { genesis, ballot }, votes.keys().copied().collect())
+            }
             _ => return,
         };
         let me = core.me;

@@ -155,7 +155,8 @@ impl Machine {
             return;
         }
         let (run, genesis, round) = (self.core.rules.run, chain.genesis(), chain.next_round());
-        let request = JoinRequest::new(&self.core.identity, run, genesis, round, self.core.name.clone(), self.core.part);
+        let request =
+            JoinRequest::new(&self.core.identity, run, genesis, round, self.core.name.clone(), self.core.part);
         let message = Message::Join { genesis, request };
         // Gossip may lose it, and only one member is needed to pass it on.
         let asked: Vec<NodeId> = chain.roster().nodes().filter(|n| self.core.peers.is_connected(*n)).take(3).collect();

@@ -74,8 +74,7 @@ impl Scene {
     /// A machine of the first identity that listens after its start, with the two others connected.
     fn listening() -> Self {
         let identities: Vec<Identity> = (1..=3).map(|i| Identity::from_secret(&[i; 32])).collect();
-        let config =
-            Config { rules: rules(), identity: identities[0].clone(), name: "under test".into(), part: None };
+        let config = Config { rules: rules(), identity: identities[0].clone(), name: "under test".into(), part: None };
         let recovered = Recovered { chain: vec![genesis(&identities)], ..Recovered::default() };
         let machine = Machine::new(config, [7; 32], Time(0), recovered);
         let mut scene = Self { identities, machine, now: Time(0) };
@@ -205,7 +204,8 @@ fn an_update_of_a_stranger_is_refused() {
     let mut scene = Scene::leading();
     let stranger = Identity::from_secret(&[9; 32]);
     let scope = scene.chain().scope();
-    let contribution = Contribution { node: stranger.node_id(), ..scene.contribution(1, b"x") }.signed(&stranger, &scope, 1);
+    let contribution =
+        Contribution { node: stranger.node_id(), ..scene.contribution(1, b"x") }.signed(&stranger, &scope, 1);
     let offer = scene.offer(contribution);
     assert_eq!(scene.refusals(stranger.node_id(), offer), [Reject::NotParticipant]);
     scene.still_works();
@@ -325,7 +325,8 @@ fn a_commit_with_accepts_of_two_ballots_is_refused() {
         ..head.clone()
     };
     let value = record.hash();
-    let accept = |i: usize, attempt| Accept::new(&scene.identities[i], &scope, Ballot { round: 1, attempt }, from, value);
+    let accept =
+        |i: usize, attempt| Accept::new(&scene.identities[i], &scope, Ballot { round: 1, attempt }, from, value);
     let mut accepts = vec![accept(1, 0), accept(2, 1)];
     accepts.sort_by_key(|a| a.acceptor);
     let message = Message::Committed { genesis: scope.genesis, committed: Committed { record, accepts } };

@@ -86,12 +86,14 @@ impl Machine {
             State::Founding => {
                 let id = self.foundings.bound()?;
                 let silent = self.foundings.silent_on(id);
-                (!silent.is_empty()).then(|| format!("bound to founding {}; waits for {}", id.short(), silent.join(", ")))
+                (!silent.is_empty())
+                    .then(|| format!("bound to founding {}; waits for {}", id.short(), silent.join(", ")))
             }
             State::Joining => match self.membership.join_refused() {
-                Some(Reject::PartTaken) => {
-                    Some(format!("join refused: {}; choose another --part, or wait until its holder is evicted", Reject::PartTaken))
-                }
+                Some(Reject::PartTaken) => Some(format!(
+                    "join refused: {}; choose another --part, or wait until its holder is evicted",
+                    Reject::PartTaken
+                )),
                 Some(reject) => Some(format!("join refused: {reject}")),
                 None => Some("joins with the next record".to_owned()),
             },
@@ -99,7 +101,8 @@ impl Machine {
                 let chain = self.chain.as_ref()?;
                 let there = |n: &NodeId| *n == self.core.me || self.core.peers.is_connected(*n);
                 let (here, quorum) = (chain.roster().nodes().filter(there).count(), chain.roster().quorum());
-                (here < quorum).then(|| format!("only {here} of {} members are reachable; {quorum} must be", chain.roster().len()))
+                (here < quorum)
+                    .then(|| format!("only {here} of {} members are reachable; {quorum} must be", chain.roster().len()))
             }
             State::Left | State::Finished => None,
         }

@@ -82,7 +82,12 @@ impl Disk {
     /// Whether this disk holds a record, accepted or committed, and its model.
     pub(super) fn holds(&self, value: Hash) -> bool {
         let accepted = self.ballots.values().filter_map(|(_, accepted)| accepted.as_ref().map(|p| &p.record));
-        let committed = self.chain.iter().chain(&self.aside).map(|c| &c.record).chain(self.foundings.values().filter_map(|f| f.decided.as_ref().map(|c| &c.record)));
+        let committed = self
+            .chain
+            .iter()
+            .chain(&self.aside)
+            .map(|c| &c.record)
+            .chain(self.foundings.values().filter_map(|f| f.decided.as_ref().map(|c| &c.record)));
         accepted.chain(committed).any(|r| r.hash() == value && self.blobs.contains(&r.model.id))
     }
 

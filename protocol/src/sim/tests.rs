@@ -288,7 +288,8 @@ fn chaos_breaks_no_promise_and_ends() {
 /// A coordinator stands still while it averages; the others elect a successor, and one of them is killed in the middle of
 /// writing its vote down and comes back at once. Then the first coordinator wakes up and proposes, and knows of no other.
 fn forgotten_vote(seed: u64, fault: Option<Fault>) -> Result<Sim, Violation> {
-    let options = SimOptions { latency_ms: (40, 160), disk_ms: (1, 100), train_ms: (50, 300), ..SimOptions::calm(3, 3, seed) };
+    let options =
+        SimOptions { latency_ms: (40, 160), disk_ms: (1, 100), train_ms: (50, 300), ..SimOptions::calm(3, 3, seed) };
     let mut sim = Sim::new(options);
     fault.into_iter().for_each(|f| sim.break_on_purpose(f));
     sim.start_all();
