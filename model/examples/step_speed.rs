@@ -1,6 +1,8 @@
 //! How fast a training step is: images a second with the crate's kernels and with candle's own convolution.
 //!
-//! `cargo run --release -p paceline-model --example step_speed [THREADS]`
+//! `RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1 cargo run --release -p paceline-model --example step_speed [THREADS]`
+//!
+//! The variables hold candle to one thread: ours are counted by the argument, 1 without.
 
 use candle_core::{DType, Device, Tensor, Var};
 use paceline_model::{Images, Model, NetSpec, Preprocess, Threads, TrainConfig, TrainJob, train};
@@ -24,7 +26,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let rate = ours(arch, input, batch, steps, threads)?;
         println!("{arch:10} batch {batch:2}, {threads} threads: {rate:7.0} images/s");
     }
-    // candle's matrix products take all the cores, so this is no handicap for it.
     println!("cifar-cnn  batch 50 with candle's own convolution: {:7.0} images/s", candles(50, 5)?);
     Ok(())
 }
