@@ -7,6 +7,7 @@ set -euo pipefail
 dir=$1 paceline=${2:-target/release/paceline}
 for home in "$dir"/node-*; do
   "$paceline" rounds --home "$home" --format json > "$home/rounds.json"
+  "$paceline" status --home "$home" --format json > "$home/me.json"
 done
 python3 - "$dir" <<'PY'
 import glob, json, os, statistics, sys, time
@@ -19,8 +20,12 @@ for home in homes:
     overhead = [r["overhead_ms"] for r in calm]
     print(f"{os.path.basename(home)}: {len(calm)} rounds in attempt 0, overhead median {statistics.median(overhead):.0f} ms,"
           f" from {min(overhead)} to {max(overhead)} ms")
-    for r in calm[:3] + calm[-1:]:
-        print(f"  round {r['round']}: received {r['bytes_received'] / model:.3f} models, sent {r['bytes_sent'] / model:.3f}")
+    # A coordinator must receive the others' updates, everybody else the model.
+    me = json.load(open(home + "/me.json"))["node_id"]
+    due = lambda r: model * (len(r["contributions"]) - 1 if r["committed_by"] == me else 1)
+    ratios = [r["bytes_received"] / due(r) for r in calm[1:]]
+    print(f"  received, as a multiple of what it must: median {statistics.median(ratios):.3f}, at most {max(ratios):.3f};"
+          f" sent {sum(r['bytes_sent'] for r in calm) / model / len(calm):.2f} models a round")
 path, times = os.path.join(sys.argv[1], "fsync"), []
 with open(path, "wb") as f:
     for _ in range(50):

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use comfy_table::{ContentArrangement, Table, presets};
 use paceline_bootstrap::Ticket;
-use paceline_protocol::Identity;
+use paceline_protocol::{Identity, NodeId};
 use paceline_protocol::roster::Roster;
 use paceline_protocol::runfile::RunFile;
 use serde::de::DeserializeOwned;
@@ -43,14 +43,18 @@ fn source(from: &Which) -> Result<Source, Coded> {
         return Ok(Source::Running { url: url.clone() });
     }
     let home = find_home(from.home.as_deref())?;
-    let identity = home.identity()?;
-    let me = Identity::from_secret(&identity).node_id().to_string();
+    let Some(me) = node_id(&home)? else { return Ok(Source::Stopped { home }) };
     // The address of a node that was killed may be another's by now.
     let url = std::fs::read_to_string(home.http()).ok().map(|address| format!("http://{}", address.trim()));
-    match url.filter(|url| get::<Status>(url, "/status").is_ok_and(|s| s.node_id == me)) {
+    match url.filter(|url| get::<Status>(url, "/status").is_ok_and(|s| s.node_id == me.to_string())) {
         Some(url) => Ok(Source::Running { url }),
         None => Ok(Source::Stopped { home }),
     }
+}
+
+/// The node of a home, once it was started.
+fn node_id(home: &Home) -> Result<Option<NodeId>, Coded> {
+    Ok(home.known_identity()?.map(|secret| Identity::from_secret(&secret).node_id()))
 }
 
 /// The home that is meant: the one given, or the only one there is.
@@ -97,7 +101,8 @@ fn rows(home: &Home) -> Result<Vec<Row>, Coded> {
 fn stopped(home: &Home) -> Result<Status, Coded> {
     let run_file = run_file(home)?;
     let rows = rows(home)?;
-    let me = Identity::from_secret(&home.identity()?).node_id();
+    let me = node_id(home)?;
+    let me = me.with_context(|| format!("{} has no identity yet: its node was never started", home.dir().display()))?;
     let roster = rows.iter().fold(Roster::default(), |roster, row| row.committed.record.roster_after(&roster));
     let member = |m: &paceline_protocol::roster::Member| MemberStatus {
         node_id: m.node.to_string(),

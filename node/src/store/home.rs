@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+/// The secret's file.
+const IDENTITY: &str = "identity.key";
+
 /// Why a home can't be used.
 #[derive(Debug, Error)]
 pub enum HomeError {
@@ -144,22 +147,32 @@ impl Home {
         path.exists() && matches!(self.lock(), Err(HomeError::Locked(_)))
     }
 
-    /// The node's secret, made on first use from the system's randomness.
+    /// The node's secret, made on first use from the system's randomness. For the node itself, which holds the lock; who
+    /// only looks uses [`Home::known_identity`].
     ///
     /// # Errors
     /// The file has another length, or the disk fails.
     pub fn identity(&self) -> Result<[u8; 32], HomeError> {
-        let path = self.dir.join("identity.key");
+        if let Some(secret) = self.known_identity()? {
+            return Ok(secret);
+        }
+        let secret = paceline_bootstrap::fresh_secret();
+        self.write(IDENTITY, &secret)?;
+        Ok(secret)
+    }
+
+    /// The node's secret, if it has one yet.
+    ///
+    /// # Errors
+    /// The file has another length, or the disk fails.
+    pub fn known_identity(&self) -> Result<Option<[u8; 32]>, HomeError> {
+        let path = self.dir.join(IDENTITY);
         match fs::read(&path) {
             Ok(bytes) => {
                 let found = bytes.len();
-                bytes.try_into().map_err(|_| HomeError::Identity { path, found })
+                bytes.try_into().map(Some).map_err(|_| HomeError::Identity { path, found })
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let secret = paceline_bootstrap::fresh_secret();
-                self.write("identity.key", &secret)?;
-                Ok(secret)
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(HomeError::Disk { path, source }),
         }
     }
@@ -195,6 +208,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let home = Home::at(dir.path().join("home"));
         let _lock = home.lock().expect("nobody is on it");
+        assert_eq!(home.known_identity().expect("a look makes none"), None);
         let secret = home.identity().expect("it is made");
         assert_eq!(home.identity().expect("it is read"), secret);
     }

@@ -1,0 +1,144 @@
+//! A run of real processes with a hostile node among them that speaks the run's protocols and says what it likes. Every
+//! piece of it is refused with its reason and counted, and the run ends as if nothing had happened.
+
+mod cluster;
+
+use std::time::Duration;
+
+use cluster::{Cluster, shapes};
+use paceline::blobs::Manifest;
+use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network};
+use paceline_bootstrap::{Ticket, fresh_secret};
+use paceline_protocol::message::{Beat, Message, Opened, Opening, Phase};
+use paceline_protocol::record::{Contribution, Vote};
+use paceline_protocol::runfile::RunFile;
+use paceline_protocol::sign::Scope;
+use paceline_protocol::{Ballot, Hash, Identity, NodeId, Signature};
+use tokio::sync::mpsc;
+
+/// What the hostile node knows of the run that it attacks.
+struct Attack {
+    me: Identity,
+    run: RunFile,
+    genesis: Hash,
+    round: u64,
+}
+
+impl Attack {
+    fn contribution(&self, samples: u64) -> Contribution {
+        let scope = Scope { run: self.run.run_id(), genesis: self.genesis, parent: self.genesis };
+        let blank = Contribution {
+            node: self.me.node_id(),
+            samples,
+            update: Manifest::of(&[0; 64]).blob(),
+            train_loss: f64::NAN,
+            train_ms: 0,
+            evaluation: None,
+            signature: Signature::from_bytes(&[0; 64]),
+        };
+        blank.signed(&self.me, &scope, self.round)
+    }
+
+    /// Messages that decode and must be refused.
+    fn lies(&self) -> Vec<Message> {
+        let genesis = self.genesis;
+        let me = self.me.node_id();
+        let ballot = |attempt| Ballot { round: self.round, attempt };
+        let scope = Scope { run: self.run.run_id(), genesis, parent: genesis };
+        let vote = Vote::new(&self.me, &scope, ballot(3), me, None, vec![]);
+        let opened = Opened {
+            genesis,
+            ballot: ballot(3),
+            parent: genesis,
+            coordinator: me,
+            votes: vec![vote.clone()],
+            model: Manifest::of(&[]).blob(),
+            opening: Some(Opening { closing: false, participants: vec![me], remaining_ms: 1 }),
+        };
+        let (opened_hash, proposal) = (Hash::of(b"made up"), Some(Hash::of(b"as well")));
+        vec![
+            Message::Offer { genesis, ballot: ballot(0), contribution: self.contribution(1 << 40) },
+            Message::Vote { genesis, vote },
+            Message::VoteRequest { genesis, ballot: ballot(u32::MAX) },
+            Message::Canvass { genesis, ballot: ballot(1) },
+            Message::Beat(Beat { genesis, ballot: ballot(2), phase: Phase::Proposing, opened: opened_hash, proposal }),
+            Message::Opened(opened),
+            Message::GaveUp { genesis, ballot: ballot(0) },
+            Message::Records { genesis, records: vec![] },
+        ]
+    }
+}
+
+/// Connects to the run and attacks every node that it meets, again and again.
+async fn attack(attack: Attack, ticket: Ticket, secret: [u8; 32], stop: tokio::sync::oneshot::Receiver<()>) -> usize {
+    let (events_in, mut events) = mpsc::channel(1024);
+    let options = NetOptions {
+        identity: secret,
+        run: attack.run.run_id(),
+        run_file: attack.run.canonical().into_bytes(),
+        name: attack.run.run.name.clone(),
+        listen: vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")],
+        bootstrap: ticket.addresses,
+        mdns: false,
+        known: vec![],
+    };
+    let network = Network::start(options, events_in).await.expect("loopback works");
+    let mut met: Vec<NodeId> = Vec::new();
+    let mut attacks = 0;
+    let mut pause = tokio::time::interval(Duration::from_millis(300));
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            _ = &mut stop => return attacks,
+            Some(event) = events.recv() => match event {
+                NetEvent::PeerUp(peer) => met.push(peer),
+                NetEvent::ChunkAsked { answer, .. } => {
+                    let _ = answer.send(BlobAnswer::Chunk(vec![7; 100]));
+                }
+                _ => {}
+            },
+            _ = pause.tick() => for peer in &met {
+                attacks += 1;
+                network.send(*peer, vec![0xFF; 999]);
+                network.send(*peer, vec![]);
+                attack.lies().iter().for_each(|m| network.send(*peer, m.encode()));
+                network.broadcast(vec![attacks as u8; 200]);
+                let unknown = BlobRequest::Chunk { blob: Hash::of(b"nothing"), index: u32::MAX };
+                let answer = network.ask_blob(*peer, unknown, Duration::from_secs(2)).await;
+                assert!(!matches!(answer, Ok(BlobAnswer::Chunk(_))), "there is no such chunk");
+            },
+        }
+    }
+}
+
+#[test]
+fn a_run_is_unharmed_by_a_node_that_says_what_it_likes() {
+    let text = shapes(3, 6, 1_500, "shapes-cnn");
+    let run = RunFile::parse(&text, "run.toml").expect("it is sound");
+    let mut cluster = Cluster::new(&text);
+    cluster.start_all(3);
+    cluster.wait("the founding", |c| (0..3).all(|i| c.round(i) >= 1).then_some(()));
+    let status = cluster.status(0).expect("it runs");
+    let genesis = status["genesis"].as_str().and_then(|g| g.parse().ok()).expect("a chain");
+    let secret = fresh_secret();
+    let facts = Attack { me: Identity::from_secret(&secret), run, genesis, round: 2 };
+    let ticket: Ticket = cluster.ticket().parse().expect("the bootstrap's own");
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let attacker = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("threads");
+        runtime.block_on(attack(facts, ticket, secret, stopped))
+    });
+    let refused = cluster.wait("refusals", |c| {
+        let refused = c.status(0)?["refused"].as_object()?.clone();
+        let enough = ["malformed message", "not on the roster"].iter().all(|r| refused.contains_key(*r));
+        enough.then_some(refused)
+    });
+    println!("refused: {refused:?}");
+    cluster.wait_for_end();
+    let _ = stop.send(());
+    let attacks = attacker.join().expect("the attacker's own assertions hold");
+    assert!(attacks > 0);
+    let rounds = cluster.rounds(0);
+    assert_eq!(rounds.len(), 6);
+    assert!(rounds.iter().all(|r| r["contributions"].as_array().is_some_and(|c| c.len() == 3)), "everybody took part");
+}
