@@ -13,7 +13,7 @@ use paceline_protocol::runfile::RunFile;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::cli::{Coded, read_run_file, rounds_of, rounds_table, stdin_ends};
+use crate::cli::{Coded, read_run_file, rounds_of, rounds_table, short, stdin_ends};
 use crate::report::Round;
 
 /// How the demo runs.
@@ -175,8 +175,9 @@ async fn follow(nodes: &mut [Node], run_file: &RunFile, say: &impl Fn(String)) -
         let home = first.clone();
         // Until its home is complete there is nothing to see.
         let rounds = tokio::task::spawn_blocking(move || rounds_of(&home)).await?.unwrap_or_default();
-        for round in rounds.iter().skip(shown) {
-            say(round_line(round, run_file.run.rounds));
+        for (index, round) in rounds.iter().enumerate().skip(shown) {
+            let before = index.checked_sub(1).and_then(|i| rounds.get(i));
+            say(round_line(round, before, run_file.run.rounds));
         }
         shown = rounds.len();
         let mut running = 0;
@@ -193,13 +194,17 @@ async fn follow(nodes: &mut [Node], run_file: &RunFile, say: &impl Fn(String)) -
     }
 }
 
-fn round_line(r: &Round, of: u64) -> String {
+/// A round as it commits. What its model is worth is known only when the next round's updates tell.
+fn round_line(r: &Round, before: Option<&Round>, of: u64) -> String {
+    let known = before.and_then(|b| Some((b.round, b.accuracy?)));
     format!(
-        "round {} of {of}: {} updates, loss {}, {}",
+        "round {} of {of}: coordinated by {}, {} updates, loss {}, {}{}",
         r.round,
+        short(r.committed_by.as_deref().unwrap_or(&r.coordinator)),
         r.contributions.len(),
         r.train_loss.map_or("-".into(), |l| format!("{l:.3}")),
-        r.duration_ms.map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0))
+        r.duration_ms.map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0)),
+        known.map_or(String::new(), |(round, a)| format!("; accuracy after round {round}: {:.1} %", 100.0 * a))
     )
 }
 

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use paceline_protocol::runfile::RunFile;
 
-use super::{Coded, Exit};
+use super::{Coded, Exit, Format, print};
 
-pub(super) fn run(file: &Path) -> Result<(), Coded> {
+pub(super) fn run(file: &Path, format: Format) -> Result<(), Coded> {
     let name = file.display();
     let mut out = match OpenOptions::new().write(true).create_new(true).open(file) {
         Ok(out) => out,
@@ -19,6 +19,9 @@ pub(super) fn run(file: &Path) -> Result<(), Coded> {
         Err(error) => return Err(anyhow::Error::from(error).context(format!("{name} can't be written")).into()),
     };
     out.write_all(RunFile::template().as_bytes()).with_context(|| format!("{name} can't be written"))?;
-    println!("Wrote {name}. Edit it, then: paceline join {name}");
+    match format {
+        Format::Json => print(&serde_json::json!({ "wrote": file }).to_string()),
+        Format::Text => print(&format!("Wrote {name}. Edit it, then: paceline join {name}")),
+    }
     Ok(())
 }

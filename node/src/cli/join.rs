@@ -2,15 +2,16 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use paceline_bootstrap::{Ticket, discover_runs, fetch_run_file};
 use paceline_model::Device;
 use paceline_protocol::Identity;
-use paceline_protocol::bounds::{NAME_BYTES_MAX, RUN_FILE_BYTES_MAX};
+use paceline_protocol::bounds::RUN_FILE_BYTES_MAX;
 use paceline_protocol::chain::Rules;
 use paceline_protocol::machine::{Config, Event};
 use paceline_protocol::runfile::RunFile;
@@ -25,13 +26,19 @@ use crate::driver::{self, Driver, INPUTS_MAX, Parts, Shared, input_of, input_of_
 use crate::http::{self, Api};
 use crate::learn::{Averager, Plan, PlanError, Trainer};
 use crate::net::{NetOptions, Network};
-use crate::store::{Database, Home, Writer};
+use crate::store::{Database, Home, HomeError, HomeLock, Writer};
 
 /// How long a run file is looked for with a ticket.
 const FETCH_WAIT: Duration = Duration::from_secs(20);
 
 /// How long runs are looked for on the LAN.
 const DISCOVER_WAIT: Duration = Duration::from_secs(4);
+
+/// How long another holder of the home's lock is waited for: long for a command that looks, short for a person.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Events of the network that may wait for the driver.
 const EVENTS_MAX: usize = 4_096;
@@ -42,9 +49,10 @@ const COMMANDS_MAX: usize = 16;
 pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Coded> {
     let (run_file, home) = resolve(&mut options).await?;
     let plan = Plan::of(&run_file).map_err(bad_input)?;
-    let _lock = home.lock()?;
-    prepare(&home, &run_file, &options)?;
-    let identity = home.identity()?;
+    let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(usage)?;
+    let listener = listen(options.http).await?;
+    let _lock = lock(&home).await?;
+    same_run(&home, &run_file)?;
     let part = options.part;
     let data = {
         let (plan, path) = (plan.clone(), options.data.clone());
@@ -52,6 +60,9 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
         blocking(move || plan.data(path.as_deref(), part)).await?.map_err(bad_input)?
     };
     tracing::info!("{} training images, {} held out", data.train.len(), data.test.len());
+    // Only now: what can't be used must not be remembered for the next start.
+    remember(&home, &run_file, &options)?;
+    let identity = home.identity()?;
     let blobs = Arc::new(BlobStore::open(&home.blobs())?);
     let initial_model = {
         let (plan, blobs) = (plan.clone(), blobs.clone());
@@ -77,8 +88,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
         name: name(&options, &identity),
         part,
     };
-    let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(bad_input)?;
-    let threads = options.threads.unwrap_or_else(cores);
+    let threads = options.threads.map_or_else(cores, NonZeroUsize::get);
     let tell = inputs_in.clone();
     let writer = Writer::start(database, move |id, written| {
         let _ = tell.blocking_send(input_of_write(id, written));
@@ -94,7 +104,6 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
     let about = driver::about(run_file.run_id(), &run_file.run.name, run_file.run.rounds, &config);
     let shared = Arc::new(Shared::new(about, rows, trainer.progress()));
 
-    let listener = listen(options.http).await?;
     home.write("http", listener.local_addr()?.to_string().as_bytes())?;
     let api = Api {
         shared: shared.clone(),
@@ -143,6 +152,21 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
 
 fn bad_input(error: impl Into<anyhow::Error>) -> Coded {
     Coded::new(Exit::BadInput, error)
+}
+
+fn usage(error: impl Into<anyhow::Error>) -> Coded {
+    Coded::new(Exit::Usage, error)
+}
+
+/// Takes the home's lock. A command that only looks holds it for a moment, which is waited for.
+async fn lock(home: &Home) -> Result<HomeLock, Coded> {
+    let began = Instant::now();
+    loop {
+        match home.lock() {
+            Err(HomeError::Locked(_)) if began.elapsed() < LOCK_WAIT => tokio::time::sleep(LOCK_PAUSE).await,
+            other => return Ok(other?),
+        }
+    }
 }
 
 fn cores() -> usize {
@@ -253,8 +277,8 @@ pub(crate) fn read_run_file(path: &Path) -> Result<RunFile, Coded> {
     RunFile::parse(&text, &name).map_err(bad_input)
 }
 
-/// Puts the run file and the options into the home.
-fn prepare(home: &Home, run_file: &RunFile, options: &JoinOptions) -> Result<(), Coded> {
+/// Refuses a home that belongs to another run.
+fn same_run(home: &Home, run_file: &RunFile) -> Result<(), Coded> {
     if home.run_file().exists() {
         let before = self::run_file(home)?;
         if before.run_id() != run_file.run_id() {
@@ -268,7 +292,13 @@ fn prepare(home: &Home, run_file: &RunFile, options: &JoinOptions) -> Result<(),
             );
             return Err(bad_input(error));
         }
-    } else {
+    }
+    Ok(())
+}
+
+/// Puts the run file and the options into the home.
+fn remember(home: &Home, run_file: &RunFile, options: &JoinOptions) -> Result<(), Coded> {
+    if !home.run_file().exists() {
         home.write("run.toml", run_file.canonical().as_bytes())?;
     }
     let json = serde_json::to_vec_pretty(options)?;
@@ -290,11 +320,7 @@ fn net_options(options: &JoinOptions, run_file: &RunFile, home: &Home, identity:
 
 fn name(options: &JoinOptions, identity: &[u8; 32]) -> String {
     let own = || format!("node-{}", Identity::from_secret(identity).node_id().short());
-    let mut name = options.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(own);
-    while name.len() > NAME_BYTES_MAX {
-        name.pop();
-    }
-    name
+    options.name.clone().unwrap_or_else(own)
 }
 
 fn device(kind: DeviceKind) -> Result<Device, PlanError> {
@@ -315,7 +341,7 @@ async fn listen(address: Option<SocketAddr>) -> Result<TcpListener, Coded> {
     let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     if !address.ip().is_loopback() {
         let error = anyhow!("--http {address}: the control API is for this machine alone; give a loopback address");
-        return Err(bad_input(error));
+        return Err(usage(error));
     }
     Ok(TcpListener::bind(address).await.with_context(|| format!("--http {address} can't be listened on"))?)
 }

@@ -5,13 +5,15 @@ mod join;
 mod read;
 
 pub(crate) use join::{read_run_file, stdin_ends};
-pub(crate) use read::{rounds_of, rounds_table};
+pub(crate) use read::{rounds_of, rounds_table, short};
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use libp2p::Multiaddr;
+use paceline_protocol::bounds::NAME_BYTES_MAX;
 use paceline_protocol::roster::Part;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +26,8 @@ pub enum Exit {
     Done = 0,
     /// It failed.
     Failed = 1,
-    // 2 is clap's: wrong usage.
+    /// Wrong usage; clap ends with it too.
+    Usage = 2,
     /// There is no such node or home.
     NotFound = 3,
     /// The run file, the data or a file of the home is not usable.
@@ -160,7 +163,7 @@ pub struct JoinOptions {
     #[serde(skip)]
     home: Option<PathBuf>,
     /// What people call this node, at most 64 bytes.
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     name: Option<String>,
     /// An address to dial first; may be given several times.
     #[arg(long, value_name = "ADDR")]
@@ -179,7 +182,7 @@ pub struct JoinOptions {
     part: Option<Part>,
     /// Threads that train [default: one a core].
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
     /// What trains.
     #[arg(long, value_enum)]
     device: Option<DeviceKind>,
@@ -213,6 +216,26 @@ fn part(text: &str) -> Result<Part, String> {
     if part.is_valid() { Ok(part) } else { Err(error()) }
 }
 
+fn name(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=NAME_BYTES_MAX if !text.contains(char::is_control) => Ok(text.to_owned()),
+        found => {
+            Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters, this one has {found} bytes"))
+        }
+    }
+}
+
+/// Prints a result on stdout, with an end of line.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+        // Whoever reads has seen enough (`paceline rounds | head -1`), which is no failure; the commands that print hold
+        // nothing that would have to be closed.
+        std::process::exit(Exit::Done as i32);
+    }
+}
+
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
@@ -239,7 +262,7 @@ pub fn run() -> ExitCode {
 async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Coded> {
     match command {
         Command::Demo(options) => demo::run(options, format == Format::Json).await,
-        Command::Init { file } => init::run(&file),
+        Command::Init { file } => init::run(&file, format),
         Command::Join(options) => join::run(*options, quiet).await,
         Command::Status { from, watch } => read::status(&from, format, watch).await,
         Command::Rounds(from) => read::rounds(&from, format),
@@ -257,6 +280,14 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_name_has_bounds() {
+        assert_eq!(name("lab 3"), Ok("lab 3".to_owned()));
+        for wrong in ["", "two\nlines", &"x".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(name(wrong).is_err_and(|e| e.contains("1 to 64 bytes")), "{wrong:?}");
+        }
     }
 
     #[test]

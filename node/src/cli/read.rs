@@ -3,23 +3,29 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use comfy_table::{ContentArrangement, Table, presets};
 use paceline_bootstrap::Ticket;
-use paceline_protocol::{Identity, NodeId};
 use paceline_protocol::roster::Roster;
 use paceline_protocol::runfile::RunFile;
+use paceline_protocol::{Identity, NodeId};
 use serde::de::DeserializeOwned;
 
-use super::{Coded, Exit, Format, Which};
+use super::{Coded, Exit, Format, Which, print};
 use crate::http::COMMAND_HEADER;
 use crate::report::{self, MemberStatus, Round, Status};
-use crate::store::{Database, Home, Row};
+use crate::store::{Database, Home, HomeError, HomeLock, Row};
 
 /// A node on this machine answers at once; whatever takes longer is no node.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Another command that looks holds a home's lock for some milliseconds, a node for as long as it runs.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where answers come from.
 enum Source {
@@ -27,8 +33,9 @@ enum Source {
     Stopped { home: Home },
 }
 
+/// Nodes are on this machine: a proxy that the environment names could not reach them.
 fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build().into()
+    ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).proxy(None).build().into()
 }
 
 fn get<T: DeserializeOwned>(url: &str, path: &str) -> anyhow::Result<T> {
@@ -90,11 +97,50 @@ pub(super) fn run_file(home: &Home) -> Result<RunFile, Coded> {
     RunFile::parse(&text, &name).map_err(|e| Coded::new(Exit::BadInput, e))
 }
 
-fn rows(home: &Home) -> Result<Vec<Row>, Coded> {
+/// Opens the database of a home whose node does not run; `None` before its first start.
+///
+/// The home's lock is held meanwhile: a node that starts just now waits for it rather than finds its database taken.
+fn database(home: &Home) -> Result<Option<(HomeLock, Database)>, Coded> {
     if !home.database().exists() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    Ok(Database::open(&home.database(), run_file(home)?.run_id())?.rows()?)
+    let began = Instant::now();
+    let lock = loop {
+        match home.lock() {
+            Err(HomeError::Locked(_)) if began.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_PAUSE),
+            Err(HomeError::Locked(dir)) => {
+                let error =
+                    anyhow!("the node of {} does not answer: it starts or stops; ask again soon", dir.display());
+                return Err(error.into());
+            }
+            other => break other?,
+        }
+    };
+    Ok(Some((lock, Database::open(&home.database(), run_file(home)?.run_id())?)))
+}
+
+fn rows(home: &Home) -> Result<Vec<Row>, Coded> {
+    Ok(match database(home)? {
+        Some((_lock, database)) => database.rows()?,
+        None => Vec::new(),
+    })
+}
+
+/// Whether the node of a home left the run.
+fn has_left(home: &Home) -> Result<bool, Coded> {
+    Ok(match database(home)? {
+        Some((_lock, database)) => database.recover(Vec::new())?.left,
+        None => false,
+    })
+}
+
+/// Why a home's node does not run, and what to do: `state` and `reason` of `status`.
+fn why_stopped(home: &Home) -> Result<(&'static str, String), Coded> {
+    Ok(if has_left(home)? {
+        ("left", "this node left the run for good; join anew with another --home".to_owned())
+    } else {
+        ("stopped", format!("the node does not run; go on with: paceline join --home {}", home.dir().display()))
+    })
 }
 
 /// The status of a home whose node does not run.
@@ -113,6 +159,7 @@ fn stopped(home: &Home) -> Result<Status, Coded> {
         part: m.part.map(|p| p.to_string()),
     };
     let own = roster.get(me);
+    let (state, reason) = why_stopped(home)?;
     let head = rows.last().map(|r| &r.committed.record);
     Ok(Status {
         run_id: run_file.run_id().to_string(),
@@ -126,8 +173,8 @@ fn stopped(home: &Home) -> Result<Status, Coded> {
         phase: if head.is_some_and(|h| h.kind.name() == "closing") { "done" } else { "stopped" }.into(),
         coordinator: None,
         is_coordinator: false,
-        state: "stopped".into(),
-        reason: Some(format!("the node does not run; go on with: paceline join --home {}", home.dir().display())),
+        state: state.into(),
+        reason: Some(reason),
         quorum: roster.quorum(),
         genesis: rows.first().map(|r| r.committed.record.hash().to_string()),
         fork: None,
@@ -152,13 +199,11 @@ pub(super) async fn status(from: &Which, format: Format, watch: bool) -> Result<
     loop {
         let status = look(from)?;
         match format {
-            Format::Json => println!("{}", serde_json::to_string(&status)?),
+            Format::Json => print(&serde_json::to_string(&status)?),
             Format::Text => {
-                if watch && std::io::stdout().is_terminal() {
-                    // Clears the screen and goes to its top.
-                    print!("\x1b[2J\x1b[H");
-                }
-                print!("{}", describe(&status));
+                // Clears the screen and goes to its top.
+                let clear = if watch && std::io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" };
+                print(&format!("{clear}{}", describe(&status).trim_end()));
             }
         }
         if !watch {
@@ -176,7 +221,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
 }
 
 /// The last six characters of a node id tell nodes apart.
-fn short(id: &str) -> String {
+pub(crate) fn short(id: &str) -> String {
     id.get(id.len().saturating_sub(6)..).unwrap_or(id).to_owned()
 }
 
@@ -206,7 +251,7 @@ fn describe(s: &Status) -> String {
         lines.push(format!("  {reason}"));
     }
     let coordinator = s.coordinator.as_deref().map_or("nobody yet".to_owned(), &name_of);
-    if s.round > 0 && s.state != "stopped" {
+    if s.round > 0 && !["stopped", "left"].contains(&s.state.as_str()) {
         let attempt = if s.attempt > 0 { format!(", attempt {}", s.attempt) } else { String::new() };
         lines.push(format!("round {}{attempt}: {}, coordinator {coordinator}", s.round, s.phase));
     }
@@ -264,11 +309,11 @@ pub(super) fn rounds(from: &Which, format: Format) -> Result<(), Coded> {
     match format {
         Format::Json => {
             for round in &rounds {
-                println!("{}", serde_json::to_string(round)?);
+                print(&serde_json::to_string(round)?);
             }
         }
-        Format::Text if rounds.is_empty() => println!("No round is committed yet."),
-        Format::Text => println!("{}", rounds_table(&rounds)),
+        Format::Text if rounds.is_empty() => print("No round is committed yet."),
+        Format::Text => print(&rounds_table(&rounds).to_string()),
     }
     Ok(())
 }
@@ -310,7 +355,7 @@ pub(super) fn peers(from: &Which, format: Format) -> Result<(), Coded> {
         Source::Stopped { home } => stopped(&home)?.roster.iter().map(|m| serde_json::json!(m)).collect(),
     };
     if format == Format::Json {
-        println!("{}", serde_json::to_string(&peers)?);
+        print(&serde_json::to_string(&peers)?);
         return Ok(());
     }
     let mut table = table(&["node", "name", "does", "reachable", "addresses"]);
@@ -327,7 +372,7 @@ pub(super) fn peers(from: &Which, format: Format) -> Result<(), Coded> {
             addresses.first().cloned().unwrap_or_default(),
         ]);
     }
-    println!("{table}");
+    print(&table.to_string());
     Ok(())
 }
 
@@ -347,8 +392,8 @@ pub(super) fn ticket(from: &Which, format: Format) -> Result<(), Coded> {
         }
     };
     match format {
-        Format::Json => println!("{}", serde_json::json!({ "ticket": ticket })),
-        Format::Text => println!("{ticket}"),
+        Format::Json => print(&serde_json::json!({ "ticket": ticket }).to_string()),
+        Format::Text => print(&ticket),
     }
     Ok(())
 }
@@ -373,8 +418,8 @@ pub(super) fn leave(from: &Which, format: Format) -> Result<(), Coded> {
         return Err(anyhow::Error::from(error).context(format!("{url} does not answer")).into());
     }
     match format {
-        Format::Json => println!("{}", serde_json::json!({ "leaving": true })),
-        Format::Text => println!("The node leaves with the next record, and ends when the others can do without it."),
+        Format::Json => print(&serde_json::json!({ "leaving": true }).to_string()),
+        Format::Text => print("The node leaves with the next record, and ends when the others can do without it."),
     }
     Ok(())
 }

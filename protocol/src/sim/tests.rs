@@ -279,7 +279,7 @@ fn chaos_breaks_no_promise_and_ends() {
     let seeds = std::env::var("PACELINE_CHAOS_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(CHAOS_SEEDS);
     for seed in 0..seeds {
         let nodes = if seed % 3 == 2 { 5 } else { 3 };
-        let storm = if seed % 2 == 0 { ROUGH } else { SLOW_DISKS };
+        let storm = if seed.is_multiple_of(2) { ROUGH } else { SLOW_DISKS };
         let sim = chaos(nodes, 6, seed, storm, None).unwrap_or_else(|violation| panic!("{violation}"));
         assert!(sim.all_closed(), "seed {seed}: the run does not end\n{}", sim.describe());
     }
@@ -333,7 +333,7 @@ fn finds(fault: Fault, within: u64, scenario: impl Fn(u64, Option<Fault>) -> Res
 }
 
 fn rough(seed: u64, fault: Option<Fault>) -> Result<Sim, Violation> {
-    chaos(if seed % 2 == 0 { 3 } else { 5 }, 6, seed, ROUGH, fault)
+    chaos(if seed.is_multiple_of(2) { 3 } else { 5 }, 6, seed, ROUGH, fault)
 }
 
 #[test]
