@@ -150,6 +150,17 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
     Ok(())
 }
 
+/// Takes the home. Whoever looks whether a node runs on it holds the lock for a moment.
+async fn lock(home: &Home) -> Result<HomeLock, HomeError> {
+    for _ in 0..20 {
+        match home.lock() {
+            Err(HomeError::Locked(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            taken => return taken,
+        }
+    }
+    home.lock()
+}
+
 fn bad_input(error: impl Into<anyhow::Error>) -> Coded {
     Coded::new(Exit::BadInput, error)
 }
@@ -192,6 +203,8 @@ async fn resolve(options: &mut JoinOptions) -> Result<(RunFile, Home), Coded> {
         None => Home::at(Home::folder()?.join(&run.run.name)),
     };
     recall(options, &home);
+    // Remembered for a start from another folder.
+    options.data = options.data.take().map(std::path::absolute).transpose()?;
     Ok((run, home))
 }
 

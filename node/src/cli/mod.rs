@@ -17,6 +17,7 @@ use paceline_protocol::bounds::NAME_BYTES_MAX;
 use paceline_protocol::roster::Part;
 use serde::{Deserialize, Serialize};
 
+use crate::store::{HomeError, StoreError};
 use crate::{console, demo};
 
 /// How a command ends; the README lists them.
@@ -50,7 +51,10 @@ impl Coded {
 
 impl<E: Into<anyhow::Error>> From<E> for Coded {
     fn from(error: E) -> Self {
-        Self::new(Exit::Failed, error)
+        let error = error.into();
+        let home = error.downcast_ref::<HomeError>().is_some_and(|e| matches!(e, HomeError::Identity { .. }));
+        let store = error.downcast_ref::<StoreError>().is_some_and(|e| !matches!(e, StoreError::Database { .. }));
+        Self::new(if home || store { Exit::BadInput } else { Exit::Failed }, error)
     }
 }
 

@@ -55,6 +55,10 @@ fn source(from: &Which) -> Result<Source, Coded> {
     let url = std::fs::read_to_string(home.http()).ok().map(|address| format!("http://{}", address.trim()));
     match url.filter(|url| get::<Status>(url, "/status").is_ok_and(|s| s.node_id == me.to_string())) {
         Some(url) => Ok(Source::Running { url }),
+        // Its database is the node's own while it runs.
+        None if home.is_running() => {
+            Err(anyhow!("the node on {} is just starting, or busy; try again", home.dir().display()).into())
+        }
         None => Ok(Source::Stopped { home }),
     }
 }
