@@ -1,0 +1,122 @@
+//! What the command line promises to scripts, where no node runs: exit codes, JSON alone on stdout, errors that say what to
+//! do, and nothing remembered of a start that could not be.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn paceline(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paceline"));
+    command.args(arguments).env_remove("RUST_LOG").output().expect("the program starts")
+}
+
+fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+#[track_caller]
+fn fails(arguments: &[&str], code: i32, says: &[&str]) {
+    let out = paceline(arguments);
+    assert_eq!(out.status.code(), Some(code), "{arguments:?}: {}", stderr(&out));
+    assert!(out.stdout.is_empty(), "{arguments:?}: an error belongs on stderr");
+    for part in says {
+        assert!(stderr(&out).contains(part), "{arguments:?} should say `{part}`: {}", stderr(&out));
+    }
+}
+
+#[test]
+fn init_writes_a_run_file_and_leaves_an_existing_one_alone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("run.toml");
+    assert!(paceline(&["init", text(&file)]).status.success());
+    let written = std::fs::read_to_string(&file).expect("it was written");
+    paceline_protocol::runfile::RunFile::parse(&written, "run.toml").expect("the template is sound");
+    std::fs::write(&file, "mine").expect("the folder can be written to");
+    fails(&["init", text(&file)], 4, &["left alone"]);
+    assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "mine");
+}
+
+#[test]
+fn init_prints_json_alone_when_asked_for_json() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("run.toml");
+    let out = paceline(&["init", text(&file), "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON alone is on stdout");
+    assert_eq!(json["wrote"], text(&file));
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_place_and_the_right_one() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (file, home) = (dir.path().join("run.toml"), dir.path().join("home"));
+    std::fs::write(&file, "[run]\nname = \"x\"\nrouns = 3\n").expect("the folder can be written to");
+    fails(&["join", text(&file), "--home", text(&home)], 4, &["run.toml:3:1", "`rounds`"]);
+    assert!(!home.exists());
+}
+
+#[test]
+fn a_run_file_that_is_not_there_is_named() {
+    fails(&["join", "no-such-run.toml"], 4, &["no-such-run.toml", "paceline init"]);
+}
+
+#[test]
+fn a_folder_without_a_node_is_not_found() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for command in ["status", "rounds", "peers", "ticket", "leave"] {
+        fails(&[command, "--home", text(dir.path())], 3, &["is no home of a node"]);
+    }
+}
+
+#[test]
+fn an_address_where_nobody_answers_is_not_found() {
+    fails(&["status", "--node", "http://127.0.0.1:1"], 3, &["does not answer"]);
+}
+
+#[test]
+fn wrong_usage_ends_with_two_and_is_not_remembered() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (file, home) = (dir.path().join("run.toml"), dir.path().join("home"));
+    assert!(paceline(&["init", text(&file)]).status.success());
+    let join = |more: &[&str], says: &[&str]| {
+        fails(&[&["join", text(&file), "--home", text(&home)], more].concat(), 2, says);
+        assert!(!home.exists(), "{more:?} left a home behind");
+    };
+    join(&["--threads", "0"], &["--threads"]);
+    join(&["--part", "6/5"], &["K/N"]);
+    join(&["--name", &"x".repeat(65)], &["64 bytes"]);
+    join(&["--http", "0.0.0.0:0"], &["loopback"]);
+    #[cfg(not(feature = "cuda"))]
+    join(&["--device", "cuda"], &["--features cuda"]);
+    #[cfg(not(feature = "metal"))]
+    join(&["--device", "metal"], &["--features metal"]);
+}
+
+#[test]
+fn data_that_is_not_there_is_found_before_anything_is_remembered() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (file, home) = (dir.path().join("run.toml"), dir.path().join("home"));
+    let run = "[run]\nname = \"x\"\nrounds = 1\n[model]\narch = \"cifar-cnn\"\n[data]\ndataset = \"cifar10\"\n";
+    std::fs::write(&file, run).expect("the folder can be written to");
+    let missing = dir.path().join("no-batches");
+    fails(&["join", text(&file), "--home", text(&home), "--data", text(&missing)], 4, &["no-batches"]);
+    assert!(!home.join("run.toml").exists() && !home.join("options.json").exists());
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in ["demo", "init", "join", "status", "rounds", "peers", "ticket", "leave"] {
+        let out = paceline(&[command, "--help"]);
+        assert!(out.status.success());
+        assert!(String::from_utf8_lossy(&out.stdout).contains("Example"), "{command}");
+    }
+}
+
+#[test]
+fn the_version_is_printed() {
+    let out = paceline(&["--version"]);
+    let version = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(version.starts_with(concat!("paceline ", env!("CARGO_PKG_VERSION"))), "{version}");
+}
