@@ -50,6 +50,9 @@ pub const FOUNDINGS_MAX: usize = 16;
 /// Join and leave requests that wait for a record.
 pub const REQUESTS_MAX: usize = 256;
 
+/// Silent members that a vote names. The others follow with the next records; each carries a quorum's votes.
+pub const SILENT_MAX: usize = 8;
+
 /// Rounds after which a join or leave request is void (design 4.6).
 pub const REQUEST_ROUNDS: u64 = 3;
 

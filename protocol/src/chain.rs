@@ -404,7 +404,8 @@ pub fn check_votes(
     if votes.len() < roster.quorum() || votes.len() > roster.len() || !is_ascending(votes.iter().map(|v| v.voter)) {
         return Err(Reject::NoQuorum);
     }
-    let fits = |v: &Vote| v.ballot == ballot && v.candidate == candidate && roster.contains(v.voter);
+    let fits =
+        |v: &Vote| v.ballot == ballot && v.candidate == candidate && roster.contains(v.voter) && v.is_plausible();
     if !votes.iter().all(fits) {
         return Err(Reject::NoQuorum);
     }

@@ -40,6 +40,8 @@ pub(crate) struct Core {
     effects: VecDeque<Effect>,
     /// What waits for a `Persist` to be confirmed.
     held: BTreeMap<PersistId, Vec<Held>>,
+    /// Writes that failed: what they were to bring to disk is not there.
+    failed: BTreeSet<PersistId>,
     /// Messages of this node to itself.
     loopback: VecDeque<Message>,
     next_persist: u64,
@@ -79,6 +81,7 @@ impl Core {
             fetching: BTreeSet::new(),
             effects: VecDeque::new(),
             held: BTreeMap::new(),
+            failed: BTreeSet::new(),
             loopback: VecDeque::new(),
             next_persist: 0,
             seed,
@@ -187,12 +190,18 @@ impl Core {
     /// A persist failed: what waited for it is never sent.
     pub(crate) fn persist_failed(&mut self, id: PersistId) {
         self.held.remove(&id);
+        self.failed.insert(id);
         self.emit(Event::DiskFailed);
     }
 
-    /// Whether a persist is neither confirmed nor failed.
-    pub(crate) fn is_pending(&self, id: PersistId) -> bool {
-        self.held.contains_key(&id)
+    /// Whether a persist was confirmed.
+    pub(crate) fn is_written(&self, id: PersistId) -> bool {
+        !self.held.contains_key(&id) && !self.failed.contains(&id)
+    }
+
+    /// Whether a persist failed.
+    pub(crate) fn has_failed(&self, id: PersistId) -> bool {
+        self.failed.contains(&id)
     }
 
     /// Gets a blob, unless it is here or on its way.
@@ -208,8 +217,10 @@ impl Core {
     }
 
     pub(crate) fn fetched(&mut self, blob: Hash) {
-        self.fetching.remove(&blob);
-        self.blobs.insert(blob);
+        // One that was cancelled meanwhile may be cleared away already.
+        if self.fetching.remove(&blob) {
+            self.blobs.insert(blob);
+        }
     }
 
     pub(crate) fn fetch_failed(&mut self, blob: Hash) {

@@ -47,6 +47,14 @@ pub(crate) struct Foundings {
 impl Foundings {
     pub(crate) fn restored(core: &mut Core, found: Vec<RecoveredFounding>, ballots: &[RecoveredBallot]) -> Self {
         let mut foundings = Self { view_since: core.now, ..Self::default() };
+        // Should there be too many, those that bind this node come first, and those that came to nothing last.
+        let mut found = found;
+        found.sort_by_key(|f| match &f.decided {
+            None if f.bind.is_some() => 0,
+            Some(c) if !is_abort(&c.record) => 0,
+            None => 1,
+            Some(_) => 2,
+        });
         for f in found.into_iter().take(FOUNDINGS_MAX) {
             let id = f.founding.id();
             let ballot = ballots.iter().find(|b| b.genesis == id).cloned();
@@ -131,7 +139,8 @@ impl Foundings {
                 None => continue,
             };
             // Of two that hold the same part, the first is founded with; the other may not even join.
-            if member.part.is_none() || members.iter().all(|m| m.part != member.part) {
+            let fits = member.part.is_none_or(|p| p.is_valid() && members.iter().all(|m| m.part != Some(p)));
+            if fits {
                 members.push(member);
             }
         }
@@ -141,6 +150,9 @@ impl Foundings {
         let nonce = core.draw();
         let founding =
             Founding { run: core.rules.run, proposer: core.me, nonce, members, model: core.rules.initial_model };
+        if check_founding(&core.rules, &founding).is_err() {
+            return;
+        }
         core.emit(Event::FoundingBegun { id: founding.id(), members: founding.members.len() });
         core.send_to_all(&founding.roster(), &Message::Founding(founding.clone()));
         self.take_part(core, founding, None);
@@ -170,7 +182,11 @@ impl Foundings {
         let id = founding.id();
         let scope = founding.scope();
         let members = founding.roster();
-        let free = chain.is_none() && self.bound().is_none() && founding.model == core.rules.initial_model;
+        let proposed_by_member = members.contains(founding.proposer);
+        let free = proposed_by_member
+            && chain.is_none()
+            && self.bound().is_none()
+            && founding.model == core.rules.initial_model;
         core.persist(Persist::Founding(founding.clone()));
         let mut attempted = Attempted::begin(core, founding, Start::Fresh);
         let (message, item) = if free {
@@ -211,6 +227,16 @@ impl Foundings {
         for attempted in self.known.values_mut().filter(|a| a.decided.is_none()) {
             attempted.contest.peer_down(core, peer);
         }
+    }
+
+    /// A blob is here, or can't be had: the initial model of a founding that this node would not bind itself to.
+    pub(crate) fn fetched(&mut self, core: &mut Core, blob: Hash) {
+        self.known.values_mut().filter(|a| a.decided.is_none()).for_each(|a| a.contest.fetched(core, blob));
+    }
+
+    /// See [`Foundings::fetched`].
+    pub(crate) fn fetch_failed(&mut self, core: &mut Core, blob: Hash) {
+        self.known.values_mut().filter(|a| a.decided.is_none()).for_each(|a| a.contest.fetch_failed(core, blob, None));
     }
 
     /// Takes the decisions that were reached. A genesis begins the chain.

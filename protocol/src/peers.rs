@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::bounds::ROSTER_MAX;
+use crate::bounds::{ROSTER_MAX, SILENT_MAX};
 use crate::ids::{NodeId, Time};
 use crate::message::Presence;
 use crate::roster::Roster;
@@ -10,6 +10,9 @@ use crate::timing::{GONE_GRACE_MS, SILENT_MS, SILENT_ROUNDS};
 
 /// Peers remembered: a full roster and as many that wish to join.
 const PEERS_MAX: usize = 2 * ROSTER_MAX;
+
+/// A presence that is so much older than the last one was not overtaken: the node has started again.
+const OVERTAKEN: u64 = 16;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
@@ -67,7 +70,10 @@ impl Peers {
     pub(crate) fn present(&mut self, node: NodeId, presence: Presence, now: Time, round: u64) {
         if let Some(peer) = self.entry(node, now, round) {
             peer.heard = (now, round);
-            if peer.presence.as_ref().is_none_or(|p| p.counter < presence.counter || p.counter > presence.counter + 64)
+            if peer
+                .presence
+                .as_ref()
+                .is_none_or(|p| p.counter < presence.counter || p.counter.saturating_sub(OVERTAKEN) > presence.counter)
             {
                 peer.presence = Some(presence);
             }
@@ -97,7 +103,8 @@ impl Peers {
                     now.since_ms(p.heard.0) >= SILENT_MS && round.saturating_sub(p.heard.1) >= SILENT_ROUNDS
                 })
         };
-        roster.nodes().filter(is_silent).collect()
+        // Ascending, so that all who see the same ones name the same ones.
+        roster.nodes().filter(is_silent).take(SILENT_MAX).collect()
     }
 
     /// Begins to count a member's silence, if nothing was ever heard of it.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::SILENT_MAX;
 use crate::codec;
 use crate::ids::{Ballot, BlobRef, Hash, Identity, NodeId, RunId, Signature};
 use crate::roster::{Member, Part, Roster};
@@ -123,6 +124,13 @@ impl Vote {
         let content = (me.node_id(), candidate, accepted, &silent);
         let signature = scope.sign(me, Statement::Vote, ballot, &content);
         Self { voter: me.node_id(), ballot, candidate, accepted, silent, signature }
+    }
+
+    /// Whether it can be what an honest voter says: accepted in an earlier ballot of the round, few silent, in order.
+    pub fn is_plausible(&self) -> bool {
+        let earlier =
+            self.accepted.is_none_or(|(b, _)| b.round == self.ballot.round && b.attempt < self.ballot.attempt);
+        earlier && self.silent.len() <= SILENT_MAX && self.silent.is_sorted_by(|a, b| a < b)
     }
 
     /// Whether its voter signed it in this scope.

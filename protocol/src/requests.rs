@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::bounds::REQUESTS_MAX;
+use crate::bounds::{REQUESTS_MAX, ROSTER_MAX};
 use crate::chain::Chain;
 use crate::core::Core;
 use crate::ids::NodeId;
@@ -78,6 +78,10 @@ impl Requests {
         let mut staying = roster.clone();
         let mut changes = Changes::default();
         for (liar, evidence) in self.evidence.iter().filter(|(liar, _)| roster.contains(**liar)) {
+            // No record empties the roster.
+            if staying.len() == 1 {
+                break;
+            }
             changes.evicted.push(Eviction::Liar { node: *liar, evidence: evidence.clone() });
             staying.remove(*liar);
         }
@@ -89,14 +93,14 @@ impl Requests {
             }
         }
         for leave in self.leaves.values().filter(|l| chain.check_leave(l).is_ok()) {
-            // No record empties the roster.
             if staying.contains(leave.node) && staying.len() > 1 {
                 changes.left.push(leave.clone());
                 staying.remove(leave.node);
             }
         }
         for join in self.joins.values() {
-            if changes.joined.len() < chain.joins_max() && chain.check_join(join, &staying).is_ok() {
+            let room = changes.joined.len() < chain.joins_max() && staying.len() < ROSTER_MAX;
+            if room && chain.check_join(join, &staying).is_ok() {
                 changes.joined.push(join.clone());
                 staying.insert(join.member.clone());
             }

@@ -181,7 +181,8 @@ impl Round {
     fn open(&mut self, core: &mut Core, chain: &Chain, requests: &mut Requests) {
         let ballot = self.contest.ballot();
         let closing = chain.is_trained();
-        let length_ms = if closing { CLOSING_MS } else { chain.rules().round_timeout_ms };
+        // Nodes end `CLOSING_MS` after the last round: the closing record must be there before.
+        let length_ms = if closing { CLOSING_MS / 2 } else { chain.rules().round_timeout_ms };
         let wanted = chain.rules().participants_of(chain.roster().len());
         let participants = if closing { Vec::new() } else { self.choose(core, chain, wanted, 0) };
         requests.expire(chain);
@@ -221,6 +222,12 @@ impl Round {
         let Some(opening) = self.contest.opened().and_then(|o| o.opening.clone()) else { return };
         let asked = chain.roster().contains(core.me) && (opening.closing || opening.participants.contains(&core.me));
         if !asked || !matches!(self.work, Work::Waiting) {
+            return;
+        }
+        // A plan that the chain does not call for is not followed.
+        let due = opening.closing == chain.is_trained()
+            && (opening.closing || chain.check_participants(&opening.participants).is_ok());
+        if !due {
             return;
         }
         let (round, model) = (chain.next_round(), chain.head().model);
@@ -367,7 +374,8 @@ impl Round {
 
     /// An offered update is here: it is checked and folded.
     pub(crate) fn update_fetched(&mut self, core: &mut Core, blob: Hash) {
-        let Some(collection) = &mut self.collection else { return };
+        // What comes while the average is made is not in it.
+        let Some(collection) = self.collection.as_mut().filter(|c| !c.aggregating) else { return };
         for (node, (contribution, intake)) in &mut collection.intakes {
             if contribution.update.id == blob && *intake == Intake::Fetching {
                 *intake = Intake::Folding;
@@ -412,7 +420,13 @@ impl Round {
         result: Result<(), Reject>,
     ) {
         if self.collection.as_ref().is_some_and(|c| c.ballot == ballot) {
-            self.settle(core, chain, node, result);
+            match result {
+                // Trouble of this node's own is not the participant's fault: it offers again.
+                Err(Reject::ModelMissing | Reject::TooMany) => {
+                    self.collection.as_mut().map(|c| c.intakes.remove(&node));
+                }
+                result => self.settle(core, chain, node, result),
+            }
         }
     }
 

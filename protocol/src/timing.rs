@@ -26,6 +26,9 @@ pub const RETRY_MS: u64 = 400;
 /// doubled with each attempt.
 pub const STUCK_MS: u64 = 60_000;
 
+/// `STUCK_MS` is doubled so often at most, to about an hour: attempts can grow by hearsay.
+pub const STUCK_DOUBLINGS_MAX: u32 = 6;
+
 /// A participant whose connection is lost is waited for this long before the round goes on without it.
 pub const GONE_GRACE_MS: u64 = 1_000;
 

@@ -20,8 +20,9 @@ use crate::net::{AskError, BlobAnswer, BlobRequest};
 /// Requests under way at once: enough to fill a link, few enough that a slow peer holds up little.
 const IN_FLIGHT: usize = 6;
 
-/// A peer that has not answered by then is asked no more for this blob. Long enough for one chunk at 1 Mbit/s.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that has not answered by then is asked no more for this blob. Long enough for all requests under way to share
+/// 1 Mbit/s; whoever dies is noticed by its connection long before.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Rounds over all holders before a fetch is given up.
 const TRIES: usize = 3;
@@ -52,7 +53,7 @@ pub enum FetchError {
     /// No holder could be reached or has it.
     #[error("no peer serves blob {0:?}")]
     Unreachable(BlobRef),
-    /// All who answered sent bytes with the wrong hash.
+    /// The origin sent bytes with the wrong hash.
     #[error("blob {0:?} was served with bytes that fail their hash")]
     WrongHash(BlobRef),
     /// The disk failed.
@@ -126,7 +127,9 @@ impl<A: Ask> Fetch<'_, A> {
     }
 
     fn failure(&self) -> FetchError {
-        if self.report.liars.is_empty() { FetchError::Unreachable(self.blob) } else { FetchError::WrongHash(self.blob) }
+        // A lying bystander says nothing about the origin.
+        let origin_lied = self.report.liars.iter().any(|(peer, _)| *peer == self.origin);
+        if origin_lied { FetchError::WrongHash(self.blob) } else { FetchError::Unreachable(self.blob) }
     }
 
     /// Holders that may still be asked: the origin, then the others.

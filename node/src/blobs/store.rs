@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use paceline_protocol::bounds::MANIFEST_BYTES_MAX;
@@ -49,12 +50,16 @@ struct Partial {
 pub struct BlobStore {
     dir: PathBuf,
     state: Mutex<State>,
+    /// Counts writes, so that each has a temporary file of its own.
+    writes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     whole: BTreeMap<Hash, Arc<Manifest>>,
     partial: BTreeMap<Hash, Partial>,
+    /// Parts that an earlier life left and nobody has asked for since.
+    leftover: BTreeSet<Hash>,
     /// Blobs in use, which `retain` leaves alone, with the count of their users.
     pinned: BTreeMap<Hash, usize>,
 }
@@ -70,8 +75,8 @@ impl BlobStore {
     /// The disk fails.
     pub fn open(dir: &Path) -> Result<Self, BlobError> {
         fs::create_dir_all(dir).map_err(disk(dir))?;
-        let store = Self { dir: dir.to_owned(), state: Mutex::default() };
-        let mut whole = BTreeMap::new();
+        let store = Self { dir: dir.to_owned(), state: Mutex::default(), writes: AtomicU64::new(0) };
+        let (mut whole, mut leftover) = (BTreeMap::new(), BTreeSet::new());
         for entry in fs::read_dir(dir).map_err(disk(dir))? {
             let path = entry.map_err(disk(dir))?.path();
             let stem = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<Hash>().ok());
@@ -80,9 +85,15 @@ impl BlobStore {
                 && fs::metadata(&path).is_ok_and(|m| m.len() == manifest.blob().len)
             {
                 whole.insert(id, Arc::new(manifest));
+            } else if path.extension().is_some_and(|e| e == "new") {
+                // A write that a kill cut short.
+                let _ = fs::remove_file(&path);
+            } else if let Some(id) = stem {
+                leftover.insert(id);
             }
         }
-        store.state().whole = whole;
+        leftover.retain(|id| !whole.contains_key(id));
+        *store.state() = State { whole, leftover, ..State::default() };
         Ok(store)
     }
 
@@ -130,7 +141,9 @@ impl BlobStore {
 
     /// Writes a file under a temporary name, syncs it, and gives it its own.
     fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), BlobError> {
-        let temporary = path.with_extension("new");
+        // Two may write one blob at a time: one that averages a model and one that fetches it.
+        let number = self.writes.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("{number}.new"));
         let write = || {
             let mut file = File::create(&temporary)?;
             file.write_all(bytes)?;
@@ -156,7 +169,9 @@ impl BlobStore {
         let path = self.path(id, "blob");
         let bytes = fs::read(&path).map_err(disk(&path))?;
         if Manifest::of(&bytes) != *manifest {
+            // Whoever needs it fetches it again, after a restart at the latest.
             self.state().whole.remove(&id);
+            let _ = fs::remove_file(&path);
             return Err(BlobError::Damaged(path));
         }
         Ok(bytes)
@@ -297,12 +312,13 @@ impl BlobStore {
     pub fn retain(&self, keep: &BTreeSet<Hash>) {
         let stale: Vec<Hash> = {
             let mut state = self.state();
-            let known = state.whole.keys().chain(state.partial.keys());
+            let known = state.whole.keys().chain(state.partial.keys()).chain(&state.leftover);
             let stale: Vec<Hash> =
                 known.filter(|id| !keep.contains(id) && !state.pinned.contains_key(id)).copied().collect();
             for id in &stale {
                 state.whole.remove(id);
                 state.partial.remove(id);
+                state.leftover.remove(id);
             }
             stale
         };

@@ -150,17 +150,6 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
     Ok(())
 }
 
-/// Takes the home. Whoever looks whether a node runs on it holds the lock for a moment.
-async fn lock(home: &Home) -> Result<HomeLock, HomeError> {
-    for _ in 0..20 {
-        match home.lock() {
-            Err(HomeError::Locked(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
-            taken => return taken,
-        }
-    }
-    home.lock()
-}
-
 fn bad_input(error: impl Into<anyhow::Error>) -> Coded {
     Coded::new(Exit::BadInput, error)
 }

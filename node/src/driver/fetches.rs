@@ -12,6 +12,8 @@ use crate::blobs::{BlobStore, FetchError, fetch};
 use crate::learn::check_model;
 use crate::net::Network;
 
+use super::shared::Shared;
+
 /// Fetches that move bytes at a time; the others wait for their turn.
 const FETCHES_MAX: usize = 8;
 
@@ -22,6 +24,7 @@ pub(super) struct Fetches {
     blobs: Arc<BlobStore>,
     parameters: usize,
     inputs: mpsc::Sender<Input>,
+    shared: Arc<Shared>,
     turns: Arc<Semaphore>,
     tasks: BTreeMap<Hash, AbortHandle>,
 }
@@ -33,22 +36,24 @@ impl Fetches {
         blobs: Arc<BlobStore>,
         parameters: usize,
         inputs: mpsc::Sender<Input>,
+        shared: Arc<Shared>,
     ) -> Self {
         let turns = Arc::new(Semaphore::new(FETCHES_MAX));
-        Self { me, network, blobs, parameters, inputs, turns, tasks: BTreeMap::new() }
+        Self { me, network, blobs, parameters, inputs, shared, turns, tasks: BTreeMap::new() }
     }
 
     pub(super) fn begin(&mut self, blob: BlobRef, purpose: Purpose, origin: NodeId, others: Vec<NodeId>) {
         // It stays on disk, whole or in part, until the machine knows how it ended.
         self.blobs.pin(blob.id);
         let (network, store, inputs) = (self.network.clone(), self.blobs.clone(), self.inputs.clone());
-        let (me, parameters, turns) = (self.me, self.parameters, self.turns.clone());
+        let (me, parameters, turns, shared) = (self.me, self.parameters, self.turns.clone(), self.shared.clone());
         let task = tokio::spawn(async move {
             let _turn = turns.acquire().await;
             let durable = purpose == Purpose::Model;
             let (report, result) = fetch(&store, &network, (me, origin, &others), blob, durable, |_| {}).await;
             for (liar, reject) in &report.liars {
                 tracing::warn!(peer = %liar, "served a bad chunk: {reject}");
+                shared.count_refusal(*reject);
             }
             let checked = match result {
                 Ok(()) if purpose == Purpose::Model => check(&store, blob.id, parameters).await,

@@ -103,8 +103,14 @@ impl Driver {
         let me = parts.config.identity.node_id();
         let seed = paceline_bootstrap::fresh_secret();
         let machine = Machine::new(parts.config, seed, Time(0), parts.recovered);
-        let fetches =
-            Fetches::new(me, parts.network.clone(), parts.blobs.clone(), parts.parameters, parts.inputs.clone());
+        let fetches = Fetches::new(
+            me,
+            parts.network.clone(),
+            parts.blobs.clone(),
+            parts.parameters,
+            parts.inputs,
+            parts.shared.clone(),
+        );
         Self {
             machine,
             network: parts.network,
@@ -150,6 +156,8 @@ impl Driver {
             }
             self.drain(&is_over);
         }
+        // Workers that still have something to say must not wait for a driver that listens no more.
+        drop((net, inputs, commands));
         self.stop().await
     }
 
@@ -296,6 +304,8 @@ impl Driver {
             let recent = chain.records().iter().rev().filter(|c| !c.record.contributions.is_empty());
             let contributions = recent.take(self.keep_updates).flat_map(|c| &c.record.contributions);
             keep.extend(contributions.map(|c| c.update.id));
+            // Should the disk fail before the last record is on it, this node comes back to the one before.
+            keep.extend(chain.records().iter().rev().take(2).map(|c| c.record.model.id));
         }
         self.blobs.retain(&keep);
     }
@@ -304,6 +314,10 @@ impl Driver {
     fn save_peers(&self) {
         let addresses: Vec<String> =
             self.network.peers().into_iter().flat_map(|(_, a)| a).map(|a| a.to_string()).collect();
+        // Whoever stops last sees nobody, and still wants to know where the others were.
+        if addresses.is_empty() {
+            return;
+        }
         let home = self.home.clone();
         tokio::task::spawn_blocking(move || {
             let json = serde_json::to_vec(&addresses).unwrap_or_default();

@@ -73,7 +73,7 @@ impl Shared {
         self.view.send_replace(Some(view));
     }
 
-    pub(super) fn count_refusal(&self, reject: Reject) {
+    pub(crate) fn count_refusal(&self, reject: Reject) {
         *self.refused().entry(reject).or_default() += 1;
     }
 

@@ -50,7 +50,7 @@ impl BallotBox {
     }
 
     pub(super) fn accepted_on_disk(&self, core: &Core) -> Option<&Proposal> {
-        let written = self.accepted_write.is_none_or(|id| !core.is_pending(id));
+        let written = self.accepted_write.is_none_or(|id| core.is_written(id));
         self.accepted.as_ref().filter(|_| written)
     }
 
@@ -84,8 +84,13 @@ impl BallotBox {
         let repeated = self.vote.as_ref().filter(|v| v.ballot == ballot && v.candidate == candidate);
         if let Some(vote) = repeated {
             let vote = vote.clone();
-            if self.vote_write.is_none_or(|id| !core.is_pending(id)) {
-                core.send(candidate, Message::Vote { genesis, vote });
+            let message = Message::Vote { genesis, vote: vote.clone() };
+            if self.vote_write.is_none_or(|id| core.is_written(id)) {
+                core.send(candidate, message);
+            } else if self.vote_write.is_some_and(|id| core.has_failed(id)) {
+                // The disk may have room again.
+                let write = core.persist_then(Persist::Vote { genesis, vote }, vec![Held::Send(candidate, message)]);
+                self.vote_write = Some(write);
             }
             return;
         }

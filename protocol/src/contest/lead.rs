@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::chain::check_votes;
 use crate::core::{Core, Fault};
 use crate::ids::{Ballot, Hash, NodeId, Time};
 use crate::machine::Purpose;
@@ -133,8 +134,11 @@ impl Contest {
 
     pub(super) fn lead_tick(&mut self, core: &mut Core) {
         let now = core.now;
-        let quorum = self.roster.quorum();
+        let (quorum, stuck_ms) = (self.roster.quorum(), self.stuck_ms());
         let Some(lead) = self.lead() else { return };
+        if now.since_ms(lead.since) >= stuck_ms {
+            return self.give_up(core, "nothing was committed");
+        }
         let heard = lead.heard.values().filter(|at| now.since_ms(**at) < SILENCE_MS).count();
         if now.since_ms(lead.since) >= SILENCE_MS && heard + 1 < quorum {
             return self.give_up(core, "no quorum answers");
@@ -206,11 +210,15 @@ impl Contest {
 
     /// Whether a proposal is the one that this node looks for.
     pub(super) fn lead_found(&mut self, core: &mut Core, proposal: &Proposal, check: Check<'_>) -> bool {
-        let Some(recovery) = self.lead().and_then(|l| l.recovery.as_mut()) else { return false };
+        let Some(recovery) = self.lead().and_then(|l| l.recovery.as_ref()) else { return false };
         if proposal.record.hash() != recovery.value {
             return false;
         }
-        if recovery.record.is_none() && check(&proposal.record).is_ok() {
+        // What is said to be accepted must have been proposed by somebody who was elected.
+        let Proposal { ballot, coordinator, votes, .. } = proposal;
+        let elected = check_votes(votes, &self.scope, &self.roster, *ballot, *coordinator).is_ok();
+        let Some(recovery) = self.lead().and_then(|l| l.recovery.as_mut()) else { return false };
+        if recovery.record.is_none() && elected && check(&proposal.record).is_ok() {
             recovery.record = Some(proposal.record.clone());
             recovery.ask_at = core.now;
             self.recover_more(core);

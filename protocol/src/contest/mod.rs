@@ -31,7 +31,9 @@ use crate::record::{Accept, Committed, Evidence, Record, Vote};
 use crate::reject::Reject;
 use crate::roster::Roster;
 use crate::sign::Scope;
-use crate::timing::{ELECTION_DOUBLINGS_MAX, ELECTION_MS, RETRY_MS, SILENCE_MS, STEP_MS_MAX, STEP_MS_MIN, STUCK_MS};
+use crate::timing::{
+    ELECTION_DOUBLINGS_MAX, ELECTION_MS, RETRY_MS, SILENCE_MS, STEP_MS_MAX, STEP_MS_MIN, STUCK_DOUBLINGS_MAX, STUCK_MS,
+};
 
 use ballot_box::BallotBox;
 use lead::Lead;
@@ -78,6 +80,8 @@ pub(crate) struct Contest {
     stage: Stage,
     /// The highest ballot seen elected, with proof.
     elected: Option<Ballot>,
+    /// The ballot whose coordinator lived and got nothing done: this node follows it no more.
+    abandoned: Option<Ballot>,
     /// Elections in a row that ended without a result.
     failures: u32,
     /// How often the window of attempts was doubled, and when last.
@@ -131,6 +135,7 @@ impl Contest {
             round_timeout_ms: core.rules.round_timeout_ms,
             stage: Stage::Electing { stand_at: None, until: core.now.plus_ms(SILENCE_MS) },
             elected: None,
+            abandoned: None,
             failures: 0,
             window: (0, core.now),
             hint: 0,
@@ -199,7 +204,7 @@ impl Contest {
 
     /// How long a coordinator may take although it beats.
     fn stuck_ms(&self) -> u64 {
-        self.round_timeout_ms.saturating_add(STUCK_MS << self.attempt.min(16))
+        self.round_timeout_ms.saturating_add(STUCK_MS << self.attempt.min(STUCK_DOUBLINGS_MAX))
     }
 
     /// Time has passed.
@@ -225,6 +230,7 @@ impl Contest {
                 self.next_attempt(core, "the coordinator fell silent");
             }
             Stage::Following { since, .. } if now.since_ms(*since) >= stuck_ms => {
+                self.abandoned = self.elected;
                 self.next_attempt(core, "the coordinator got nothing committed");
             }
             Stage::Leading(_) => self.lead_tick(core),
@@ -339,6 +345,13 @@ impl Contest {
         if opened.coordinator == core.me {
             return;
         }
+        // The votes prove the election, but not the plan: that is the coordinator's own word.
+        if from != opened.coordinator {
+            return core.reject(from, Reject::NotCoordinator);
+        }
+        if Some(opened.ballot) <= self.abandoned {
+            return core.reject(from, Reject::StaleBallot);
+        }
         let votes = check_votes(&opened.votes, &self.scope, &self.roster, opened.ballot, opened.coordinator);
         if let Err(reject) = votes {
             return core.reject(from, reject);
@@ -351,7 +364,7 @@ impl Contest {
     fn follow(&mut self, core: &mut Core, opened: Opened) {
         let (now, ballot, coordinator) = (core.now, opened.ballot, opened.coordinator);
         let known = match &self.stage {
-            Stage::Following { opened: present, since, .. } if present.ballot == ballot => Some(*since),
+            Stage::Following { opened: present, since, heard } if present.ballot == ballot => Some((*since, *heard)),
             _ => None,
         };
         self.elected = self.elected.max(Some(ballot));
@@ -361,7 +374,9 @@ impl Contest {
             self.attempt_began = now;
             core.emit(Event::Following { ballot, coordinator });
         }
-        self.stage = Stage::Following { opened: Box::new(opened), heard: now, since: known.unwrap_or(now) };
+        // Only beats show that a coordinator lives; its plan said again does not.
+        let (since, heard) = known.unwrap_or((now, now));
+        self.stage = Stage::Following { opened: Box::new(opened), heard, since };
         self.turns.push_back(Turn::Following);
     }
 
@@ -371,7 +386,7 @@ impl Contest {
         if self.is_voter(core) {
             core.send(from, Message::BeatHeard { genesis, ballot: beat.ballot, promised });
         }
-        if beat.ballot < promised || self.elected > Some(beat.ballot) {
+        if beat.ballot < promised || self.elected > Some(beat.ballot) || Some(beat.ballot) <= self.abandoned {
             return;
         }
         let followed = match &mut self.stage {
@@ -426,6 +441,10 @@ impl Contest {
         }
         if proposal.coordinator == core.me || !self.is_voter(core) {
             return;
+        }
+        // Another member that shows it may have made it up: the votes don't cover the record.
+        if from != proposal.coordinator {
+            return core.reject(from, Reject::NotCoordinator);
         }
         if let Err(reject) = self.check_proposal(core, &proposal, check) {
             core.reject(from, reject);

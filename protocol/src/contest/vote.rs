@@ -146,7 +146,7 @@ impl Contest {
         let fits = vote.voter == from && vote.candidate == core.me && vote.ballot == present;
         let Stage::Standing { asked, .. } = &self.stage else { return };
         let vote_ms = core.now.since_ms(*asked);
-        if !fits {
+        if !fits || !vote.is_plausible() {
             return core.reject(from, Reject::StaleBallot);
         }
         if from != core.me && !vote.verifies(&self.scope) {

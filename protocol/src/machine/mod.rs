@@ -62,6 +62,8 @@ pub struct Machine {
     /// The round being decided; `None` without a chain and at its end.
     round: Option<Round>,
     requests: Requests,
+    /// Votes and accepts found on disk, until their round begins.
+    promised: Vec<RecoveredBallot>,
     membership: Membership,
     catch_up: CatchUp,
     /// Messages of the next round that came before this one's commit: one a peer.
@@ -89,6 +91,7 @@ impl Machine {
             aside: None,
             round: None,
             requests: Requests::default(),
+            promised: recovered.ballots,
             membership: Membership::new(recovered.left),
             catch_up: CatchUp::default(),
             early: BTreeMap::new(),
@@ -103,13 +106,15 @@ impl Machine {
             machine.membership.was_member = chain.roster().contains(machine.core.me);
         }
         if let Some(chain) = &machine.chain {
-            let (genesis, round) = (chain.genesis(), chain.next_round());
-            let ballot = recovered.ballots.into_iter().find(|b| b.genesis == genesis && b.round == round);
-            let contribution = recovered.contribution.filter(|(r, _)| *r == round).map(|(_, c)| c);
+            let round = chain.next_round();
+            // Without its update on disk, or from another chain, a contribution is worth nothing.
+            let core = &machine.core;
+            let holds = |c: &Contribution| core.blobs.contains(&c.update.id) && c.verifies(&chain.scope(), round);
+            let contribution = recovered.contribution.filter(|(r, c)| *r == round && holds(c)).map(|(_, c)| c);
             for evidence in recovered.evidence {
                 machine.requests.add_evidence(&mut machine.core, chain, evidence, false);
             }
-            machine.begin_round(contribution, Start::AfterRestart(ballot));
+            machine.begin_round(contribution, Start::AfterRestart(None));
         }
         if machine.chain.is_none()
             && let Some(genesis) = machine.foundings.founded().cloned()
@@ -251,6 +256,10 @@ impl Machine {
     fn begin_round(&mut self, contribution: Option<Contribution>, start: Start) {
         let Some(chain) = &self.chain else { return };
         self.round = None;
+        // Promises outlive records: a chain that was found shorter than what this node has voted in grows again.
+        let (genesis, round) = (chain.genesis(), chain.next_round());
+        let promised = self.promised.iter().position(|b| (b.genesis, b.round) == (genesis, round));
+        let start = promised.map_or(start, |at| Start::AfterRestart(Some(self.promised.swap_remove(at))));
         if !chain.is_closed() && chain.yielded_to().is_none() {
             self.round = Some(Round::begin(&mut self.core, chain, contribution, start));
         }
@@ -396,6 +405,7 @@ impl Machine {
             round.contest.fetched(&mut self.core, blob);
             round.update_fetched(&mut self.core, blob);
         }
+        self.foundings.fetched(&mut self.core, blob);
     }
 
     fn fetch_failed(&mut self, blob: Hash, failure: FetchFailure) {
@@ -403,6 +413,7 @@ impl Machine {
         if let (Some(chain), Some(round)) = (&self.chain, &mut self.round) {
             round.fetch_failed(&mut self.core, chain, blob, failure);
         }
+        self.foundings.fetch_failed(&mut self.core, blob);
     }
 
     fn peer_up(&mut self, peer: NodeId) {
