@@ -56,11 +56,23 @@ fn source(from: &Which) -> Result<Source, Coded> {
     match url.filter(|url| get::<Status>(url, "/status").is_ok_and(|s| s.node_id == me.to_string())) {
         Some(url) => Ok(Source::Running { url }),
         // Its database is the node's own while it runs.
-        None if home.is_running() => {
+        None if stays_taken(&home) => {
             Err(anyhow!("the node on {} is just starting, or busy; try again", home.dir().display()).into())
         }
         None => Ok(Source::Stopped { home }),
     }
+}
+
+/// Whether a node is on a home, and not just another command that looks at it.
+fn stays_taken(home: &Home) -> bool {
+    let began = Instant::now();
+    while home.is_running() {
+        if began.elapsed() >= LOCK_WAIT {
+            return true;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    false
 }
 
 /// The node of a home, once it was started.
