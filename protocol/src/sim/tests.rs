@@ -356,14 +356,13 @@ fn the_simulator_finds_an_accepted_proposal_that_is_passed_over() {
     finds(Fault::IgnoreAccepted, 3_000, rough);
 }
 
-#[test]
-fn a_founding_survives_crashes_in_the_middle() {
-    for seed in 0..40 {
-        let mut sim = start(SimOptions { min_nodes: 3, ..SimOptions::calm(5, 2, seed) });
+fn founding_with_crashes(nodes: usize, seeds: Range<u64>) {
+    for seed in seeds {
+        let mut sim = start(SimOptions::calm(nodes, 2, seed));
         for _ in 0..3 {
             let pause = 500 + sim.dice(1_500) as u64;
             sim.run_until(pause, |_| false);
-            let node = sim.dice(5);
+            let node = sim.dice(nodes);
             sim.crash(node);
         }
         sim.run_until(5_000, |_| false);
@@ -374,20 +373,36 @@ fn a_founding_survives_crashes_in_the_middle() {
 }
 
 #[test]
-fn of_two_overlapping_groups_one_run_comes_about() {
-    for seed in 0..40 {
-        // Two groups that share a node see each other only after a while.
-        let mut sim = Sim::new(SimOptions { min_nodes: 3, ..SimOptions::calm(5, 3, seed) });
-        sim.partition(&[0, 0, 0, 1, 1]);
+fn a_founding_survives_crashes_in_the_middle() {
+    founding_with_crashes(3, 0..40);
+    founding_with_crashes(5, 0..40);
+    founding_with_crashes(50, 0..2);
+}
+
+/// Two groups, each large enough to found, that share nodes: first one of them is together, then the other.
+fn overlapping_groups(nodes: usize, seeds: Range<u64>) {
+    let group = nodes / 2 + 1;
+    for seed in seeds {
+        let mut sim = Sim::new(SimOptions { min_nodes: group, ..SimOptions::calm(nodes, 3, seed) });
+        let first: Vec<u8> = (0..nodes).map(|n| u8::from(n >= group)).collect();
+        sim.partition(&first);
         sim.start_all();
         let pause = 1_000 + sim.dice(2_500) as u64;
         sim.run_until(pause, |_| false);
-        sim.partition(&[1, 0, 0, 0, 0]);
+        let second: Vec<u8> = (0..nodes).map(|n| u8::from(n < nodes - group)).collect();
+        sim.partition(&second);
         let pause = sim.dice(3_000) as u64;
         sim.run_until(pause, |_| false);
         sim.heal();
         must(&mut sim, 300_000, seed, "the end of the run", Sim::all_closed);
     }
+}
+
+#[test]
+fn of_two_overlapping_groups_one_run_comes_about() {
+    overlapping_groups(3, 0..40);
+    overlapping_groups(5, 0..40);
+    overlapping_groups(50, 0..2);
 }
 
 #[test]
