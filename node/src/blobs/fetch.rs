@@ -310,6 +310,10 @@ mod tests {
         let origin = node(0);
         let blob = peers.stores[&origin].put(&data).expect("room");
         let others: Vec<NodeId> = (1..5).map(node).collect();
+        // All have begun: who is asked for a chunk that is on its way waits for it, whatever the order in which they run.
+        for me in &others {
+            peers.stores[me].begin(Manifest::of(&data)).expect("room");
+        }
         let (peers, others) = (&peers, &others);
         let fetches = others.iter().map(|me| async move {
             let (report, result) = fetch(&peers.stores[me], &peers, (*me, origin, others), blob, true, |_| {}).await;
