@@ -107,10 +107,7 @@ impl Machine {
         }
         if let Some(chain) = &machine.chain {
             let round = chain.next_round();
-            // Without its update on disk, or from another chain, a contribution is worth nothing.
-            let core = &machine.core;
-            let holds = |c: &Contribution| core.blobs.contains(&c.update.id) && c.verifies(&chain.scope(), round);
-            let contribution = recovered.contribution.filter(|(r, c)| *r == round && holds(c)).map(|(_, c)| c);
+            let contribution = recovered.contribution.filter(|(r, _)| *r == round).map(|(_, c)| c);
             for evidence in recovered.evidence {
                 machine.requests.add_evidence(&mut machine.core, chain, evidence, false);
             }
