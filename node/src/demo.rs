@@ -200,7 +200,7 @@ fn round_line(r: &Round, before: Option<&Round>, of: u64) -> String {
     format!(
         "round {} of {of}: coordinated by {}, {} updates, loss {}, {}{}",
         r.round,
-        short(r.committed_by.as_deref().unwrap_or(&r.coordinator)),
+        r.committed_by.as_deref().map_or("-".into(), short),
         r.contributions.len(),
         r.train_loss.map_or("-".into(), |l| format!("{l:.3}")),
         r.duration_ms.map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0)),

@@ -14,4 +14,5 @@ pub mod learn;
 pub mod net;
 pub mod replay;
 pub mod report;
+mod simulate;
 pub mod store;

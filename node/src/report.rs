@@ -130,8 +130,8 @@ pub struct Round {
     pub round: u64,
     /// The attempt that made the record.
     pub attempt: u32,
-    /// Who made it.
-    pub coordinator: String,
+    /// Who made it; null in a simulation, like all that comes of the nodes' agreement.
+    pub coordinator: Option<String>,
     /// The attempt that committed it.
     pub committed_attempt: Option<u32>,
     /// Who got it through.
@@ -139,9 +139,9 @@ pub struct Round {
     /// The model after it, hex.
     pub model_hash: String,
     /// The record's hash, hex.
-    pub record_hash: String,
+    pub record_hash: Option<String>,
     /// Hash of the record before, hex.
-    pub parent: String,
+    pub parent: Option<String>,
     /// The updates that were averaged.
     pub contributions: Vec<ContributionReport>,
     /// Mean training loss in nats, weighted by samples.
@@ -163,7 +163,7 @@ pub struct Round {
 /// One contribution.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContributionReport {
-    /// PeerId.
+    /// PeerId; `K/N` of a simulation's client.
     pub node_id: String,
     /// Samples trained on.
     pub samples: u64,
@@ -215,12 +215,12 @@ fn round(rows: &[Row], index: usize) -> Round {
         kind: record.kind.name().to_owned(),
         round: record.round,
         attempt: record.attempt,
-        coordinator: record.coordinator.to_string(),
+        coordinator: Some(record.coordinator.to_string()),
         committed_attempt: committed.committed_in().map(|(ballot, _)| ballot.attempt),
         committed_by: committed.committed_in().map(|(_, by)| by.to_string()),
         model_hash: record.model.id.to_string(),
-        record_hash: record.hash().to_string(),
-        parent: record.parent.to_string(),
+        record_hash: Some(record.hash().to_string()),
+        parent: Some(record.parent.to_string()),
         contributions: contributions.collect(),
         train_loss: record.train_loss(),
         accuracy: accuracy.map(|(a, _)| a),
@@ -241,7 +241,7 @@ pub fn last_commit(rows: &[Row]) -> Option<LastCommit> {
         round: round.round,
         updates: round.contributions.len(),
         model_hash: round.model_hash,
-        record_hash: round.record_hash,
+        record_hash: round.record_hash.unwrap_or_default(),
         accuracy: round.accuracy,
         train_loss: round.train_loss,
         duration_ms: round.duration_ms,

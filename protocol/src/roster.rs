@@ -20,6 +20,13 @@ impl Part {
     }
 }
 
+impl Part {
+    /// What training's random streams and the choice of participants are keyed by where there is a part.
+    pub fn key(&self) -> Vec<u8> {
+        format!("part {self}").into_bytes()
+    }
+}
+
 impl std::fmt::Display for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.index, self.of)
@@ -42,7 +49,7 @@ impl Member {
     /// repeats with fresh identities, or else the node id.
     pub fn key(&self) -> Vec<u8> {
         match self.part {
-            Some(part) => format!("part {part}").into_bytes(),
+            Some(part) => part.key(),
             None => self.node.as_bytes().to_vec(),
         }
     }

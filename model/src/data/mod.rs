@@ -190,7 +190,14 @@ impl Images {
 impl DataSet {
     /// Part `k` of `n`, from 1: the training images under `rule`, the test images dealt out in turn, so that the parts
     /// together are the whole data set. The same for every node that has the same data and seed.
-    pub fn part(self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Self, DataError> {
+    pub fn part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Self, DataError> {
+        let train = self.train_part(k, n, rule, seed)?;
+        let test: Vec<u32> = (0..self.test.len() as u32).skip(k - 1).step_by(n).collect();
+        Ok(Self { train, test: self.test.select(&test) })
+    }
+
+    /// The training images of part `k` of `n` alone.
+    pub fn train_part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Images, DataError> {
         if n == 0 || k == 0 || k > n {
             return Err(DataError::Invalid(format!(
                 "there is no part {k}/{n}: the first number goes from 1 to the second"
@@ -207,8 +214,7 @@ impl DataSet {
         if train.is_empty() {
             return Err(DataError::Invalid(format!("part {k}/{n} has no training image under this partition")));
         }
-        let test: Vec<u32> = (0..self.test.len() as u32).skip(k - 1).step_by(n).collect();
-        Ok(Self { train, test: self.test.select(&test) })
+        Ok(train)
     }
 }
 

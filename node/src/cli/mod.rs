@@ -18,7 +18,7 @@ use paceline_protocol::roster::Part;
 use serde::{Deserialize, Serialize};
 
 use crate::store::{HomeError, StoreError};
-use crate::{console, demo};
+use crate::{console, demo, simulate};
 
 /// How a command ends; the README lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +133,11 @@ enum Command {
     /// Come off the roster, for good. A node that is only stopped stays on it.
     #[command(after_help = "Example:\n  paceline leave --home ~/lab")]
     Leave(Which),
+    /// The same run in one process, with clients in place of nodes.
+    #[command(after_help = "Examples:
+  paceline simulate run.toml --clients 10
+  paceline simulate mnist.toml --clients 100 --data ~/mnist --until 99")]
+    Simulate(simulate::Options),
     /// The bootstrap node, for the demo; people start `paceline-bootstrap`.
     #[command(hide = true)]
     Bootstrap {
@@ -230,7 +235,7 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 /// Prints a result on stdout, with an end of line.
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
@@ -273,6 +278,7 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Co
         Command::Peers(from) => read::peers(&from, format),
         Command::Ticket(from) => read::ticket(&from, format),
         Command::Leave(from) => read::leave(&from, format),
+        Command::Simulate(options) => simulate::run(options, format == Format::Json, quiet).await,
         Command::Bootstrap { run, listen } => demo::bootstrap(&run, listen).await,
     }
 }

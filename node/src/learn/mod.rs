@@ -5,10 +5,12 @@
 //! threads of their own and put what they make on disk before they say that it is there.
 
 mod averager;
+mod cohort;
 mod plan;
 mod trainer;
 
 pub use averager::Averager;
+pub use cohort::{Cohort, Local, LocalError, Workers};
 pub use plan::{Plan, PlanError};
 pub use trainer::{Job, Outcome, Progress, Trainer};
 

@@ -1,0 +1,150 @@
+//! Many clients in one process: those of a round train side by side, one on each thread, and each update goes into the
+//! exact sum as soon as it is there. Memory is the sum and one update a thread, whatever the number of clients.
+//!
+//! A thread to itself is what a client trains fastest on, counted over all threads: two clients on two threads share
+//! nothing. Only those that are left over when the rest is done evenly get all threads, one after the other.
+
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use paceline_model::{DataError, DataSet, Device, ExactSum, Threads, ThreadsError, TrainError, TrainJob};
+use paceline_protocol::BlobRef;
+use paceline_protocol::roster::Part;
+
+use super::plan::Plan;
+use crate::blobs::Manifest;
+
+/// What clients that share a process share.
+#[derive(Debug)]
+pub struct Cohort<'a> {
+    /// The run.
+    pub plan: &'a Plan,
+    /// The whole data set; each client has a part of it.
+    pub data: &'a DataSet,
+    /// Where they compute.
+    pub workers: &'a Workers,
+}
+
+/// The threads of a process that clients share.
+#[derive(Debug)]
+pub struct Workers {
+    /// All of them together.
+    pub all: Threads,
+    /// As many pools of one.
+    singles: Vec<Threads>,
+}
+
+impl Workers {
+    /// So many threads, from 1 on.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    pub fn new(count: usize) -> Result<Self, ThreadsError> {
+        let all = Threads::new(count)?;
+        let singles = (0..all.count()).map(|_| Threads::new(1)).collect::<Result<_, _>>()?;
+        Ok(Self { all, singles })
+    }
+}
+
+/// What one client's training came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Local {
+    /// Its part of the data.
+    pub part: Part,
+    /// Images it has: the weight of its update.
+    pub samples: u64,
+    /// Its update.
+    pub update: BlobRef,
+    /// Mean loss in nats.
+    pub train_loss: f64,
+    /// How long it took.
+    pub train_ms: u64,
+}
+
+/// Why a client has no update.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// It has no images.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Its training failed or was stopped.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// Its update can't be averaged.
+    #[error(transparent)]
+    Exact(#[from] paceline_model::ExactError),
+}
+
+impl Cohort<'_> {
+    /// Trains these clients on `model`. Gives the sum of their updates, and for each in order what it came to; one that
+    /// failed is not in the sum. `on_batch` is called after every batch of every client, from all threads, and stops them.
+    pub fn train(
+        &self,
+        model: &[u8],
+        round: u64,
+        clients: &[Part],
+        on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
+    ) -> (ExactSum, Vec<Result<Local, LocalError>>) {
+        let sum = Mutex::new(ExactSum::new(self.plan.parameters));
+        let Workers { all, singles } = self.workers;
+        let (even, left) = clients.split_at(clients.len() / singles.len() * singles.len());
+        let waiting = Mutex::new(even.iter().enumerate());
+        let done = Mutex::new(Vec::with_capacity(clients.len()));
+        let next = || lock(&waiting).next();
+        std::thread::scope(|scope| {
+            for thread in singles {
+                scope.spawn(|| {
+                    while let Some((place, &part)) = next() {
+                        let local = self.client(model, round, part, thread, &sum, on_batch);
+                        lock(&done).push((place, local));
+                    }
+                });
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_by_key(|(place, _)| *place);
+        let mut locals: Vec<_> = done.into_iter().map(|(_, local)| local).collect();
+        locals.extend(left.iter().map(|&part| self.client(model, round, part, all, &sum, on_batch)));
+        (sum.into_inner().unwrap_or_else(PoisonError::into_inner), locals)
+    }
+
+    fn client(
+        &self,
+        model: &[u8],
+        round: u64,
+        part: Part,
+        threads: &Threads,
+        sum: &Mutex<ExactSum>,
+        on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
+    ) -> Result<Local, LocalError> {
+        let began = Instant::now();
+        let plan = self.plan;
+        let images = self.data.train_part(part.index as usize, part.of as usize, &plan.partition, plan.seed)?;
+        let job = TrainJob {
+            spec: &plan.spec,
+            preprocess: plan.preprocess,
+            parent: model,
+            data: &images,
+            config: &plan.config,
+            round,
+            seed: plan.seed,
+            node_key: &part.key(),
+            device: &Device::Cpu,
+        };
+        let trained = paceline_model::train(&job, threads, &mut |_| on_batch())?;
+        lock(sum).add(&trained.delta, trained.samples)?;
+        Ok(Local {
+            part,
+            samples: trained.samples,
+            update: Manifest::of(&trained.delta).blob(),
+            train_loss: trained.train_loss,
+            train_ms: began.elapsed().as_millis() as u64,
+        })
+    }
+}
+
+/// What is behind these locks is whole between any two statements, so a panic elsewhere spoils nothing.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,147 @@
+//! What a simulation leaves on disk, and how it goes on after an interruption.
+//!
+//! `run.toml` is the run file in canonical form, `clients` the number of clients, `rounds.jsonl` has a line for each
+//! finished round, in the format of `paceline rounds`, and `model-R` is the model after round R. A round counts once its
+//! line is there; its model was put on disk before.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use paceline_protocol::runfile::RunFile;
+
+use crate::blobs::Manifest;
+use crate::report::Round;
+
+/// The folder of one simulation.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    dir: PathBuf,
+    /// The rounds that are finished.
+    pub(crate) rounds: Vec<Round>,
+    /// The model after the last of them.
+    pub(crate) model: Vec<u8>,
+}
+
+impl Folder {
+    /// Begins in a new or empty folder, or goes on in one of the same run with as many clients.
+    pub(crate) fn open(
+        dir: &Path,
+        run_file: &RunFile,
+        clients: u32,
+        initial: impl FnOnce() -> anyhow::Result<Vec<u8>>,
+    ) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("{} can't be made", dir.display()))?;
+        let (run, count) = (dir.join("run.toml"), dir.join("clients"));
+        if run.exists() {
+            let origin = run.display().to_string();
+            let text = fs::read_to_string(&run).with_context(|| origin.clone())?;
+            let before = fs::read_to_string(&count).with_context(|| count.display().to_string())?;
+            if RunFile::parse(&text, &origin)? != *run_file || before.trim() != clients.to_string() {
+                bail!(
+                    "{} holds another simulation, of {} clients under {origin}: give another --out",
+                    dir.display(),
+                    before.trim()
+                );
+            }
+        } else {
+            write(&count, clients.to_string().as_bytes())?;
+            write(&run, run_file.canonical().as_bytes())?;
+        }
+        let mut folder = Self { dir: dir.to_owned(), rounds: Vec::new(), model: Vec::new() };
+        folder.rounds = folder.read_rounds()?;
+        folder.model = match folder.rounds.last() {
+            Some(last) => folder.read_model(last)?,
+            None => initial()?,
+        };
+        Ok(folder)
+    }
+
+    /// Puts a finished round on disk: its model, then its line, and what is needed no more is removed.
+    pub(crate) fn add(&mut self, round: Round, model: Vec<u8>) -> anyhow::Result<()> {
+        write(&self.model_file(round.round), &model)?;
+        let path = self.rounds_file();
+        let line = serde_json::to_string(&round)? + "\n";
+        let append = || -> io::Result<()> {
+            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+            file.write_all(line.as_bytes())?;
+            file.sync_all()
+        };
+        append().with_context(|| format!("{} can't be written", path.display()))?;
+        if let Some(before) = self.rounds.last() {
+            // A left-over file costs space alone.
+            let _ = fs::remove_file(self.model_file(before.round));
+        }
+        self.rounds.push(round);
+        self.model = model;
+        Ok(())
+    }
+
+    /// Where a file of this folder lies.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn rounds_file(&self) -> PathBuf {
+        self.file("rounds.jsonl")
+    }
+
+    fn model_file(&self, round: u64) -> PathBuf {
+        self.file(&format!("model-{round}"))
+    }
+
+    fn read_rounds(&self) -> anyhow::Result<Vec<Round>> {
+        let path = self.rounds_file();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        };
+        // The last line of an interrupted write has no end: that round is not finished.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if whole < text.len() {
+            write(&path, &text.as_bytes()[..whole])?;
+        }
+        let mut rounds: Vec<Round> = Vec::new();
+        for (index, line) in text[..whole].lines().enumerate() {
+            let at = || format!("{}:{}: expected the record of round {}", path.display(), index + 1, index + 1);
+            let round: Round = serde_json::from_str(line).with_context(at)?;
+            if round.round != index as u64 + 1 {
+                return Err(anyhow!("found that of round {}: remove this line and all after it", round.round))
+                    .with_context(at);
+            }
+            rounds.push(round);
+        }
+        Ok(rounds)
+    }
+
+    fn read_model(&self, last: &Round) -> anyhow::Result<Vec<u8>> {
+        let path = self.model_file(last.round);
+        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+        let found = Manifest::of(&bytes).blob().id.to_string();
+        if found != last.model_hash {
+            bail!(
+                "{}: expected the model {} of round {}, found {found}: the file is damaged; begin again with another --out",
+                path.display(),
+                last.model_hash,
+                last.round
+            );
+        }
+        Ok(bytes)
+    }
+}
+
+/// Writes a file at once or not at all.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("{} can't be written", path.display()))
+}

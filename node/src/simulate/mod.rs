@@ -1,0 +1,342 @@
+//! `paceline simulate`: the run of a run file in one process, with virtual clients in place of nodes. Client K of N has the
+//! part K/N of the data.
+//!
+//! What a round computes is what the nodes of a run with those parts compute: the same participants, the same streams,
+//! the same exact sums, so the models have the same bits. What is left out is everything between the nodes.
+
+mod curve;
+mod folder;
+mod plot;
+
+use std::io::IsTerminal;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use paceline_model::{DataSet, Device, Evaluation};
+use paceline_protocol::bounds::ROSTER_MAX;
+use paceline_protocol::roster::{Member, Part, Roster};
+use paceline_protocol::runfile::RunFile;
+use paceline_protocol::{Hash, NodeId};
+
+use crate::blobs::Manifest;
+use crate::cli::{Coded, Exit, print, read_run_file};
+use crate::learn::{Cohort, Local, LocalError, Plan, Workers};
+use crate::report::{ContributionReport, Round};
+
+use curve::{best_so_far, rounds_to};
+use folder::Folder;
+
+/// How a run is simulated.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The run file.
+    #[arg(value_name = "RUN.toml")]
+    run: PathBuf,
+    /// Clients; client K has the part K/N of the data [default: the run file's min_nodes].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=ROSTER_MAX as i64))]
+    clients: Option<u32>,
+    /// The data, if the run file's data set needs any.
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Where rounds, models and plots go; a simulation that is found there goes on [default: NAME-simulation].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// End when the best test accuracy so far reaches this, in percent.
+    #[arg(long, value_name = "ACC", value_parser = percent)]
+    until: Option<f64>,
+    /// Threads that train [default: one a core].
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+/// How often the bar moves.
+const BAR: Duration = Duration::from_millis(200);
+
+/// Steps of the bar for one round.
+const BAR_STEPS: u64 = 1_000;
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').trim().parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 100.0 => Ok(value / 100.0),
+        _ => Err(format!("`{text}` is no accuracy: give percent, above 0 and at most 100, for instance 99")),
+    }
+}
+
+pub(crate) async fn run(options: Options, json: bool, quiet: bool) -> Result<(), Coded> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            tracing::info!("stops after this batch; once more to stop at once");
+            asked.store(true, Ordering::SeqCst);
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+    let work = move || Simulation::prepare(options)?.run(&stop, json, quiet);
+    tokio::task::spawn_blocking(work).await.context("the simulation's thread failed")?
+}
+
+struct Simulation {
+    run_file: RunFile,
+    plan: Plan,
+    data: DataSet,
+    roster: Roster,
+    workers: Workers,
+    until: Option<f64>,
+    folder: Folder,
+}
+
+impl Simulation {
+    fn prepare(options: Options) -> Result<Self, Coded> {
+        let bad_input = |error: anyhow::Error| Coded::new(Exit::BadInput, error);
+        let run_file = read_run_file(&options.run)?;
+        let plan = Plan::of(&run_file).map_err(|e| bad_input(e.into()))?;
+        let clients = options.clients.unwrap_or(run_file.run.min_nodes);
+        let data = plan.data(options.data.as_deref(), None).map_err(|e| bad_input(e.into()))?;
+        let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+        let workers = Workers::new(options.threads.map_or_else(cores, NonZeroUsize::get))?;
+        let out = options.out.unwrap_or_else(|| format!("{}-simulation", run_file.run.name).into());
+        let folder =
+            Folder::open(&out, &run_file, clients, || Ok(plan.initial_model()?)).map_err(bad_input)?;
+        Ok(Self { roster: roster(clients), run_file, plan, data, workers, until: options.until, folder })
+    }
+
+    fn run(mut self, stop: &AtomicBool, json: bool, quiet: bool) -> Result<(), Coded> {
+        let began = Instant::now();
+        let before = self.folder.rounds.len();
+        if before > 0 {
+            tracing::info!("goes on after round {before}");
+        }
+        let bar = bar(self.run_file.run.rounds, quiet);
+        while !self.is_over() {
+            let round = self.folder.rounds.len() as u64 + 1;
+            match self.round(round, stop, &bar)? {
+                Some((report, model)) => {
+                    if json {
+                        print(&serde_json::to_string(&report)?);
+                    }
+                    bar.suspend(|| tracing::info!("{}", line(&report, self.run_file.run.rounds)));
+                    self.folder.add(report, model)?;
+                }
+                None => break,
+            }
+        }
+        bar.finish_and_clear();
+        let files = plot::accuracy(&self.folder, &self.run_file.run.name)?;
+        let interrupted = !self.is_over();
+        if !json {
+            print(&self.summary(before, began.elapsed()));
+            files.iter().for_each(|file| print(&format!("wrote {}", file.display())));
+        }
+        match interrupted {
+            true => Err(anyhow!("interrupted after round {}; the same command goes on", self.folder.rounds.len()).into()),
+            false => Ok(()),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let reached = |target| best_so_far(self.accuracies()).last().is_some_and(|best| best >= target);
+        self.folder.rounds.len() as u64 >= self.run_file.run.rounds || self.until.is_some_and(reached)
+    }
+
+    fn accuracies(&self) -> impl Iterator<Item = f64> {
+        self.folder.rounds.iter().map(|r| r.accuracy.unwrap_or(0.0))
+    }
+
+    /// One round; `None` if it was stopped.
+    fn round(
+        &self,
+        round: u64,
+        stop: &AtomicBool,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Option<(Round, Vec<u8>)>> {
+        let began = Instant::now();
+        let parent = &self.folder.model;
+        let id = Manifest::of(parent).blob().id;
+        let parts = self.participants(id, round);
+        let progress = Progress { bar, round, done: AtomicU64::new(0), of: self.batches(&parts), stop };
+        let cohort = Cohort { plan: &self.plan, data: &self.data, workers: &self.workers };
+        let (sum, locals) = cohort.train(parent, round, &parts, &|| progress.batch());
+        if stop.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let locals = self.arrived(round, &parts, locals)?;
+        let model = sum.average(parent)?;
+        let Some(evaluation) = self.evaluate(&model, stop)? else { return Ok(None) };
+        let report = self.report(round, &locals, &model, evaluation, began.elapsed());
+        Ok(Some((report, model)))
+    }
+
+    /// The clients of a round: those that a network of nodes with these parts would choose.
+    fn participants(&self, model: Hash, round: u64) -> Vec<Part> {
+        let order = self.roster.trainees(model, round);
+        let count = self.run_file.participants_of(self.roster.len());
+        order[..count].iter().filter_map(|node| self.roster.get(*node)?.part).collect()
+    }
+
+    /// About how many batches these clients have: exactly where all have as many images.
+    fn batches(&self, parts: &[Part]) -> u64 {
+        let images = self.data.train.len() / self.roster.len();
+        (parts.len() * self.plan.config.epochs * images.div_ceil(self.plan.config.batch).max(1)) as u64
+    }
+
+    /// The updates that came. Too few are the end: nothing would change if it was tried again.
+    fn arrived(
+        &self,
+        round: u64,
+        parts: &[Part],
+        locals: Vec<Result<Local, LocalError>>,
+    ) -> anyhow::Result<Vec<Local>> {
+        let mut arrived = Vec::with_capacity(locals.len());
+        let mut last = None;
+        for (part, local) in parts.iter().zip(locals) {
+            match local {
+                Ok(local) => arrived.push(local),
+                Err(error) => {
+                    tracing::warn!("round {round}: client {part} has no update: {error}");
+                    last = Some(error);
+                }
+            }
+        }
+        let needed = self.run_file.min_updates_of(parts.len());
+        match last {
+            Some(error) if arrived.len() < needed => {
+                let found = arrived.len();
+                Err(anyhow::Error::from(error).context(format!("round {round}: {found} updates, {needed} are needed")))
+            }
+            _ => Ok(arrived),
+        }
+    }
+
+    fn evaluate(&self, model: &[u8], stop: &AtomicBool) -> anyhow::Result<Option<Evaluation>> {
+        let go_on = &mut |_| if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let (plan, device) = (&self.plan, &Device::Cpu);
+        let result =
+            paceline_model::evaluate(&plan.spec, plan.preprocess, model, &self.data.test, device, &self.workers.all, go_on);
+        match result {
+            Ok(evaluation) => Ok(Some(evaluation)),
+            Err(paceline_model::TrainError::Cancelled) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn report(
+        &self,
+        round: u64,
+        locals: &[Local],
+        model: &[u8],
+        evaluation: Evaluation,
+        took: Duration,
+    ) -> Round {
+        let contributions = locals.iter().map(|l| ContributionReport {
+            node_id: l.part.to_string(),
+            samples: l.samples,
+            update_hash: l.update.id.to_string(),
+            train_loss: l.train_loss,
+            train_ms: l.train_ms,
+        });
+        let samples: u64 = locals.iter().map(|l| l.samples).sum();
+        let loss: f64 = locals.iter().map(|l| l.train_loss * l.samples as f64).sum();
+        Round {
+            kind: "train".to_owned(),
+            round,
+            attempt: 0,
+            coordinator: None,
+            committed_attempt: None,
+            committed_by: None,
+            model_hash: Manifest::of(model).blob().id.to_string(),
+            record_hash: None,
+            parent: None,
+            contributions: contributions.collect(),
+            train_loss: (samples > 0).then(|| loss / samples as f64),
+            accuracy: (evaluation.total > 0).then(|| evaluation.correct as f64 / evaluation.total as f64),
+            evaluated: Some(evaluation.total),
+            duration_ms: Some(took.as_millis() as u64),
+            overhead_ms: None,
+            bytes_sent: locals.iter().map(|l| l.update.len).sum(),
+            bytes_received: (locals.len() * model.len()) as u64,
+        }
+    }
+
+    fn summary(&self, before: usize, took: Duration) -> String {
+        let rounds = &self.folder.rounds;
+        let best = best_so_far(self.accuracies()).last().unwrap_or(0.0);
+        let mut text = format!("{} rounds, best accuracy {:.2} %", rounds.len(), 100.0 * best);
+        if let Some(target) = self.until {
+            let reached = rounds_to(target, self.accuracies());
+            let reached = reached.map_or("not reached".to_owned(), |round| format!("reached after {round:.1} rounds"));
+            text += &format!("; {:.2} % {reached}", 100.0 * target);
+        }
+        let here = &rounds[before..];
+        let epochs = here.iter().map(|r| r.contributions.len()).sum::<usize>() * self.plan.config.epochs;
+        if let (false, Some(last)) = (here.is_empty(), rounds.last()) {
+            let rate = epochs as f64 / took.as_secs_f64();
+            text += &format!(
+                "\n{} rounds in {:.0} s, evaluation included: {rate:.2} client-epochs/s\nmodel {}",
+                here.len(),
+                took.as_secs_f64(),
+                last.model_hash
+            );
+        }
+        text
+    }
+}
+
+/// The batches of a round as they are done.
+struct Progress<'a> {
+    bar: &'a ProgressBar,
+    round: u64,
+    done: AtomicU64,
+    of: u64,
+    stop: &'a AtomicBool,
+}
+
+impl Progress<'_> {
+    fn batch(&self) -> ControlFlow<()> {
+        let done = (self.done.fetch_add(1, Ordering::Relaxed) + 1).min(self.of);
+        self.bar.set_position((self.round - 1) * BAR_STEPS + done * BAR_STEPS / self.of.max(1));
+        if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// A roster of clients, whose node ids stand for nothing but their numbers.
+fn roster(clients: u32) -> Roster {
+    let member = |index: u32| {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&index.to_be_bytes());
+        let part = Some(Part { index, of: clients });
+        Member { node: NodeId::from_public_key(key), name: format!("client {index}"), part }
+    };
+    Roster::new((1..=clients).map(member).collect())
+}
+
+fn bar(rounds: u64, quiet: bool) -> ProgressBar {
+    let shown = std::io::stderr().is_terminal() && !quiet;
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(rounds * BAR_STEPS), target);
+    if let Ok(style) = ProgressStyle::with_template("  {bar:40} {percent} % of the rounds, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(BAR);
+    bar
+}
+
+fn line(r: &Round, of: u64) -> String {
+    format!(
+        "round {} of {of}: accuracy {}, loss {}, {} updates, {:.1} s",
+        r.round,
+        r.accuracy.map_or("-".into(), |a| format!("{:.2} %", 100.0 * a)),
+        r.train_loss.map_or("-".into(), |l| format!("{l:.4}")),
+        r.contributions.len(),
+        r.duration_ms.unwrap_or(0) as f64 / 1000.0
+    )
+}
