@@ -5,7 +5,7 @@
 //! The variables hold candle to one thread: ours are counted by the argument, 1 without.
 
 use candle_core::{DType, Device, Tensor, Var};
-use paceline_model::{Images, Model, NetSpec, Preprocess, Threads, TrainConfig, TrainJob, train};
+use paceline_model::{Images, Model, NetSpec, Preprocess, Rule, Threads, TrainConfig, TrainJob, train};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -50,13 +50,16 @@ fn ours(
         lr_decay: 1.0,
         momentum: 0.0,
         weight_decay: 0.0,
+        clip_norm: 0.0,
         prox_mu: 0.0,
         augment: true,
     };
     let job = TrainJob {
         spec: &spec,
         preprocess: Preprocess::for_preset(arch, input),
+        rule: &Rule::FedAvg,
         parent: &parent,
+        control: None,
         data: &data,
         config: &config,
         round: 1,

@@ -2,8 +2,8 @@
 //!
 //! A delta becomes an i64 with 26 fractional bits, rounded to nearest even, times its sample count. The bounds below keep
 //! every sum within 2^62, so integer addition never overflows and is associative. Division and addition to the old value
-//! happen in f64, and one rounding to f32 ends it. Every step is one that IEEE 754 rounds exactly, so every CPU gets the
-//! same bits. Memory is 8 bytes a parameter, however many contributions there are.
+//! happen in f64, and one rounding to f32 ends it ([`crate::rule`]). Every step is one that IEEE 754 rounds exactly, so every
+//! CPU gets the same bits. Memory is 8 bytes a parameter, however many contributions there are.
 
 use crate::weights::{self, WeightsError};
 
@@ -78,23 +78,27 @@ impl ExactSum {
         Ok(())
     }
 
-    /// The new model: `parent + sum / samples`, as raw little-endian f32.
-    pub fn average(&self, parent: &[u8]) -> Result<Vec<u8>, ExactError> {
+    /// The means of the deltas' values, weighted by samples.
+    ///
+    /// # Errors
+    /// Nothing was added.
+    pub fn means(&self) -> Result<impl Iterator<Item = f64> + '_, ExactError> {
         if self.samples == 0 {
             return Err(ExactError::Empty);
         }
-        weights::check_weights(parent, self.sums.len()).map_err(ExactError::Parent)?;
         // At most 2^32 samples times a power of two: exact in f64.
         let divisor = self.samples as f64 * SCALE;
-        let mut bytes = Vec::with_capacity(parent.len());
-        for (index, (&sum, old)) in self.sums.iter().zip(weights::values(parent)).enumerate() {
-            let new = (f64::from(old) + sum as f64 / divisor) as f32;
-            if !new.is_finite() {
-                return Err(ExactError::Overflow { index });
-            }
-            bytes.extend_from_slice(&new.to_le_bytes());
-        }
-        Ok(bytes)
+        Ok(self.sums.iter().map(move |&sum| sum as f64 / divisor))
+    }
+
+    /// Values of each delta.
+    pub fn len(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// Whether the deltas have no values at all.
+    pub fn is_empty(&self) -> bool {
+        self.sums.is_empty()
     }
 
     /// Samples of all the contributions.
@@ -116,11 +120,17 @@ fn fixed(value: f32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rule::Rule;
     use crate::stream::{Key, Purpose, Stream};
     use proptest::prelude::*;
 
     fn bytes(values: &[f32]) -> Vec<u8> {
         values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    /// The new model of plain FedAvg.
+    fn average(sum: &ExactSum, parent: &[u8]) -> Result<Vec<u8>, ExactError> {
+        Rule::FedAvg.step(parent, sum, sum.contributions())
     }
 
     /// `numerator / denominator` and then `+ old`, each rounded once to f64, then to f32, from integers alone.
@@ -165,7 +175,7 @@ mod tests {
             for &(value, samples) in &terms {
                 sum.add(&bytes(&[value]), samples).expect("in range");
             }
-            prop_assert_eq!(sum.average(&bytes(&[old])).expect("finite"), bytes(&[expected(old, &terms)]));
+            prop_assert_eq!(average(&sum, &bytes(&[old])).expect("finite"), bytes(&[expected(old, &terms)]));
         }
 
         #[test]
@@ -187,15 +197,15 @@ mod tests {
             })
             .collect();
         let parent = bytes(&[0.125f32; 33]);
-        let average = |parts: &[(Vec<u8>, u64)]| {
+        let average_of = |parts: &[(Vec<u8>, u64)]| {
             let mut sum = ExactSum::new(33);
             parts.iter().for_each(|(delta, samples)| sum.add(delta, *samples).expect("in range"));
-            sum.average(&parent).expect("finite")
+            average(&sum, &parent).expect("finite")
         };
-        let first = average(&parts);
+        let first = average_of(&parts);
         for _ in 0..5 {
             stream.shuffle(&mut parts);
-            assert_eq!(average(&parts), first, "seed {seed}");
+            assert_eq!(average_of(&parts), first, "seed {seed}");
         }
     }
 
@@ -227,15 +237,15 @@ mod tests {
         }
         assert_eq!(sum.sums[0], -(1i64 << 62));
         assert_eq!(sum.add(&bytes(&[0.0]), 1), Err(ExactError::Full));
-        assert_eq!(sum.average(&bytes(&[0.0])), Ok(bytes(&[-16.0])));
+        assert_eq!(average(&sum, &bytes(&[0.0])), Ok(bytes(&[-16.0])));
     }
 
     #[test]
     fn nothing_has_no_average_and_a_bad_parent_is_refused() {
         let mut sum = ExactSum::new(1);
-        assert_eq!(sum.average(&bytes(&[0.0])), Err(ExactError::Empty));
+        assert_eq!(average(&sum, &bytes(&[0.0])), Err(ExactError::Empty));
         sum.add(&bytes(&[16.0]), 1).expect("in range");
-        assert!(matches!(sum.average(&bytes(&[f32::NAN])), Err(ExactError::Parent(_))));
-        assert!(matches!(sum.average(&[0; 3]), Err(ExactError::Parent(_))));
+        assert!(matches!(average(&sum, &bytes(&[f32::NAN])), Err(ExactError::Parent(_))));
+        assert!(matches!(average(&sum, &[0; 3]), Err(ExactError::Parent(_))));
     }
 }

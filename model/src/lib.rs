@@ -4,7 +4,8 @@
 //! - [`NetSpec`] describes a net, [`Model`] holds its parameters on a device.
 //! - [`data::load`] gives a [`DataSet`], [`DataSet::part`] a node's share of it.
 //! - [`train`] makes a delta from a model and a node's images, [`evaluate`] measures a model.
-//! - [`ExactSum`] averages deltas (FedAvg, McMahan et al. 2017) bit for bit, in any order.
+//! - [`ExactSum`] averages updates (FedAvg, McMahan et al. 2017) bit for bit, in any order; a [`Rule`] makes the next
+//!   global state of the mean.
 //!
 //! Models and deltas travel as raw little-endian f32, the parameters in the net's order; [`check_weights`] and
 //! [`check_delta`] judge foreign bytes.
@@ -19,6 +20,7 @@ pub mod exact;
 mod init;
 mod kernels;
 pub mod net;
+pub mod rule;
 pub mod spec;
 pub mod stream;
 pub mod threads;
@@ -30,6 +32,7 @@ pub use data::{DataError, DataSet, Images, Partition, Preprocess, Source, load, 
 pub use evaluate::{Evaluation, evaluate};
 pub use exact::{ExactError, ExactSum};
 pub use net::{Mode, Model, ModelError};
+pub use rule::{Moment, Rule};
 pub use spec::{Layer, NetSpec, ParamShape, SpecError};
 pub use threads::{Threads, ThreadsError};
 pub use train::{Progress, TrainConfig, TrainError, TrainJob, Trained, train};

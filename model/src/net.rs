@@ -1,8 +1,8 @@
 //! A model: the parameters of a net on a device, and its forward pass.
 
 use crate::init;
-use crate::kernels::{conv, linear, norm, pool};
-use crate::spec::{Layer, NetSpec, ParamShape, Shape, SpecError};
+use crate::kernels::{conv, linear, norm, pool, residual};
+use crate::spec::{Layer, NetSpec, ParamShape, Shape, SpecError, residual_convs};
 use crate::stream::Stream;
 use crate::weights::{self, WeightsError};
 use candle_core::{Device, Tensor, Var};
@@ -46,6 +46,8 @@ enum Stage {
     GroupNorm { scale: usize, groups: usize, relu: bool },
     Relu,
     MaxPool { size: usize },
+    Residual { first: usize, stride: usize, groups: usize, shortcut: bool },
+    GlobalAvgPool,
     Flatten,
     Linear { weight: usize, relu: bool, input_gradient: bool },
     Dropout { rate: f64 },
@@ -123,6 +125,20 @@ impl Model {
             }
             Stage::Relu => x.relu(),
             Stage::MaxPool { size } => pool::max_pool(x, size),
+            Stage::Residual { first, stride, groups, shortcut } => {
+                let conv_norm = |x: &Tensor, at: usize, layer: conv::ConvLayer, relu: bool| {
+                    let y = conv::conv(x, &parameter(at), &parameter(at + 1), layer)?;
+                    norm::group_norm(&y, &parameter(at + 2), &parameter(at + 3), groups, relu)
+                };
+                let layer = |stride, pad| conv::ConvLayer { stride, pad, relu: false, pool: 1, input_gradient: true };
+                let y = conv_norm(x, first, layer(stride, 1), true)?;
+                let y = conv_norm(&y, first + 4, layer(1, 1), false)?;
+                match shortcut {
+                    true => residual::add_relu(&y, &conv_norm(x, first + 8, layer(stride, 0), false)?),
+                    false => residual::add_relu(&y, x),
+                }
+            }
+            Stage::GlobalAvgPool => x.mean((1, 2)),
             Stage::Flatten => x.flatten_from(1),
             Stage::Linear { weight, relu, input_gradient } => {
                 linear::linear(x, &parameter(weight), &parameter(weight + 1), relu, input_gradient)
@@ -176,6 +192,13 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
                 Some(Stage::Conv { layer, .. }) if layer.pool == 1 => layer.pool = size,
                 _ => stages.push(Stage::MaxPool { size }),
             },
+            Layer::Residual { out, stride, groups } => {
+                let Shape::Image { channels, .. } = *shape else { continue };
+                let convs = residual_convs(channels, out, stride).len();
+                stages.push(Stage::Residual { first: parameters, stride, groups, shortcut: convs > 2 });
+                parameters += 4 * convs;
+            }
+            Layer::GlobalAvgPool => stages.push(Stage::GlobalAvgPool),
             Layer::Flatten => stages.push(Stage::Flatten),
             Layer::Dropout { rate } => stages.push(Stage::Dropout { rate }),
         }
@@ -204,6 +227,7 @@ mod tests {
             ("mnist-cnn", "01489e70d23c6007e7bed18d0c94fb32b859f3ba40b7358df76def103f6a13ed"),
             ("mlp", "b47372ca6325c75e1d3c1be69f2b5a26e76f5a12f234cbe25d051870756b47fb"),
             ("shapes-cnn", "c36c37ef3fb4aae6ef0657cdb5bb297bc325e7c6feb632d48ea13feea8ee9525"),
+            ("resnet8", "b566a8eb6c13d1c9a95d3642184838bbd0a9c03ad1be71fc3796c7d789af71f8"),
         ];
         for (arch, expected) in golden {
             let input = if arch.starts_with('m') { [1, 28, 28] } else { [3, 32, 32] };

@@ -14,7 +14,7 @@ pub const KERNEL_MAX: usize = 31;
 pub const CLASSES_MAX: usize = 1 << 16;
 
 /// The presets that [`NetSpec::preset`] knows.
-pub const PRESETS: [&str; 4] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn"];
+pub const PRESETS: [&str; 5] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn", "resnet8"];
 
 /// One layer of a net.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,19 @@ pub enum Layer {
         /// Side of the window, and the step.
         size: usize,
     },
+    /// The basic block of a residual net (He et al. 2016, section 3.3) with group in place of batch normalisation: 3x3
+    /// convolution, norm, rectifier, 3x3 convolution, norm; to that the input is added, through a 1x1 convolution and a norm
+    /// where its shape differs; then a rectifier.
+    Residual {
+        /// Output channels.
+        out: usize,
+        /// Step of the first convolution, and of that of the shortcut; 1 where a run file leaves it out.
+        stride: usize,
+        /// Groups of channels of the norms; divides `out`.
+        groups: usize,
+    },
+    /// From an image to a row: the mean of each channel.
+    GlobalAvgPool,
     /// From an image to a row of numbers, in the order height, width, channel.
     Flatten,
     /// Fully connected, with bias; flattens an image first.
@@ -65,6 +78,8 @@ enum LayerText {
     GroupNorm { groups: usize },
     Relu,
     MaxPool { size: usize },
+    Residual { out: usize, stride: Option<usize>, groups: usize },
+    GlobalAvgPool,
     Flatten,
     Linear { out: usize },
     Dropout { rate: f64 },
@@ -79,6 +94,8 @@ impl From<LayerText> for Layer {
             LayerText::GroupNorm { groups } => Self::GroupNorm { groups },
             LayerText::Relu => Self::Relu,
             LayerText::MaxPool { size } => Self::MaxPool { size },
+            LayerText::Residual { out, stride, groups } => Self::Residual { out, stride: stride.unwrap_or(1), groups },
+            LayerText::GlobalAvgPool => Self::GlobalAvgPool,
             LayerText::Flatten => Self::Flatten,
             LayerText::Linear { out } => Self::Linear { out },
             LayerText::Dropout { rate } => Self::Dropout { rate },
@@ -155,6 +172,8 @@ impl NetSpec {
     /// - `mnist-cnn`: the MNIST CNN of the same paper; 1,663,370 parameters on 1x28x28.
     /// - `mlp`: the "2NN" of the same paper, two hidden layers of 200; 199,210 parameters on 1x28x28.
     /// - `shapes-cnn`: small, for slow CPUs and 3x32x32.
+    /// - `resnet8`: the residual net for CIFAR-10 of He et al. 2016, section 4.2, with n = 1 and group normalisation; 78,378
+    ///   parameters on three channels and 10 classes.
     pub fn preset(arch: &str, input: [usize; 3], classes: usize) -> Result<Self, SpecError> {
         let [channels, height, width] = input;
         let (input, layers) = match arch {
@@ -162,6 +181,7 @@ impl NetSpec {
             "mnist-cnn" => (input, mnist_cnn(classes)),
             "mlp" => (input, mlp(classes)),
             "shapes-cnn" => (input, shapes_cnn(classes)),
+            "resnet8" => (input, resnet8(classes)),
             _ => return Err(SpecError::UnknownPreset { name: arch.to_owned() }),
         };
         let spec = Self { input, classes, layers };
@@ -174,24 +194,28 @@ impl NetSpec {
         let shapes = self.shapes()?;
         let (mut convs, mut norms, mut linears) = (0, 0, 0);
         let mut parameters = Vec::new();
-        let mut push = |layer: &str, number: usize, roles: [(&str, Vec<usize>); 2]| {
+        let mut push = |layer: &str, number: &mut usize, roles: [(&str, Vec<usize>); 2]| {
+            *number += 1;
             for (role, shape) in roles {
                 parameters.push(ParamShape { name: format!("{layer}{number}.{role}"), shape });
             }
         };
+        let conv = |kernel, inputs, out| [("weight", vec![kernel, kernel, inputs, out]), ("bias", vec![out])];
+        let norm = |channels| [("scale", vec![channels]), ("shift", vec![channels])];
         for (layer, shape) in self.layers.iter().zip(&shapes) {
             match (layer, *shape) {
                 (&Layer::Conv { out, kernel, .. }, Shape::Image { channels, .. }) => {
-                    convs += 1;
-                    push("conv", convs, [("weight", vec![kernel, kernel, channels, out]), ("bias", vec![out])]);
+                    push("conv", &mut convs, conv(kernel, channels, out));
                 }
-                (Layer::GroupNorm { .. }, Shape::Image { channels, .. }) => {
-                    norms += 1;
-                    push("norm", norms, [("scale", vec![channels]), ("shift", vec![channels])]);
+                (Layer::GroupNorm { .. }, Shape::Image { channels, .. }) => push("norm", &mut norms, norm(channels)),
+                (&Layer::Residual { out, stride, .. }, Shape::Image { channels, .. }) => {
+                    for (kernel, inputs) in residual_convs(channels, out, stride) {
+                        push("conv", &mut convs, conv(kernel, inputs, out));
+                        push("norm", &mut norms, norm(out));
+                    }
                 }
                 (&Layer::Linear { out }, shape) => {
-                    linears += 1;
-                    push("linear", linears, [("weight", vec![shape.len(), out]), ("bias", vec![out])]);
+                    push("linear", &mut linears, [("weight", vec![shape.len(), out]), ("bias", vec![out])]);
                 }
                 _ => {}
             }
@@ -251,6 +275,8 @@ impl Layer {
             Self::GroupNorm { .. } => "group_norm",
             Self::Relu => "relu",
             Self::MaxPool { .. } => "max_pool",
+            Self::Residual { .. } => "residual",
+            Self::GlobalAvgPool => "global_avg_pool",
             Self::Flatten => "flatten",
             Self::Linear { .. } => "linear",
             Self::Dropout { .. } => "dropout",
@@ -276,6 +302,17 @@ impl Layer {
                 }
                 Ok((Shape::Image { height: height / size, width: width / size, channels }, 0))
             }
+            (&Self::Residual { out, stride, groups }, Shape::Image { height, width, channels }) => {
+                if groups == 0 || out % groups != 0 {
+                    return Err(format!("{groups} groups don't divide {out} channels"));
+                }
+                let (shape, _) = conv_after([height, width, channels], out, 3, stride, 1)?;
+                let of_conv =
+                    |(kernel, inputs): (usize, usize)| (kernel * kernel * inputs).saturating_add(3).saturating_mul(out);
+                let parameters = residual_convs(channels, out, stride).into_iter().map(of_conv);
+                Ok((shape, parameters.fold(0, usize::saturating_add)))
+            }
+            (Self::GlobalAvgPool, Shape::Image { channels, .. }) => Ok((Shape::Row(channels), 0)),
             (Self::Relu, shape) => Ok((shape, 0)),
             (Self::Flatten, shape) => Ok((Shape::Row(shape.len()), 0)),
             (&Self::Dropout { rate }, shape) => {
@@ -293,6 +330,15 @@ impl Layer {
             (_, Shape::Row(len)) => Err(format!("it needs an image, and gets a row of {len} numbers")),
         }
     }
+}
+
+/// Kernel and input channels of the convolutions of a residual block, the shortcut's last, if it has one.
+pub(crate) fn residual_convs(channels: usize, out: usize, stride: usize) -> Vec<(usize, usize)> {
+    let mut convs = vec![(3, channels), (3, out)];
+    if channels != out || stride != 1 {
+        convs.push((1, channels));
+    }
+    convs
 }
 
 fn conv_after(
@@ -392,9 +438,31 @@ fn shapes_cnn(classes: usize) -> Vec<Layer> {
     ]
 }
 
+fn resnet8(classes: usize) -> Vec<Layer> {
+    use Layer::{GlobalAvgPool, GroupNorm, Linear, Relu};
+    let block = |out, stride| Layer::Residual { out, stride, groups: 8 };
+    vec![
+        conv(16, 3),
+        GroupNorm { groups: 8 },
+        Relu,
+        block(16, 1),
+        block(32, 2),
+        block(64, 2),
+        GlobalAvgPool,
+        Linear { out: classes },
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Convolutions with biases, then norms, then the linear layer.
+    const RESNET8: usize = (27 * 16 + 2 * 144 * 16 + (144 + 288) * 32 + (288 + 576) * 64)
+        + (16 * 32 + 32 * 64)
+        + (3 * 16 + 3 * 32 + 3 * 64)
+        + 2 * (3 * 16 + 3 * 32 + 3 * 64)
+        + 650;
 
     fn count(arch: &str, input: [usize; 3]) -> usize {
         NetSpec::preset(arch, input, 10).and_then(|spec| spec.parameter_count()).expect("a preset is valid")
@@ -406,11 +474,12 @@ mod tests {
         assert_eq!(count("cifar-cnn", [3, 32, 32]), 1_068_298);
         assert_eq!(count("mnist-cnn", [1, 28, 28]), 1_663_370);
         assert_eq!(count("mlp", [1, 28, 28]), 199_210);
+        assert_eq!(count("resnet8", [3, 32, 32]), RESNET8);
     }
 
     #[test]
     fn an_unknown_preset_names_the_known_ones() {
-        let error = NetSpec::preset("resnet", [3, 32, 32], 10).expect_err("no such preset").to_string();
+        let error = NetSpec::preset("resnet9", [3, 32, 32], 10).expect_err("no such preset").to_string();
         assert!(PRESETS.iter().all(|preset| error.contains(preset)), "{error}");
     }
 

@@ -1,12 +1,14 @@
 //! Local training: what a node does with its own images in a round.
 //!
 //! FedAvg's client update (McMahan et al. 2017, algorithm 1): from the global model, some epochs of mini-batch SGD over all
-//! of the node's images. What leaves is the difference of the weights.
+//! of the node's images. What leaves is the difference of the weights; with SCAFFOLD (Karimireddy et al. 2020, algorithm 1)
+//! that of the node's control variate, too.
 
 use crate::data::{IMAGES_MAX, Images, Preprocess};
 use crate::descent::Descent;
 use crate::kernels::loss;
 use crate::net::{Mode, Model, ModelError};
+use crate::rule::Rule;
 use crate::spec::NetSpec;
 use crate::stream::{Key, Purpose, Stream};
 use crate::threads::Threads;
@@ -29,6 +31,8 @@ pub struct TrainConfig {
     pub momentum: f64,
     /// Weight of the L2 penalty on the parameters.
     pub weight_decay: f64,
+    /// What the norm of a step's gradient is cut to (Pascanu et al. 2013); 0 for no limit.
+    pub clip_norm: f64,
     /// Weight of the pull towards the global model (FedProx, Li et al. 2020, section 3.2); 0 is FedAvg.
     pub prox_mu: f64,
     /// Whether training images are distorted at random ([`Preprocess`]).
@@ -42,8 +46,12 @@ pub struct TrainJob<'a> {
     pub spec: &'a NetSpec,
     /// What the net sees of an image.
     pub preprocess: Preprocess,
-    /// The global model: raw little-endian f32.
+    /// The rule of aggregation, which says what else the state and the update hold.
+    pub rule: &'a Rule,
+    /// The global state: raw little-endian f32, the weights first.
     pub parent: &'a [u8],
+    /// SCAFFOLD: the node's control variate after its last committed update; `None` is all zeros.
+    pub control: Option<&'a [u8]>,
     /// The node's training images.
     pub data: &'a Images,
     /// How to train.
@@ -61,8 +69,11 @@ pub struct TrainJob<'a> {
 /// What training gives.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trained {
-    /// New minus old weights: raw little-endian f32, every value within ±16.
-    pub delta: Vec<u8>,
+    /// New minus old weights, and with SCAFFOLD new minus old control variate: raw little-endian f32, every value within
+    /// ±16.
+    pub update: Vec<u8>,
+    /// SCAFFOLD: the node's control variate, should the update be committed.
+    pub control: Option<Vec<u8>>,
     /// The node's training images, the weight of its delta.
     pub samples: u64,
     /// Mean loss over all the images seen, before the step that each was part of.
@@ -122,9 +133,9 @@ pub fn train(
     on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Trained, TrainError> {
     job.check()?;
-    let model = Model::from_bytes(job.spec, job.device, job.parent)?;
+    let model = Model::from_bytes(job.spec, job.device, job.rule.weights(job.parent))?;
     let config = job.config;
-    let mut descent = Descent::new(&model, config, job.round)?;
+    let mut descent = Descent::new(&model, job)?;
     let mut order: Vec<u32> = (0..job.data.len() as u32).collect();
     let batches = order.len().div_ceil(config.batch);
     let (mut losses, mut last) = (0f64, (config.epochs, batches));
@@ -144,9 +155,13 @@ pub fn train(
             }
         }
     }
-    let delta = job.delta(&model, last)?;
+    let mut update = job.delta(&model, last)?;
+    let control = match job.rule.control(job.parent) {
+        Some(server) => Some(job.control(server, &mut update, config.epochs * batches, last)?),
+        None => None,
+    };
     let seen = (job.data.len() * config.epochs) as f64;
-    Ok(Trained { delta, samples: job.data.len() as u64, train_loss: losses / seen })
+    Ok(Trained { update, control, samples: job.data.len() as u64, train_loss: losses / seen })
 }
 
 /// The streams of one epoch.
@@ -159,7 +174,8 @@ struct Streams {
 impl TrainJob<'_> {
     fn check(&self) -> Result<(), TrainError> {
         check_fit(self.spec, self.preprocess, self.data)?;
-        let TrainConfig { epochs, batch, lr, lr_decay, momentum, weight_decay, prox_mu, .. } = *self.config;
+        let TrainConfig { epochs, batch, lr, lr_decay, momentum, weight_decay, prox_mu, clip_norm, .. } = *self.config;
+        let len = 4 * self.spec.parameter_count().map_err(ModelError::Spec)?;
         let positive = |value: f64| value.is_finite() && value >= 0.0;
         let wrong = [
             (epochs == 0, "epochs = 0: at least 1"),
@@ -169,9 +185,15 @@ impl TrainJob<'_> {
             (!(positive(lr) && positive(lr_decay)), "lr and lr_decay must be finite and not negative"),
             (!(0.0..1.0).contains(&momentum), "momentum must be at least 0 and below 1"),
             (
-                !(positive(weight_decay) && positive(prox_mu)),
-                "weight_decay and prox_mu must be finite and not negative",
+                !(positive(weight_decay) && positive(prox_mu) && positive(clip_norm)),
+                "weight_decay, prox_mu and clip_norm must be finite and not negative",
             ),
+            (
+                matches!(self.rule, Rule::Scaffold { .. }) && (momentum > 0.0 || lr == 0.0),
+                "SCAFFOLD's control variates are means of gradients: momentum must be 0 and lr above 0",
+            ),
+            (self.parent.len() != len * self.rule.state_sections(), "the state has another length than the net's"),
+            (self.control.is_some_and(|own| own.len() != len), "the control variate has another length than the net's"),
         ];
         match wrong.iter().find(|(wrong, _)| *wrong) {
             Some((_, what)) => Err(TrainError::Invalid((*what).to_owned())),
@@ -191,6 +213,12 @@ impl TrainJob<'_> {
         }
     }
 
+    /// The learning rate of the round.
+    pub(crate) fn lr(&self) -> f64 {
+        // Multiplied out rather than powf, whose rounding differs between systems.
+        self.config.lr * (1..self.round).fold(1.0, |factor, _| factor * self.config.lr_decay)
+    }
+
     fn diverged(&self, (epoch, batch): (usize, usize), what: String) -> TrainError {
         TrainError::Diverged { round: self.round, epoch, batch, what }
     }
@@ -200,14 +228,44 @@ impl TrainJob<'_> {
         let mut delta = Vec::with_capacity(new.len());
         for (new, old) in weights::values(&new).zip(weights::values(self.parent)) {
             let change = new - old;
-            // Written so that NaN is refused too.
-            if !matches!(change.abs(), size if size <= DELTA_MAX) {
+            if !is_in_range(change) {
                 return Err(self.diverged(last, format!("a weight went from {old} to {new}")));
             }
             delta.extend_from_slice(&change.to_le_bytes());
         }
         Ok(delta)
     }
+
+    /// Adds to the update the change of the control variate, c_i⁺ - c_i = (x - y)/(K·lr) - c after K steps, and gives
+    /// c_i⁺ (Karimireddy et al. 2020, algorithm 1, option II of line 12).
+    fn control(
+        &self,
+        server: &[u8],
+        update: &mut Vec<u8>,
+        steps: usize,
+        last: (usize, usize),
+    ) -> Result<Vec<u8>, TrainError> {
+        let divisor = steps as f64 * self.lr();
+        let mut changes = Vec::with_capacity(server.len());
+        let mut new = Vec::with_capacity(server.len());
+        let mut own = self.control.map(weights::values);
+        for (delta, c) in weights::values(update).zip(weights::values(server)) {
+            let change = (-f64::from(delta) / divisor - f64::from(c)) as f32;
+            if !is_in_range(change) {
+                return Err(self.diverged(last, format!("a control variate changes by {change}")));
+            }
+            let before = own.as_mut().and_then(Iterator::next).unwrap_or(0.0);
+            changes.extend_from_slice(&change.to_le_bytes());
+            new.extend_from_slice(&(before + change).to_le_bytes());
+        }
+        update.extend_from_slice(&changes);
+        Ok(new)
+    }
+}
+
+/// Whether a value may be in an update; NaN may not.
+fn is_in_range(value: f32) -> bool {
+    value.abs() <= DELTA_MAX
 }
 
 pub(crate) fn check_fit(spec: &NetSpec, preprocess: Preprocess, data: &Images) -> Result<(), TrainError> {
@@ -268,6 +326,7 @@ mod tests {
         lr_decay: 1.0,
         momentum: 0.0,
         weight_decay: 0.0,
+        clip_norm: 0.0,
         prox_mu: 0.0,
         augment: false,
     };
@@ -297,7 +356,9 @@ mod tests {
             TrainJob {
                 spec: &self.spec,
                 preprocess: Preprocess::Plain,
+                rule: &Rule::FedAvg,
                 parent: &self.parent,
+                control: None,
                 data: &self.data,
                 config,
                 round: 1,
@@ -324,7 +385,7 @@ mod tests {
         assert_eq!(world.run(&job).expect("it trains"), first);
         for other in [TrainJob { seed: 2, ..job }, TrainJob { round: 2, ..job }, TrainJob { node_key: b"other", ..job }]
         {
-            assert_ne!(world.run(&other).expect("it trains").delta, first.delta);
+            assert_ne!(world.run(&other).expect("it trains").update, first.update);
         }
     }
 
@@ -333,7 +394,7 @@ mod tests {
         let world = World::new();
         let one = |lr| {
             let config = TrainConfig { epochs: 1, batch: 30, lr, ..CONFIG };
-            world.run(&world.job(&config)).expect("it trains").delta
+            world.run(&world.job(&config)).expect("it trains").update
         };
         let (small, large) = (one(0.01), one(0.02));
         for (small, large) in weights::values(&small).zip(weights::values(&large)) {
@@ -393,13 +454,13 @@ mod tests {
         let free = world.run(&world.job(&config)).expect("it trains");
         let held = TrainConfig { prox_mu: 1.0, ..config.clone() };
         let held = world.run(&world.job(&held)).expect("it trains");
-        assert!(size(&held.delta) < size(&free.delta));
+        assert!(size(&held.update) < size(&free.update));
         let decayed = TrainConfig { weight_decay: 0.5, ..config.clone() };
         let decayed = world.run(&world.job(&decayed)).expect("it trains");
         let norm = |delta: &[u8]| -> f64 {
             weights::values(&world.parent).zip(weights::values(delta)).map(|(a, b)| f64::from(a + b).powi(2)).sum()
         };
-        assert!(norm(&decayed.delta) < norm(&free.delta));
+        assert!(norm(&decayed.update) < norm(&free.update));
     }
 
     #[test]
@@ -407,10 +468,10 @@ mod tests {
         let world = World::new();
         let free = world.run(&world.job(&CONFIG)).expect("it trains");
         let config = TrainConfig { momentum: 0.9, ..CONFIG };
-        assert!(size(&world.run(&world.job(&config)).expect("it trains").delta) > size(&free.delta));
+        assert!(size(&world.run(&world.job(&config)).expect("it trains").update) > size(&free.update));
         let config = TrainConfig { lr_decay: 0.5, ..CONFIG };
         let late = TrainJob { round: 4, ..world.job(&config) };
-        assert!(size(&world.run(&late).expect("it trains").delta) < size(&free.delta));
+        assert!(size(&world.run(&late).expect("it trains").update) < size(&free.update));
     }
 
     #[test]
@@ -422,6 +483,7 @@ mod tests {
             TrainConfig { lr: f64::NAN, ..CONFIG },
             TrainConfig { momentum: 1.0, ..CONFIG },
             TrainConfig { prox_mu: -1.0, ..CONFIG },
+            TrainConfig { clip_norm: f64::NAN, ..CONFIG },
         ];
         for config in wrong {
             assert!(matches!(world.run(&world.job(&config)), Err(TrainError::Invalid(_))), "{config:?}");
@@ -431,5 +493,85 @@ mod tests {
         let cropped = TrainJob { preprocess: Preprocess::CifarPaper, ..world.job(&CONFIG) };
         assert!(matches!(world.run(&cropped), Err(TrainError::Invalid(_))));
         assert!(world.run(&TrainJob { parent: &world.parent[4..], ..world.job(&CONFIG) }).is_err());
+    }
+
+    /// The update of one step over all 30 images under these settings.
+    fn one_step(world: &World, config: &TrainConfig) -> Vec<f64> {
+        let config = TrainConfig { epochs: 1, batch: 30, ..config.clone() };
+        let update = world.run(&world.job(&config)).expect("it trains").update;
+        weights::values(&update).map(f64::from).collect()
+    }
+
+    #[test]
+    fn clipping_shortens_a_step_to_its_bound_and_leaves_its_direction() {
+        let world = World::new();
+        let free = one_step(&world, &CONFIG);
+        let norm = |step: &[f64]| step.iter().map(|x| x * x).sum::<f64>().sqrt();
+        // A step is the gradient times the learning rate.
+        let bound = norm(&free) / CONFIG.lr / 4.0;
+        let clipped = one_step(&world, &TrainConfig { clip_norm: bound, ..CONFIG });
+        assert!((norm(&clipped) / norm(&free) - 0.25).abs() < 1e-4);
+        assert!(free.iter().zip(&clipped).all(|(free, clipped)| (free / 4.0 - clipped).abs() < 1e-6));
+        assert_eq!(one_step(&world, &TrainConfig { clip_norm: 8.0 * bound, ..CONFIG }), free);
+    }
+
+    /// SGD over the gradients of single steps, written out over whole vectors.
+    #[test]
+    fn momentum_decay_and_pull_follow_a_plain_reference() {
+        let world = World::new();
+        let config = TrainConfig { epochs: 3, batch: 30, momentum: 0.9, weight_decay: 0.1, prox_mu: 0.3, ..CONFIG };
+        let found: Vec<f64> = {
+            let update = world.run(&world.job(&config)).expect("it trains").update;
+            weights::values(&update).map(f64::from).collect()
+        };
+        let start: Vec<f64> = weights::values(&world.parent).map(f64::from).collect();
+        let (mut x, mut velocity) = (start.clone(), vec![0.0; start.len()]);
+        for _ in 0..3 {
+            // The gradient at x, from a plain step of it with a learning rate of 1/64.
+            let parent: Vec<u8> = x.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
+            let plain = TrainConfig { epochs: 1, batch: 30, lr: 1.0 / 64.0, ..CONFIG };
+            let step = world.run(&TrainJob { parent: &parent, ..world.job(&plain) }).expect("it trains").update;
+            let gradients = weights::values(&step).map(|d| -64.0 * f64::from(d));
+            for (i, gradient) in gradients.enumerate() {
+                let gradient = gradient + 0.3 * (x[i] - start[i]) + 0.1 * x[i];
+                velocity[i] = 0.9 * velocity[i] + gradient;
+                x[i] -= config.lr * velocity[i];
+            }
+        }
+        for (i, found) in found.iter().enumerate() {
+            assert!((x[i] - start[i] - found).abs() < 2e-5, "value {i}: {found}, by hand {}", x[i] - start[i]);
+        }
+    }
+
+    #[test]
+    fn scaffold_corrects_every_step_and_keeps_the_mean_gradient() {
+        let world = World::new();
+        let config = TrainConfig { epochs: 1, batch: 15, ..CONFIG };
+        let rule = Rule::Scaffold { lr: 1.0 };
+        let n = world.parent.len() / 4;
+        let constant = |value: f32| value.to_le_bytes().repeat(n);
+        let plain = world.run(&world.job(&config)).expect("it trains");
+        // With c = c_i the path is that of SGD.
+        let parent = [world.parent.clone(), constant(0.25)].concat();
+        let own = constant(0.25);
+        let job = TrainJob { rule: &rule, parent: &parent, control: Some(&own), ..world.job(&config) };
+        let trained = world.run(&job).expect("it trains");
+        assert_eq!(trained.update[..4 * n], plain.update[..]);
+        // Two steps of lr 0.05: c_i+ is the mean of the gradients, c_i+ - c_i goes with the update.
+        let new: Vec<f32> = weights::values(&trained.control.expect("of SCAFFOLD")).collect();
+        let sent: Vec<f32> = weights::values(&trained.update[4 * n..]).collect();
+        for (i, delta) in weights::values(&plain.update).enumerate() {
+            let mean = -f64::from(delta) / (2.0 * 0.05);
+            assert!((f64::from(new[i]) - mean).abs() < 1e-5 && (f64::from(sent[i]) - (mean - 0.25)).abs() < 1e-5);
+        }
+        // With c - c_i = 0.5 a single step over everything goes 0.5·lr further down.
+        let config = TrainConfig { epochs: 1, batch: 30, ..CONFIG };
+        let parent = [world.parent.clone(), constant(0.5)].concat();
+        let job = TrainJob { rule: &rule, parent: &parent, control: None, ..world.job(&config) };
+        let corrected = world.run(&job).expect("it trains").update;
+        let plain = world.run(&world.job(&config)).expect("it trains").update;
+        for (corrected, plain) in weights::values(&corrected).zip(weights::values(&plain)) {
+            assert!((corrected - (plain - 0.5 * 0.05)).abs() < 1e-6);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The oracle: federated averaging in one process, without network or protocol, over the built-in data set.
 
 use paceline_model::{
-    DataSet, Device, ExactSum, Model, NetSpec, Partition, Preprocess, Source, Threads, TrainConfig, TrainJob, Trained,
-    evaluate, load, train,
+    DataSet, Device, ExactSum, Model, NetSpec, Partition, Preprocess, Rule, Source, Threads, TrainConfig, TrainJob,
+    Trained, evaluate, load, train,
 };
 use std::ops::ControlFlow;
 
@@ -18,6 +18,7 @@ fn config() -> TrainConfig {
         lr_decay: 1.0,
         momentum: 0.0,
         weight_decay: 0.0,
+        clip_norm: 0.0,
         prox_mu: 0.0,
         augment: true,
     }
@@ -31,7 +32,9 @@ fn trained(spec: &NetSpec, parent: &[u8], part: &DataSet, round: u64, k: usize, 
     let job = TrainJob {
         spec,
         preprocess: Preprocess::Plain,
+        rule: &Rule::FedAvg,
         parent,
+        control: None,
         data: &part.train,
         config: &config(),
         round,
@@ -62,10 +65,10 @@ fn federated_averaging_learns_the_built_in_data_set() {
         let mut sum = ExactSum::new(spec.parameter_count().expect("a preset"));
         for (k, part) in parts.iter().enumerate() {
             let update = trained(&spec, &model, part, round, k, &threads);
-            sum.add(&update.delta, update.samples).expect("in range");
+            sum.add(&update.update, update.samples).expect("in range");
         }
         assert_eq!(sum.samples(), 3_000);
-        model = sum.average(&model).expect("finite");
+        model = Rule::FedAvg.step(&model, &sum, CLIENTS).expect("finite");
         accuracies.push(accuracy(&model));
     }
     assert!(accuracies[0] < 0.2, "an untrained net guesses: {accuracies:?}");
@@ -80,11 +83,11 @@ fn one_client_alone_in_a_round_keeps_exactly_its_own_weights_up_to_rounding() {
     let parent = Model::initial(&spec, &Device::Cpu, SEED).and_then(|model| model.to_bytes()).expect("a preset");
     let update = trained(&spec, &parent, &part, 1, 0, &threads);
     let mut sum = ExactSum::new(spec.parameter_count().expect("a preset"));
-    sum.add(&update.delta, update.samples).expect("in range");
-    let new = sum.average(&parent).expect("finite");
+    sum.add(&update.update, update.samples).expect("in range");
+    let new = Rule::FedAvg.step(&parent, &sum, 1).expect("finite");
     let value = |bytes: &[u8], i: usize| f32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"));
     for i in 0..new.len() / 4 {
-        let expected = value(&parent, i) + value(&update.delta, i);
+        let expected = value(&parent, i) + value(&update.update, i);
         assert!((value(&new, i) - expected).abs() <= 2e-8, "weight {i}");
     }
 }
@@ -97,5 +100,5 @@ fn the_same_bits_come_from_one_two_and_three_threads() {
     let results: Vec<Trained> =
         (1..=3).map(|count| trained(&spec, &parent, &part, 1, 0, &Threads::new(count).expect("threads"))).collect();
     assert!(results[0] == results[1] && results[1] == results[2]);
-    assert!(results[0].delta.iter().any(|&byte| byte != 0));
+    assert!(results[0].update.iter().any(|&byte| byte != 0));
 }

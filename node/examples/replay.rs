@@ -14,7 +14,8 @@ fn main() -> anyhow::Result<()> {
     let data = arguments.next().map(std::path::PathBuf::from);
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
     let mut equal = true;
-    replay(&home, data.as_deref(), threads, |r| {
+    let scratch = tempfile::tempdir()?;
+    replay(&home, data.as_deref(), threads, scratch.path(), |r| {
         println!(
             "round {}: {} of {} updates equal, model equal: {}",
             r.round, r.updates_equal, r.updates, r.model_equal

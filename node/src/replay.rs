@@ -1,16 +1,16 @@
 //! A run repeated in one process from its records and data: every update trained again, every average made again, and
 //! their hashes compared (promise 5: faithful).
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use paceline_model::{Device, ExactSum, Threads, TrainJob};
-use paceline_protocol::record::Kind;
+use paceline_protocol::record::{Kind, Record};
 use paceline_protocol::roster::Roster;
 use paceline_protocol::runfile::RunFile;
 
 use crate::blobs::Manifest;
-use crate::learn::Plan;
+use crate::learn::{Client, Cohort, Controls, Plan, Workers};
 use crate::store::{Database, Home};
 
 /// What came of repeating a round.
@@ -22,12 +22,12 @@ pub struct Repeated {
     pub updates: usize,
     /// Those whose hash came out the same.
     pub updates_equal: usize,
-    /// Whether the model's hash did.
+    /// Whether the hash of the state after it did.
     pub model_equal: bool,
 }
 
 /// Repeats the run whose records are in `home`. Every participant must have had a `--part`; `data` is what they were
-/// given. `on_round` hears of each round.
+/// given; SCAFFOLD's control variates go to `scratch`. `on_round` hears of each round.
 ///
 /// # Errors
 /// The home or the data can't be read, or a node had data of its own.
@@ -35,6 +35,7 @@ pub fn replay(
     home: &Home,
     data: Option<&Path>,
     threads: usize,
+    scratch: &Path,
     mut on_round: impl FnMut(Repeated),
 ) -> anyhow::Result<()> {
     let path = home.run_file();
@@ -42,49 +43,37 @@ pub fn replay(
     let run_file = RunFile::parse(&text, &path.display().to_string())?;
     let plan = Plan::of(&run_file)?;
     let rows = Database::open(&home.database(), run_file.run_id())?.rows()?;
-    let threads = Threads::new(threads)?;
-    let mut model = plan.initial_model()?;
+    let (data, workers, controls) = (plan.data(data, None)?, Workers::new(threads)?, Controls::at(scratch));
+    let cohort = Cohort { plan: &plan, data: &data, workers: &workers, controls: &controls };
+    let mut state = plan.initial_state()?;
     let mut roster = Roster::default();
-    for record in rows.iter().map(|row| &row.committed.record) {
+    let records: Vec<&Record> = rows.iter().map(|row| &row.committed.record).collect();
+    for (index, record) in records.iter().enumerate() {
         if matches!(record.kind, Kind::Train) {
-            let mut sum = ExactSum::new(plan.parameters);
-            let mut updates_equal = 0;
-            for contribution in &record.contributions {
-                let member = roster.get(contribution.node).context("a contribution of a stranger")?;
-                let part = member.part.ok_or_else(|| anyhow!("{} has data of its own", member.name))?;
-                let images = plan.data(data, Some(part))?;
-                let trained = train(&plan, &model, &images, record.round, &member.key(), &threads)?;
-                sum.add(&trained, contribution.samples)?;
-                updates_equal += usize::from(Manifest::of(&trained).blob() == contribution.update);
-            }
-            model = sum.average(&model)?;
-            let model_equal = Manifest::of(&model).blob() == record.model;
-            on_round(Repeated { round: record.round, updates: record.contributions.len(), updates_equal, model_equal });
+            let clients = clients(record, &records[..index], &roster)?;
+            let (sum, locals) = cohort.train(&state, record.round, &clients, &|| ControlFlow::Continue(()));
+            state = plan.rule.step(&state, &sum, roster.len())?;
+            let pairs = record.contributions.iter().zip(&locals);
+            let equal = pairs.filter(|(theirs, ours)| ours.as_ref().is_ok_and(|ours| ours.update == theirs.update));
+            on_round(Repeated {
+                round: record.round,
+                updates: record.contributions.len(),
+                updates_equal: equal.count(),
+                model_equal: Manifest::of(&state).blob() == record.model,
+            });
         }
         roster = record.roster_after(&roster);
     }
     Ok(())
 }
 
-fn train(
-    plan: &Plan,
-    parent: &[u8],
-    images: &paceline_model::DataSet,
-    round: u64,
-    node_key: &[u8],
-    threads: &Threads,
-) -> anyhow::Result<Vec<u8>> {
-    let job = TrainJob {
-        spec: &plan.spec,
-        preprocess: plan.preprocess,
-        parent,
-        data: &images.train,
-        config: &plan.config,
-        round,
-        seed: plan.seed,
-        node_key,
-        device: &Device::Cpu,
+/// Those who contributed to a record.
+fn clients(record: &Record, before: &[&Record], roster: &Roster) -> anyhow::Result<Vec<Client>> {
+    let contributions = || before.iter().rev().flat_map(|record| &record.contributions);
+    let client = |node| {
+        let member = roster.get(node).context("a contribution of a stranger")?;
+        let part = member.part.ok_or_else(|| anyhow!("{} has data of its own", member.name))?;
+        Ok(Client { part, last_update: contributions().find(|c| c.node == node).map(|c| c.update.id) })
     };
-    let go_on = &mut |_| std::ops::ControlFlow::Continue(());
-    Ok(paceline_model::train(&job, threads, go_on)?.delta)
+    record.contributions.iter().map(|contribution| client(contribution.node)).collect()
 }

@@ -57,7 +57,8 @@ fn one_process_repeats_every_update_and_model_of_a_run() {
     cluster.wait_for_end();
     let home = paceline::store::Home::at(&cluster.nodes[0].home);
     let mut rounds = Vec::new();
-    paceline::replay::replay(&home, None, 2, |r| rounds.push(r)).expect("the home is whole");
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    paceline::replay::replay(&home, None, 2, scratch.path(), |r| rounds.push(r)).expect("the home is whole");
     assert_eq!(rounds.len(), 3);
     for round in rounds {
         assert_eq!((round.updates_equal, round.updates, round.model_equal), (3, 3, true), "round {}", round.round);

@@ -5,9 +5,10 @@
 
 use crate::bounds::{NAME_BYTES_MAX, REQUEST_ROUNDS, ROSTER_MAX, SAMPLES_MAX};
 use crate::ids::{Ballot, BlobRef, Hash, NodeId, RunId};
-use crate::record::{Committed, Contribution, Eviction, Founding, Kind, Record, Rule, Vote};
+use crate::record::{Committed, Contribution, Eviction, Founding, Kind, Record, Vote};
 use crate::reject::Reject;
 use crate::roster::Roster;
+use crate::rule::Rule;
 use crate::runfile::RunFile;
 use crate::sign::Scope;
 
@@ -28,11 +29,15 @@ pub struct Rules {
     pub round_timeout_ms: u64,
     /// The model that every node makes from the run file's seed.
     pub initial_model: BlobRef,
+    /// Bytes of an update.
+    pub update_len: u64,
+    /// How updates become the next model.
+    pub rule: Rule,
 }
 
 impl Rules {
     /// The rules of a run file, whose seed and net give this initial model.
-    pub fn of(run_file: &RunFile, initial_model: BlobRef) -> Self {
+    pub fn of(run_file: &RunFile, initial_model: BlobRef, update_len: u64) -> Self {
         Self {
             run: run_file.run_id(),
             rounds: run_file.run.rounds,
@@ -41,6 +46,8 @@ impl Rules {
             min_updates: run_file.round.min_updates.map(|m| m as usize),
             round_timeout_ms: run_file.round.timeout_ms,
             initial_model,
+            update_len,
+            rule: run_file.aggregate.rule,
         }
     }
 
@@ -142,6 +149,12 @@ impl Chain {
         matches!(self.head().kind, Kind::Closing)
     }
 
+    /// The last update of a node that was averaged in this chain.
+    pub fn last_update_of(&self, node: NodeId) -> Option<Hash> {
+        let contributions = self.records.iter().rev().flat_map(|c| &c.record.contributions);
+        contributions.into_iter().find(|c| c.node == node).map(|c| c.update.id)
+    }
+
     /// The chain that this one gave itself up for.
     pub fn yielded_to(&self) -> Option<Hash> {
         match self.head().kind {
@@ -220,7 +233,7 @@ impl Chain {
         if record.model.len != self.head().model.len {
             return Err(Reject::WrongShape);
         }
-        if !record.evaluations.is_empty() || record.rule != Rule::FedAvg {
+        if !record.evaluations.is_empty() || record.rule != self.rules.rule {
             return Err(Reject::WrongKind);
         }
         if !is_ascending(record.contributions.iter().map(|c| c.node)) {
@@ -241,7 +254,7 @@ impl Chain {
         if !participants.contains(&c.node) {
             return Err(Reject::NotParticipant);
         }
-        if c.update.len != self.head().model.len {
+        if c.update.len != self.rules.update_len {
             return Err(Reject::WrongShape);
         }
         let evaluated = c.evaluation.is_none_or(|e| e.is_plausible());

@@ -13,9 +13,10 @@ use crate::core::{Core, Held};
 use crate::ids::{Ballot, Hash, NodeId, Time};
 use crate::machine::{Event, Persist, RecoveredBallot, RecoveredFounding};
 use crate::message::{Ask, Message, Phase};
-use crate::record::{Bind, Committed, Founding, Kind, Record, Refusal, Rule};
+use crate::record::{Bind, Committed, Founding, Kind, Record, Refusal};
 use crate::reject::Reject;
 use crate::roster::{Member, Roster};
+use crate::rule::Rule;
 use crate::timing::{BIND_MS, FOUNDING_STEP_MS, RETRY_MS, STABLE_MS};
 
 /// One founding that this node is on the proposed roster of.

@@ -23,6 +23,7 @@ pub mod reject;
 mod requests;
 pub mod roster;
 mod round;
+pub mod rule;
 pub mod runfile;
 pub mod sign;
 #[cfg(any(test, feature = "sim"))]

@@ -6,6 +6,7 @@ use crate::bounds::SILENT_MAX;
 use crate::codec;
 use crate::ids::{Ballot, BlobRef, Hash, Identity, NodeId, RunId, Signature};
 use crate::roster::{Member, Part, Roster};
+use crate::rule::Rule;
 use crate::sign::{Scope, Statement};
 
 /// How well a model does on a node's held-out data.
@@ -377,13 +378,6 @@ impl Refusal {
     }
 }
 
-/// How updates become a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Rule {
-    /// Federated averaging, weighted by samples (McMahan et al. 2017, algorithm 1).
-    FedAvg,
-}
-
 /// What a record is about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Kind {
@@ -447,7 +441,7 @@ pub struct Record {
     pub contributions: Vec<Contribution>,
     /// For a closing record: the evaluations of the final model, by node id.
     pub evaluations: Vec<SignedEvaluation>,
-    /// How the updates were averaged.
+    /// How the updates became the model.
     pub rule: Rule,
     /// Who comes onto the roster with the next round.
     pub joined: Vec<JoinRequest>,

@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::ids::{Ballot, BlobRef, Hash, NodeId, Signature, Time};
 use crate::machine::{Effect, Event, FetchFailure, Persist, Purpose, TrainedUpdate};
 use crate::message::{Activity, Message, Opening, Phase};
-use crate::record::{Committed, Contribution, Evaluation, Kind, Record, Rule, SignedEvaluation};
+use crate::record::{Committed, Contribution, Evaluation, Kind, Record, SignedEvaluation};
 use crate::reject::Reject;
 use crate::requests::Requests;
 use crate::timing::{CLOSING_MS, RETRY_MS, STRAGGLER_MS_MIN};
@@ -241,7 +241,8 @@ impl Round {
         }
         let Some(member) = chain.roster().get(core.me) else { return };
         self.work = Work::Training;
-        core.effect(Effect::Train { round, parent: chain.head_hash(), model, node_key: member.key() });
+        let (node_key, last_update) = (member.key(), chain.last_update_of(core.me));
+        core.effect(Effect::Train { round, parent: chain.head_hash(), model, node_key, last_update });
     }
 
     /// The trainer has ended.
@@ -534,7 +535,7 @@ impl Round {
         let updates = collection.contributions().map(|c| (c.node, c.update, c.samples)).collect();
         self.contest.aggregating();
         let (ballot, parent_model) = (collection.ballot, chain.head().model);
-        core.effect(Effect::Aggregate { ballot, parent_model, updates });
+        core.effect(Effect::Aggregate { ballot, parent_model, updates, members: chain.roster().len() });
     }
 
     /// The new model is on disk, or could not be made.
@@ -590,7 +591,7 @@ impl Round {
             participants: collection.filter(|_| trains).map(|c| c.participants.clone()).unwrap_or_default(),
             contributions,
             evaluations,
-            rule: Rule::FedAvg,
+            rule: chain.rules().rule,
             joined: changes.joined,
             left: changes.left,
             evicted: changes.evicted,

@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 pub use error::{Problem, RunFileError};
 
 use crate::ids::{Hash, RunId};
+use crate::rule::Rule;
 
 /// The nets that a run file can name with `arch`. The model crate builds each of them.
-pub const ARCHS: [&str; 4] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn"];
+pub const ARCHS: [&str; 5] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn", "resnet8"];
 
 /// Largest seed: the largest integer that every TOML reader takes.
 pub const SEED_MAX: u64 = i64::MAX as u64;
@@ -108,6 +109,18 @@ pub enum LayerSection {
         /// Side of the window.
         size: u32,
     },
+    /// `{ type = "residual", out = 32, stride = 2, groups = 8 }`: the basic block of a residual net, with group
+    /// normalisation.
+    Residual {
+        /// Output channels.
+        out: u32,
+        /// Step of its first convolution, 1 by default.
+        stride: u32,
+        /// Groups of channels of its normalisations.
+        groups: u32,
+    },
+    /// `{ type = "global_avg_pool" }`: the mean of each channel.
+    GlobalAvgPool,
     /// `{ type = "flatten" }`
     Flatten,
     /// `{ type = "linear", out = 10 }`: fully connected with bias.
@@ -165,6 +178,10 @@ pub enum Partition {
     Dirichlet(f64),
     /// Sorted by label and cut; each node gets this many pieces (McMahan et al. 2017, section 3).
     Shards(u32),
+    /// Each node gets images of this many classes.
+    Labels(u32),
+    /// Every class alike, the k-th largest part in proportion to k to the power of minus this.
+    PowerLaw(f64),
 }
 
 /// `[train]`: a participant's local training.
@@ -182,6 +199,8 @@ pub struct TrainSection {
     pub momentum: f64,
     /// L2 penalty, from 0.
     pub weight_decay: f64,
+    /// Largest norm of a step's gradient, 0 for no limit.
+    pub clip_norm: f64,
     /// Weight of the proximal term (Li et al. 2020, FedProx), 0 for plain FedAvg.
     pub prox_mu: f64,
     /// Whether training images are cropped, flipped and so on at random.
@@ -202,18 +221,10 @@ pub struct RoundSection {
 }
 
 /// `[aggregate]`: how updates become a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct AggregateSection {
-    /// The rule.
-    pub rule: AggregateRule,
-}
-
-/// The rules of aggregation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AggregateRule {
-    /// Mean of the deltas, weighted by samples (McMahan et al. 2017, algorithm 1).
-    FedAvg,
+    /// The rule with its parameters.
+    pub rule: Rule,
 }
 
 impl Default for TrainSection {
@@ -225,6 +236,7 @@ impl Default for TrainSection {
             lr_decay: 1.0,
             momentum: 0.0,
             weight_decay: 0.0,
+            clip_norm: 0.0,
             prox_mu: 0.0,
             augment: true,
         }
@@ -234,12 +246,6 @@ impl Default for TrainSection {
 impl Default for RoundSection {
     fn default() -> Self {
         Self { fraction: 1.0, min_updates: None, timeout_ms: 600_000, keep_updates: 2 }
-    }
-}
-
-impl Default for AggregateSection {
-    fn default() -> Self {
-        Self { rule: AggregateRule::FedAvg }
     }
 }
 
@@ -254,6 +260,12 @@ impl RunFile {
     /// than `RUN_FILE_BYTES_MAX` bytes as text or in canonical form. The error says where and how to put it right.
     pub fn parse(text: &str, origin: &str) -> Result<RunFile, RunFileError> {
         read::run_file(text, origin)
+    }
+
+    /// Where a key of a section, or an item of its list, stands in a run file that [`RunFile::parse`] takes:
+    /// `origin:line:column`. Where the key was left out, its section; where that was too, the file's end.
+    pub fn place(text: &str, origin: &str, section: &str, key: &str, item: Option<usize>) -> String {
+        read::place(text, origin, section, key, item)
     }
 
     /// The commented run file that `paceline init` writes.
@@ -301,15 +313,16 @@ impl RunFile {
         writeln!(out, "\n[train]\nepochs = {}\nbatch = {}", train.epochs, train.batch)?;
         writeln!(out, "lr = {}\nlr_decay = {}", number(train.lr), number(train.lr_decay))?;
         writeln!(out, "momentum = {}\nweight_decay = {}", number(train.momentum), number(train.weight_decay))?;
-        writeln!(out, "prox_mu = {}\naugment = {}", number(train.prox_mu), train.augment)?;
+        writeln!(out, "clip_norm = {}\nprox_mu = {}", number(train.clip_norm), number(train.prox_mu))?;
+        writeln!(out, "augment = {}", train.augment)?;
         writeln!(out, "\n[round]\nfraction = {}", number(round.fraction))?;
         match round.min_updates {
             Some(min_updates) => writeln!(out, "min_updates = {min_updates}")?,
             None => writeln!(out, "min_updates = \"majority\"")?,
         }
         writeln!(out, "timeout = {}\nkeep_updates = {}", quoted(&duration(round.timeout_ms)), round.keep_updates)?;
-        let AggregateRule::FedAvg = aggregate.rule;
-        writeln!(out, "\n[aggregate]\nrule = \"fedavg\"")
+        writeln!(out, "\n[aggregate]\nrule = {}", quoted(aggregate.rule.name()))?;
+        aggregate.rule.parameters().iter().try_for_each(|(key, value)| writeln!(out, "{key} = {}", number(*value)))
     }
 }
 
@@ -322,6 +335,10 @@ impl LayerSection {
             Self::GroupNorm { groups } => format!("type = \"group_norm\", groups = {groups}"),
             Self::Relu => "type = \"relu\"".to_owned(),
             Self::MaxPool { size } => format!("type = \"max_pool\", size = {size}"),
+            Self::Residual { out, stride, groups } => {
+                format!("type = \"residual\", out = {out}, stride = {stride}, groups = {groups}")
+            }
+            Self::GlobalAvgPool => "type = \"global_avg_pool\"".to_owned(),
             Self::Flatten => "type = \"flatten\"".to_owned(),
             Self::Linear { out } => format!("type = \"linear\", out = {out}"),
             Self::Dropout { rate } => format!("type = \"dropout\", rate = {}", number(*rate)),
@@ -353,6 +370,8 @@ impl Partition {
             Self::Iid => "\"iid\"".to_owned(),
             Self::Dirichlet(alpha) => format!("{{ dirichlet = {} }}", number(*alpha)),
             Self::Shards(shards) => format!("{{ shards = {shards} }}"),
+            Self::Labels(labels) => format!("{{ labels = {labels} }}"),
+            Self::PowerLaw(exponent) => format!("{{ power_law = {} }}", number(*exponent)),
         }
     }
 }

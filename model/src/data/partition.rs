@@ -12,6 +12,11 @@ pub enum Partition {
     Dirichlet(f64),
     /// Sorted by label and cut into this many shards a part, dealt out at random (McMahan et al. 2017, section 3).
     Shards(usize),
+    /// Each part has images of this many classes, or of as many more as it takes for every class to be somewhere; those of a
+    /// class are divided evenly among the parts that have it (Li et al. 2022, section 4.1).
+    Labels(usize),
+    /// Shuffled, and sizes in proportion to k^-exponent for k = 1, 2, ... parts, dealt out at random; 0 is [`Self::Iid`].
+    PowerLaw(f64),
 }
 
 /// The places of the images of each part: disjoint, together all of them, none empty while there are as many images as
@@ -35,6 +40,8 @@ pub fn partition(labels: &[u16], classes: usize, parts: usize, rule: &Partition,
             shards.into_iter().enumerate().for_each(|(i, shard)| divided[i % parts].extend(shard));
             divided
         }
+        Partition::Labels(count) => by_labels(&order, labels, classes, parts, count, &mut stream),
+        Partition::PowerLaw(exponent) => power_law(&order, parts, exponent, &mut stream),
     };
     fill_empty(&mut divided);
     divided.iter_mut().for_each(|part| part.sort_unstable());
@@ -71,6 +78,62 @@ fn dirichlet(
             start = end;
         }
     }
+    divided
+}
+
+fn by_labels(
+    order: &[u32],
+    labels: &[u16],
+    classes: usize,
+    parts: usize,
+    count: usize,
+    stream: &mut Stream,
+) -> Vec<Vec<u32>> {
+    let count = count.max(classes.div_ceil(parts)).min(classes);
+    // Classes are dealt from shuffled decks of all of them, so that each goes to about as many parts.
+    let mut holders = vec![Vec::new(); classes];
+    let mut deck: Vec<usize> = Vec::new();
+    for part in 0..parts {
+        let mut held: Vec<usize> = Vec::with_capacity(count);
+        while held.len() < count {
+            let Some(place) = deck.iter().position(|class| !held.contains(class)) else {
+                let mut fresh: Vec<usize> = (0..classes).collect();
+                stream.shuffle(&mut fresh);
+                deck.extend(fresh);
+                continue;
+            };
+            held.push(deck.remove(place));
+        }
+        held.into_iter().for_each(|class| holders[class].push(part));
+    }
+    let mut divided = vec![Vec::new(); parts];
+    for (class, holders) in holders.iter().enumerate() {
+        let members: Vec<u32> =
+            order.iter().copied().filter(|&place| usize::from(labels[place as usize]) == class).collect();
+        for (piece, &part) in deal(&members, holders.len()).into_iter().zip(holders) {
+            divided[part].extend(piece);
+        }
+    }
+    divided
+}
+
+fn power_law(order: &[u32], parts: usize, exponent: f64, stream: &mut Stream) -> Vec<Vec<u32>> {
+    let weights: Vec<f64> = (1..=parts).map(|k| libm::pow(k as f64, -exponent)).collect();
+    let total: f64 = weights.iter().sum();
+    let (mut sum, mut start) = (0.0, 0);
+    let mut divided: Vec<Vec<u32>> = weights
+        .iter()
+        .enumerate()
+        .map(|(k, weight)| {
+            sum += weight;
+            let end = if k + 1 == parts { order.len() } else { (sum / total * order.len() as f64) as usize };
+            let end = end.clamp(start, order.len());
+            let piece = order[start..end].to_vec();
+            start = end;
+            piece
+        })
+        .collect();
+    stream.shuffle(&mut divided);
     divided
 }
 
@@ -128,7 +191,9 @@ mod tests {
         prop_oneof![
             Just(Partition::Iid),
             (0.01f64..10.0).prop_map(Partition::Dirichlet),
-            (0usize..5).prop_map(Partition::Shards)
+            (0usize..5).prop_map(Partition::Shards),
+            (0usize..12).prop_map(Partition::Labels),
+            (0f64..3.0).prop_map(Partition::PowerLaw)
         ]
     }
 
@@ -163,6 +228,27 @@ mod tests {
         let labels = labels(1000);
         let parts = partition(&labels, 10, 10, &Partition::Shards(2), 1);
         assert!(parts.iter().all(|part| part.len() == 100 && kinds(part, &labels) <= 2));
+    }
+
+    #[test]
+    fn parts_by_labels_have_that_many_classes_and_every_class_is_somewhere() {
+        let labels = labels(2000);
+        for (parts, count, expected) in [(10, 2, 2), (30, 3, 3), (3, 1, 4), (4, 99, 10)] {
+            let divided = partition(&labels, 10, parts, &Partition::Labels(count), 7);
+            assert!(divided.iter().all(|part| kinds(part, &labels) == expected), "{parts} parts of {count}");
+        }
+    }
+
+    #[test]
+    fn a_power_law_gives_sizes_in_its_proportion() {
+        let labels = labels(6000);
+        let divided = partition(&labels, 10, 3, &Partition::PowerLaw(1.0), 1);
+        let mut sizes: Vec<usize> = divided.iter().map(Vec::len).collect();
+        sizes.sort_unstable();
+        // 1 : 1/2 : 1/3 of 6000.
+        assert!(sizes.iter().zip([1090, 1636, 3272]).all(|(found, near)| found.abs_diff(near) <= 2), "{sizes:?}");
+        let even = partition(&labels, 10, 3, &Partition::PowerLaw(0.0), 1);
+        assert!(even.iter().all(|part| part.len() == 2000));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) mod loss;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod pool;
+pub(crate) mod residual;
 pub(crate) mod scratch;
 pub(crate) mod sgd;
 #[cfg(test)]

@@ -1,50 +1,98 @@
 //! The steps of stochastic gradient descent, in place and in one pass over the values on CPUs.
 
-use super::{slice, wide};
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var};
+use super::{slice, wide, with_values};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 
 /// Values that one task updates.
 const PIECE: usize = 1 << 15;
 
-/// `to = keep · to + factor · from`, in place. `to` must own its values alone.
-pub(crate) fn blend(to: &Tensor, keep: f64, from: &Tensor, factor: f64) -> Result<()> {
-    to.inplace_op2(from, &Blend { keep: keep as f32, factor: factor as f32 })
-}
-
 /// `variable += factor · step` on any device.
 pub(crate) fn add_scaled(variable: &Var, step: &Tensor, factor: f64) -> Result<()> {
     if variable.device().is_cpu() {
-        return blend(variable.as_tensor(), 1.0, &step.contiguous()?, factor);
+        return variable.inplace_op2(&step.contiguous()?, &AddScaled { factor: factor as f32 });
     }
     variable.set(&(variable.as_detached_tensor() + (step * factor)?)?)
 }
 
-struct Blend {
-    keep: f32,
+/// `gradient + factor · from`. On CPUs in the gradient's own memory, which nobody else may hold.
+pub(crate) fn plus(gradient: Tensor, from: &Tensor, factor: f64) -> Result<Tensor> {
+    if !gradient.device().is_cpu() {
+        return gradient + (from * factor)?;
+    }
+    let gradient = gradient.contiguous()?;
+    gradient.inplace_op2(&from.contiguous()?, &AddScaled { factor: factor as f32 })?;
+    Ok(gradient)
+}
+
+/// `factor · gradient`, likewise.
+pub(crate) fn times(gradient: Tensor, factor: f64) -> Result<Tensor> {
+    if !gradient.device().is_cpu() {
+        return gradient * factor;
+    }
+    let gradient = gradient.contiguous()?;
+    gradient.inplace_op1(&Times { factor: factor as f32 })?;
+    Ok(gradient)
+}
+
+/// The sum of the squares, added in f64, piece by piece in a fixed order.
+pub(crate) fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
+    if !gradient.device().is_cpu() {
+        return Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?));
+    }
+    with_values(gradient, |values| {
+        let squares = |piece: &[f32]| piece.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+        let pieces: Vec<f64> = values.par_chunks(PIECE).map(squares).collect();
+        Ok(pieces.iter().sum())
+    })
+}
+
+struct AddScaled {
     factor: f32,
 }
 
-impl InplaceOp2 for Blend {
+impl InplaceOp2 for AddScaled {
     fn name(&self) -> &'static str {
-        "blend"
+        "add-scaled"
     }
 
     fn cpu_fwd(&self, to: &mut CpuStorage, layout: &Layout, from: &CpuStorage, from_layout: &Layout) -> Result<()> {
         let from = slice(from, from_layout)?;
-        let (Some((start, end)), CpuStorage::F32(to)) = (layout.contiguous_offsets(), to) else {
-            candle_core::bail!("a variable is not contiguous f32")
-        };
-        if end - start != from.len() {
-            candle_core::bail!("a step of {} values for a variable of {}", from.len(), end - start)
+        let to = own_values(to, layout)?;
+        if to.len() != from.len() {
+            candle_core::bail!("a step of {} values for a variable of {}", from.len(), to.len())
         }
-        to[start..end].par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| {
+        to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| {
             wide(|| {
                 for (to, from) in to.iter_mut().zip(from) {
-                    *to = *to * self.keep + from * self.factor;
+                    *to += from * self.factor;
                 }
             });
         });
         Ok(())
+    }
+}
+
+struct Times {
+    factor: f32,
+}
+
+impl InplaceOp1 for Times {
+    fn name(&self) -> &'static str {
+        "times"
+    }
+
+    fn cpu_fwd(&self, to: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        own_values(to, layout)?.par_chunks_mut(PIECE).for_each(|to| {
+            wide(|| to.iter_mut().for_each(|to| *to *= self.factor));
+        });
+        Ok(())
+    }
+}
+
+fn own_values<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (layout.contiguous_offsets(), storage) {
+        (Some((start, end)), CpuStorage::F32(values)) => Ok(&mut values[start..end]),
+        _ => candle_core::bail!("what is changed in place is not contiguous f32"),
     }
 }

@@ -5,6 +5,7 @@ use super::linear::{self, linear};
 use super::loss::{self, cross_entropy};
 use super::norm::{self, group_norm};
 use super::pool::{self, max_pool};
+use super::residual::{self, add_relu};
 use super::sgd;
 use crate::net::{Mode, Model};
 use crate::spec::{Layer, NetSpec};
@@ -97,7 +98,7 @@ fn plain(stride: usize, pad: usize) -> ConvLayer {
 }
 
 /// Images, height, width, channels, outputs, kernel, stride, pad: odd sizes, and borders of every kind.
-const SIZES: [[usize; 8]; 9] = [
+const SIZES: [[usize; 8]; 10] = [
     [1, 1, 1, 1, 1, 1, 1, 0],
     [2, 5, 7, 3, 4, 3, 1, 1],
     [3, 6, 5, 2, 5, 5, 1, 2],
@@ -107,6 +108,7 @@ const SIZES: [[usize; 8]; 9] = [
     [13, 3, 3, 2, 2, 3, 3, 2],
     [2, 9, 4, 5, 16, 4, 3, 3],
     [25, 6, 6, 4, 3, 3, 1, 1],
+    [2, 5, 6, 3, 4, 1, 2, 0],
 ];
 
 #[test]
@@ -161,6 +163,9 @@ fn kernels_and_their_twins_of_candle_operations_agree() {
         let [x, scale, shift] = [0, 1, 2].map(|i| arguments[i].as_tensor());
         let twin = norm::composed(x, scale, shift, 4, relu);
         check_twins(&arguments, group_norm(x, scale, shift, 4, relu), twin, &format!("group norm, relu {relu}"));
+        let arguments = [&[3, 5, 7, 2][..], &[3, 5, 7, 2]].map(|shape| random(&mut stream, shape));
+        let [a, b] = [0, 1].map(|i| arguments[i].as_tensor());
+        check_twins(&arguments, add_relu(a, b), residual::composed(a, b), "residual");
         let x = random(&mut stream, &[3, 5, 7, 2]);
         let twin = pool::composed(x.as_tensor(), 2);
         check_twins(std::slice::from_ref(&x), max_pool(x.as_tensor(), 2), twin, "max pool");
@@ -267,6 +272,26 @@ fn the_gradients_of_a_whole_net_are_those_of_differences() {
         cross_entropy(&logits, &[1, 4, 0])
     };
     check_gradients(model.variables(), f, "a net");
+}
+
+#[test]
+fn the_gradients_of_a_residual_net_are_those_of_differences() {
+    let layers = vec![
+        Layer::Residual { out: 4, stride: 1, groups: 2 },
+        Layer::Residual { out: 6, stride: 2, groups: 2 },
+        Layer::Residual { out: 6, stride: 1, groups: 3 },
+        Layer::GlobalAvgPool,
+        Layer::Linear { out: 3 },
+    ];
+    let spec = NetSpec { input: [4, 6, 5], classes: 3, layers };
+    let model = Model::initial(&spec, &Device::Cpu, SEED).expect("it is possible");
+    assert_eq!(model.variables().len(), 8 + 12 + 8 + 2);
+    let x = random(&mut stream(), &[3, 4, 6, 5]).as_detached_tensor();
+    let f = |_: &[Tensor]| {
+        let logits = model.forward(&x, Mode::Train(&mut stream()))?;
+        cross_entropy(&logits, &[1, 2, 0])
+    };
+    check_gradients(model.variables(), f, "a residual net");
 }
 
 #[test]

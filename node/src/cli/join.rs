@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::blobs::BlobStore;
 use crate::console;
 use crate::driver::{self, Driver, INPUTS_MAX, Parts, Shared, input_of, input_of_write};
 use crate::http::{self, Api};
-use crate::learn::{Averager, Plan, PlanError, Trainer};
+use crate::learn::{Averager, Controls, Material, Plan, PlanError, Trainer};
 use crate::net::{NetOptions, Network};
 use crate::store::{Database, Home, HomeError, HomeLock, Writer};
 
@@ -48,7 +48,8 @@ const COMMANDS_MAX: usize = 16;
 
 pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Coded> {
     let (run_file, home) = resolve(&mut options).await?;
-    let plan = Plan::of(&run_file).map_err(bad_input)?;
+    let origin = origin(&options, &home);
+    let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &origin))?;
     let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(usage)?;
     let listener = listen(options.http).await?;
     let _lock = lock(&home).await?;
@@ -57,7 +58,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
     let data = {
         let (plan, path) = (plan.clone(), options.data.clone());
         tracing::info!("reads the data");
-        blocking(move || plan.data(path.as_deref(), part)).await?.map_err(bad_input)?
+        blocking(move || plan.data(path.as_deref(), part)).await?.map_err(|e| at_fault(e, &origin))?
     };
     tracing::info!("{} training images, {} held out", data.train.len(), data.test.len());
     // Only now: what can't be used must not be remembered for the next start.
@@ -66,7 +67,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
     let blobs = Arc::new(BlobStore::open(&home.blobs())?);
     let initial_model = {
         let (plan, blobs) = (plan.clone(), blobs.clone());
-        let make = move || -> anyhow::Result<_> { Ok(blobs.put(&plan.initial_model()?)?) };
+        let make = move || -> anyhow::Result<_> { Ok(blobs.put(&plan.initial_state()?)?) };
         blocking(make).await??
     };
     let database = Arc::new(Database::open(&home.database(), run_file.run_id())?);
@@ -83,7 +84,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
     let network = Network::start(net_options(&options, &run_file, &home, identity), events_in).await?;
 
     let config = Config {
-        rules: Rules::of(&run_file, initial_model),
+        rules: Rules::of(&run_file, initial_model, plan.update_len()),
         identity: Identity::from_secret(&identity),
         name: name(&options, &identity),
         part,
@@ -94,11 +95,19 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
         let _ = tell.blocking_send(input_of_write(id, written));
     });
     let tell = inputs_in.clone();
-    let trainer = Trainer::start(plan.clone(), data, device, threads, blobs.clone(), move |outcome| {
+    let material = Material {
+        plan: plan.clone(),
+        data,
+        device,
+        blobs: blobs.clone(),
+        controls: Controls::at(home.controls()),
+        lr_place: lr_place(&origin),
+    };
+    let trainer = Trainer::start(material, threads, move |outcome| {
         let _ = tell.blocking_send(input_of(outcome));
     })?;
     let tell = inputs_in.clone();
-    let averager = Averager::start(plan.parameters, blobs.clone(), move |input| {
+    let averager = Averager::start(plan.rule, plan.parameters, blobs.clone(), move |input| {
         let _ = tell.blocking_send(input);
     });
     let about = driver::about(run_file.run_id(), &run_file.run.name, run_file.run.rounds, &config);
@@ -125,7 +134,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
         writer,
         trainer,
         averager,
-        parameters: plan.parameters,
+        state_len: plan.state_len(),
         shared,
         home: home.clone(),
         keep_updates: run_file.round.keep_updates as usize,
@@ -152,6 +161,28 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
 
 fn bad_input(error: impl Into<anyhow::Error>) -> Coded {
     Coded::new(Exit::BadInput, error)
+}
+
+/// An error of a plan, which names the place in the run file if that is at fault.
+pub(crate) fn at_fault(error: PlanError, run_file: &Path) -> Coded {
+    let place =
+        std::fs::read_to_string(run_file).ok().and_then(|text| error.place(&text, &run_file.display().to_string()));
+    match place {
+        Some(place) => bad_input(anyhow!("{place}: {error}")),
+        None => bad_input(error),
+    }
+}
+
+/// Where a run file has the learning rate, which a training that diverges is about.
+pub(crate) fn lr_place(run_file: &Path) -> String {
+    let text = std::fs::read_to_string(run_file).unwrap_or_default();
+    RunFile::place(&text, &run_file.display().to_string(), "train", "lr", None)
+}
+
+/// The run file that the node was started with, or the one in its home.
+fn origin(options: &JoinOptions, home: &Home) -> PathBuf {
+    let given = options.target.as_ref().map(PathBuf::from).filter(|path| path.is_file());
+    given.unwrap_or_else(|| home.run_file())
 }
 
 fn usage(error: impl Into<anyhow::Error>) -> Coded {

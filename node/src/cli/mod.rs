@@ -4,7 +4,7 @@ mod init;
 mod join;
 mod read;
 
-pub(crate) use join::{read_run_file, stdin_ends};
+pub(crate) use join::{at_fault, lr_place, read_run_file, stdin_ends};
 pub(crate) use read::{rounds_of, rounds_table, short};
 
 use std::num::NonZeroUsize;

@@ -71,8 +71,8 @@ pub struct Parts {
     pub trainer: Trainer,
     /// The averager; it answers into `inputs`.
     pub averager: Averager,
-    /// How many parameters the net has.
-    pub parameters: usize,
+    /// Bytes of a global state.
+    pub state_len: u64,
     /// What others may look at.
     pub shared: Arc<Shared>,
     /// The home.
@@ -107,7 +107,7 @@ impl Driver {
             me,
             parts.network.clone(),
             parts.blobs.clone(),
-            parts.parameters,
+            parts.state_len,
             parts.inputs,
             parts.shared.clone(),
         );
@@ -246,8 +246,8 @@ impl Driver {
             Effect::Persist { id, item } => self.persist(id, item),
             Effect::Fetch { blob, purpose, origin, others } => self.fetches.begin(blob, purpose, origin, others),
             Effect::CancelFetch { blob } => self.fetches.cancel(blob),
-            Effect::Train { round, parent, model, node_key } => {
-                if !self.trainer.begin(Job::Train { round, parent, model, node_key }) {
+            Effect::Train { round, parent, model, node_key, last_update } => {
+                if !self.trainer.begin(Job::Train { round, parent, model, node_key, last_update }) {
                     self.give(Input::Trained { round, parent, outcome: Err("the trainer is not there".into()) });
                 }
             }
@@ -262,8 +262,8 @@ impl Driver {
                     self.give(Input::Folded { ballot, node, result: Err(Reject::TooMany) });
                 }
             }
-            Effect::Aggregate { ballot, parent_model, updates } => {
-                if !self.averager.aggregate(ballot, parent_model, updates) {
+            Effect::Aggregate { ballot, parent_model, updates, members } => {
+                if !self.averager.aggregate(ballot, parent_model, updates, members) {
                     self.give(Input::Aggregated { ballot, result: Err("the averager is not there".into()) });
                 }
             }

@@ -1,4 +1,5 @@
-//! The averager: one thread that checks updates and adds them to the exact sum of the ballot (design 4.8).
+//! The averager: one thread that checks updates, adds them to the exact sum of the ballot (design 4.8), and makes the next
+//! state of it.
 //!
 //! Memory is the sum and one update, whatever the number of participants.
 
@@ -6,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use paceline_model::{ExactError, ExactSum};
+use paceline_model::{ExactError, ExactSum, Rule};
 use paceline_protocol::machine::Input;
 use paceline_protocol::{Ballot, BlobRef, NodeId, Reject};
 
@@ -19,7 +20,7 @@ const QUEUE: usize = 4096;
 #[derive(Debug)]
 enum Job {
     Fold { ballot: Ballot, node: NodeId, update: BlobRef, samples: u64 },
-    Aggregate { ballot: Ballot, parent_model: BlobRef, updates: Vec<(NodeId, BlobRef, u64)> },
+    Aggregate { ballot: Ballot, parent_model: BlobRef, updates: Vec<(NodeId, BlobRef, u64)>, members: usize },
 }
 
 /// Gives jobs to the averager's thread.
@@ -38,12 +39,12 @@ struct Sum {
 
 impl Averager {
     /// Starts the thread for nets of so many parameters. `done` hears `Folded` and `Aggregated`.
-    pub fn start(parameters: usize, blobs: Arc<BlobStore>, done: impl Fn(Input) + Send + 'static) -> Self {
+    pub fn start(rule: Rule, parameters: usize, blobs: Arc<BlobStore>, done: impl Fn(Input) + Send + 'static) -> Self {
         let (jobs, received) = sync_channel(QUEUE);
         let run = move || {
             let mut sum = None;
             while let Ok(job) = received.recv() {
-                done(work(&mut sum, parameters, &blobs, job));
+                done(work(&mut sum, &rule, parameters, &blobs, job));
             }
         };
         // Without its thread nothing is ever done, which the queue's end shows.
@@ -56,24 +57,34 @@ impl Averager {
         self.jobs.try_send(Job::Fold { ballot, node, update, samples }).is_ok()
     }
 
-    /// Makes the model of the ballot's sum, which must hold exactly these updates.
-    pub fn aggregate(&self, ballot: Ballot, parent_model: BlobRef, updates: Vec<(NodeId, BlobRef, u64)>) -> bool {
-        self.jobs.try_send(Job::Aggregate { ballot, parent_model, updates }).is_ok()
+    /// Makes the state after the ballot's sum, which must hold exactly these updates, for a roster of so many members.
+    pub fn aggregate(
+        &self,
+        ballot: Ballot,
+        parent_model: BlobRef,
+        updates: Vec<(NodeId, BlobRef, u64)>,
+        members: usize,
+    ) -> bool {
+        self.jobs.try_send(Job::Aggregate { ballot, parent_model, updates, members }).is_ok()
     }
 }
 
-fn work(sum: &mut Option<Sum>, parameters: usize, blobs: &BlobStore, job: Job) -> Input {
+fn work(sum: &mut Option<Sum>, rule: &Rule, parameters: usize, blobs: &BlobStore, job: Job) -> Input {
     match job {
         Job::Fold { ballot, node, update, samples } => {
             if sum.as_ref().is_none_or(|s| s.ballot != ballot) {
-                *sum = Some(Sum { ballot, exact: ExactSum::new(parameters), folded: BTreeMap::new() });
+                *sum = Some(Sum {
+                    ballot,
+                    exact: ExactSum::new(parameters * rule.update_sections()),
+                    folded: BTreeMap::new(),
+                });
             }
             let result = sum.as_mut().map_or(Err(Reject::NotCollecting), |s| fold(s, blobs, node, update, samples));
             Input::Folded { ballot, node, result }
         }
-        Job::Aggregate { ballot, parent_model, updates } => {
+        Job::Aggregate { ballot, parent_model, updates, members } => {
             let result = match sum.as_ref().filter(|s| s.ballot == ballot) {
-                Some(sum) => aggregate(sum, blobs, parent_model, &updates),
+                Some(sum) => aggregate(sum, rule, blobs, parent_model, &updates, members),
                 None => Err("no update of this ballot was folded".to_owned()),
             };
             Input::Aggregated { ballot, result }
@@ -97,17 +108,19 @@ fn fold(sum: &mut Sum, blobs: &BlobStore, node: NodeId, update: BlobRef, samples
 
 fn aggregate(
     sum: &Sum,
+    rule: &Rule,
     blobs: &BlobStore,
     parent_model: BlobRef,
     updates: &[(NodeId, BlobRef, u64)],
+    members: usize,
 ) -> Result<BlobRef, String> {
     let wanted: BTreeMap<NodeId, (BlobRef, u64)> = updates.iter().map(|(n, u, s)| (*n, (*u, *s))).collect();
     if wanted != sum.folded {
         return Err("the sum does not hold the updates of the record".to_owned());
     }
     let parent = blobs.read(parent_model.id).map_err(|e| e.to_string())?;
-    let model = sum.exact.average(&parent).map_err(|e| e.to_string())?;
-    blobs.put(&model).map_err(|e| e.to_string())
+    let state = rule.step(&parent, &sum.exact, members).map_err(|e| e.to_string())?;
+    blobs.put(&state).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -137,7 +150,7 @@ mod tests {
             let node = NodeId::from_public_key([node; 32]);
             let update = self.blobs.put(&floats(delta)).expect("room");
             let job = Job::Fold { ballot: BALLOT, node, update, samples };
-            let Input::Folded { result, .. } = work(&mut self.sum, 2, &self.blobs, job) else {
+            let Input::Folded { result, .. } = work(&mut self.sum, &Rule::FedAvg, 2, &self.blobs, job) else {
                 panic!("a fold is answered as one")
             };
             (result, (node, update, samples))
@@ -145,8 +158,8 @@ mod tests {
 
         fn aggregate(&mut self, updates: Vec<(NodeId, BlobRef, u64)>) -> Result<Vec<u8>, String> {
             let parent_model = self.blobs.put(&floats(&[1.0, 1.0])).expect("room");
-            let job = Job::Aggregate { ballot: BALLOT, parent_model, updates };
-            let Input::Aggregated { result, .. } = work(&mut self.sum, 2, &self.blobs, job) else {
+            let job = Job::Aggregate { ballot: BALLOT, parent_model, updates, members: 2 };
+            let Input::Aggregated { result, .. } = work(&mut self.sum, &Rule::FedAvg, 2, &self.blobs, job) else {
                 panic!("an aggregation is answered as one")
             };
             result.map(|blob| self.blobs.read(blob.id).expect("it was just put"))

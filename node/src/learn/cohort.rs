@@ -9,9 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use paceline_model::{DataError, DataSet, Device, ExactSum, Threads, ThreadsError, TrainError, TrainJob};
-use paceline_protocol::BlobRef;
 use paceline_protocol::roster::Part;
+use paceline_protocol::{BlobRef, Hash};
 
+use super::controls::Controls;
 use super::plan::Plan;
 use crate::blobs::Manifest;
 
@@ -24,6 +25,17 @@ pub struct Cohort<'a> {
     pub data: &'a DataSet,
     /// Where they compute.
     pub workers: &'a Workers,
+    /// Where their control variates lie, for rules that have any.
+    pub controls: &'a Controls,
+}
+
+/// A client that trains in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Its part of the data.
+    pub part: Part,
+    /// Its last update that was averaged.
+    pub last_update: Option<Hash>,
 }
 
 /// The threads of a process that clients share.
@@ -71,22 +83,25 @@ pub enum LocalError {
     /// Its training failed or was stopped.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// Its control variate can't be read or written.
+    #[error("the control variate: {0}")]
+    Control(#[from] std::io::Error),
     /// Its update can't be averaged.
     #[error(transparent)]
     Exact(#[from] paceline_model::ExactError),
 }
 
 impl Cohort<'_> {
-    /// Trains these clients on `model`. Gives the sum of their updates, and for each in order what it came to; one that
+    /// Trains these clients on a global state. Gives the sum of their updates, and for each in order what it came to; one that
     /// failed is not in the sum. `on_batch` is called after every batch of every client, from all threads, and stops them.
     pub fn train(
         &self,
-        model: &[u8],
+        state: &[u8],
         round: u64,
-        clients: &[Part],
+        clients: &[Client],
         on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
     ) -> (ExactSum, Vec<Result<Local, LocalError>>) {
-        let sum = Mutex::new(ExactSum::new(self.plan.parameters));
+        let sum = Mutex::new(ExactSum::new(self.plan.parameters * self.plan.rule.update_sections()));
         let Workers { all, singles } = self.workers;
         let (even, left) = clients.split_at(clients.len() / singles.len() * singles.len());
         let waiting = Mutex::new(even.iter().enumerate());
@@ -95,8 +110,8 @@ impl Cohort<'_> {
         std::thread::scope(|scope| {
             for thread in singles {
                 scope.spawn(|| {
-                    while let Some((place, &part)) = next() {
-                        let local = self.client(model, round, part, thread, &sum, on_batch);
+                    while let Some((place, &client)) = next() {
+                        let local = self.client(state, round, client, thread, &sum, on_batch);
                         lock(&done).push((place, local));
                     }
                 });
@@ -105,26 +120,29 @@ impl Cohort<'_> {
         let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.sort_by_key(|(place, _)| *place);
         let mut locals: Vec<_> = done.into_iter().map(|(_, local)| local).collect();
-        locals.extend(left.iter().map(|&part| self.client(model, round, part, all, &sum, on_batch)));
+        locals.extend(left.iter().map(|&client| self.client(state, round, client, all, &sum, on_batch)));
         (sum.into_inner().unwrap_or_else(PoisonError::into_inner), locals)
     }
 
     fn client(
         &self,
-        model: &[u8],
+        state: &[u8],
         round: u64,
-        part: Part,
+        client: Client,
         threads: &Threads,
         sum: &Mutex<ExactSum>,
         on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
     ) -> Result<Local, LocalError> {
         let began = Instant::now();
-        let plan = self.plan;
+        let (plan, part) = (self.plan, client.part);
+        let control = if plan.rule.has_controls() { self.controls.read(client.last_update)? } else { None };
         let images = self.data.train_part(part.index as usize, part.of as usize, &plan.partition, plan.seed)?;
         let job = TrainJob {
             spec: &plan.spec,
             preprocess: plan.preprocess,
-            parent: model,
+            rule: &plan.rule,
+            parent: state,
+            control: control.as_deref(),
             data: &images,
             config: &plan.config,
             round,
@@ -133,11 +151,15 @@ impl Cohort<'_> {
             device: &Device::Cpu,
         };
         let trained = paceline_model::train(&job, threads, &mut |_| on_batch())?;
-        lock(sum).add(&trained.delta, trained.samples)?;
+        let update = Manifest::of(&trained.update).blob();
+        if let Some(control) = &trained.control {
+            self.controls.put(update.id, control)?;
+        }
+        lock(sum).add(&trained.update, trained.samples)?;
         Ok(Local {
             part,
             samples: trained.samples,
-            update: Manifest::of(&trained.delta).blob(),
+            update,
             train_loss: trained.train_loss,
             train_ms: began.elapsed().as_millis() as u64,
         })

@@ -6,13 +6,15 @@
 
 mod averager;
 mod cohort;
+mod controls;
 mod plan;
 mod trainer;
 
 pub use averager::Averager;
-pub use cohort::{Cohort, Local, LocalError, Workers};
+pub use cohort::{Client, Cohort, Local, LocalError, Workers};
+pub use controls::Controls;
 pub use plan::{Plan, PlanError};
-pub use trainer::{Job, Outcome, Progress, Trainer};
+pub use trainer::{Job, Material, Outcome, Progress, Trainer};
 
 use paceline_model::{WeightsError, check_weights};
 use paceline_protocol::Reject;
@@ -26,10 +28,10 @@ fn reject_of(error: &WeightsError) -> Reject {
     }
 }
 
-/// Whether bytes from a peer are a model of the run.
+/// Whether bytes from a peer are a global state of the run.
 ///
 /// # Errors
 /// Another length, or values that are not finite.
-pub fn check_model(bytes: &[u8], parameters: usize) -> Result<(), Reject> {
-    check_weights(bytes, parameters).map_err(|e| reject_of(&e))
+pub fn check_state(bytes: &[u8], len: u64) -> Result<(), Reject> {
+    check_weights(bytes, (len / 4) as usize).map_err(|e| reject_of(&e))
 }

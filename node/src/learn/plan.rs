@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use paceline_model::{
-    DataError, DataSet, Device, Layer, Model, ModelError, NetSpec, Partition, Preprocess, Source, SpecError,
-    TrainConfig,
+    DataError, DataSet, Device, Layer, Model, ModelError, Moment, NetSpec, Partition, Preprocess, Rule, Source,
+    SpecError, TrainConfig,
 };
+use paceline_protocol::bounds::BLOB_BYTES_MAX;
 use paceline_protocol::roster::Part;
+use paceline_protocol::rule::Rule as RuleSection;
 use paceline_protocol::runfile::{Dataset, LayerSection, Partition as PartitionRule, RunFile};
 use thiserror::Error;
 
@@ -31,6 +33,39 @@ pub enum PlanError {
     /// A node without images can't take part.
     #[error("there are no training images for this node: give it other --data, or a --part of fewer parts")]
     Empty,
+    /// More images a step than there are at all.
+    #[error("`batch` in [train] is {batch}, and there are {images} training images in all: make it smaller")]
+    Batch {
+        /// Images a step.
+        batch: usize,
+        /// Images there are.
+        images: usize,
+    },
+    /// Weights and the rule's own values together are too large to be moved.
+    #[error(
+        "a state of `rule = \"{rule}\"` in [aggregate] has {len} bytes with this net, {BLOB_BYTES_MAX} at most: make a layer \
+         smaller or take another rule"
+    )]
+    State {
+        /// The rule.
+        rule: &'static str,
+        /// Bytes of a state.
+        len: u64,
+    },
+}
+
+impl PlanError {
+    /// Where the run file is at fault: `origin:line:column`.
+    pub fn place(&self, text: &str, origin: &str) -> Option<String> {
+        let (section, key, item) = match self {
+            Self::Net(SpecError::Layer { number, .. }, _) => ("model", "layers", Some(number - 1)),
+            Self::Net(..) => ("model", "layers", None),
+            Self::Batch { .. } => ("train", "batch", None),
+            Self::State { .. } => ("aggregate", "rule", None),
+            Self::Data(_) | Self::Model(_) | Self::Device(_) | Self::Part(_) | Self::Empty => return None,
+        };
+        Some(RunFile::place(text, origin, section, key, item))
+    }
 }
 
 /// All that learning needs of a run.
@@ -46,6 +81,8 @@ pub struct Plan {
     pub partition: Partition,
     /// How a node trains.
     pub config: TrainConfig,
+    /// What the mean of the updates does to the global state.
+    pub rule: Rule,
     /// The run's seed.
     pub seed: u64,
     /// How many parameters the net has.
@@ -81,6 +118,8 @@ impl Plan {
             PartitionRule::Iid => Partition::Iid,
             PartitionRule::Dirichlet(alpha) => Partition::Dirichlet(alpha),
             PartitionRule::Shards(shards) => Partition::Shards(shards as usize),
+            PartitionRule::Labels(labels) => Partition::Labels(labels as usize),
+            PartitionRule::PowerLaw(exponent) => Partition::PowerLaw(exponent),
         };
         let train = &run_file.train;
         let config = TrainConfig {
@@ -90,10 +129,26 @@ impl Plan {
             lr_decay: train.lr_decay,
             momentum: train.momentum,
             weight_decay: train.weight_decay,
+            clip_norm: train.clip_norm,
             prox_mu: train.prox_mu,
             augment: train.augment,
         };
-        Ok(Self { spec, preprocess, source, partition, config, seed: run_file.run.seed, parameters })
+        let rule = rule(&run_file.aggregate.rule);
+        let plan = Self { spec, preprocess, source, partition, config, rule, seed: run_file.run.seed, parameters };
+        match plan.state_len() {
+            0..=BLOB_BYTES_MAX => Ok(plan),
+            len => Err(PlanError::State { rule: run_file.aggregate.rule.name(), len }),
+        }
+    }
+
+    /// Bytes of a global state.
+    pub fn state_len(&self) -> u64 {
+        4 * (self.parameters * self.rule.state_sections()) as u64
+    }
+
+    /// Bytes of an update.
+    pub fn update_len(&self) -> u64 {
+        4 * (self.parameters * self.rule.update_sections()) as u64
     }
 
     /// This node's images.
@@ -105,6 +160,10 @@ impl Plan {
             return Err(PlanError::Part(part));
         }
         let all = paceline_model::load(&self.source, path, self.seed)?;
+        let images = all.train.len();
+        if self.config.batch > images.max(1) {
+            return Err(PlanError::Batch { batch: self.config.batch, images });
+        }
         let data = match part {
             Some(part) => all.part(part.index as usize, part.of as usize, &self.partition, self.seed)?,
             None => all,
@@ -112,12 +171,27 @@ impl Plan {
         if data.train.is_empty() { Err(PlanError::Empty) } else { Ok(data) }
     }
 
-    /// The initial model: a function of the run file alone.
+    /// The initial state: a function of the run file alone.
     ///
     /// # Errors
     /// There is not enough memory for it.
-    pub fn initial_model(&self) -> Result<Vec<u8>, PlanError> {
-        Ok(Model::initial(&self.spec, &Device::Cpu, self.seed)?.to_bytes()?)
+    pub fn initial_state(&self) -> Result<Vec<u8>, PlanError> {
+        Ok(self.rule.initial_state(Model::initial(&self.spec, &Device::Cpu, self.seed)?.to_bytes()?))
+    }
+}
+
+fn rule(section: &RuleSection) -> Rule {
+    match *section {
+        RuleSection::FedAvg => Rule::FedAvg,
+        RuleSection::FedAvgM { lr, momentum } => Rule::FedAvgM { lr, momentum },
+        RuleSection::FedAdagrad { lr, beta1, tau } => Rule::Adaptive { moment: Moment::Adagrad, lr, beta1, tau },
+        RuleSection::FedAdam { lr, beta1, beta2, tau } => {
+            Rule::Adaptive { moment: Moment::Adam { beta2 }, lr, beta1, tau }
+        }
+        RuleSection::FedYogi { lr, beta1, beta2, tau } => {
+            Rule::Adaptive { moment: Moment::Yogi { beta2 }, lr, beta1, tau }
+        }
+        RuleSection::Scaffold { lr } => Rule::Scaffold { lr },
     }
 }
 
@@ -129,6 +203,10 @@ fn layer(section: &LayerSection) -> Layer {
         LayerSection::GroupNorm { groups } => Layer::GroupNorm { groups: groups as usize },
         LayerSection::Relu => Layer::Relu,
         LayerSection::MaxPool { size } => Layer::MaxPool { size: size as usize },
+        LayerSection::Residual { out, stride, groups } => {
+            Layer::Residual { out: out as usize, stride: stride as usize, groups: groups as usize }
+        }
+        LayerSection::GlobalAvgPool => Layer::GlobalAvgPool,
         LayerSection::Flatten => Layer::Flatten,
         LayerSection::Linear { out } => Layer::Linear { out: out as usize },
         LayerSection::Dropout { rate } => Layer::Dropout { rate },

@@ -13,6 +13,7 @@ use paceline_protocol::record::Evaluation;
 use paceline_protocol::{BlobRef, Hash};
 use tokio::sync::watch;
 
+use super::controls::Controls;
 use super::plan::Plan;
 use crate::blobs::BlobStore;
 
@@ -29,6 +30,8 @@ pub enum Job {
         model: BlobRef,
         /// What the random streams are keyed by.
         node_key: Vec<u8>,
+        /// This node's last averaged update, whose control variate counts.
+        last_update: Option<Hash>,
     },
     /// Evaluate alone.
     Evaluate {
@@ -85,12 +88,26 @@ pub struct Trainer {
 /// Jobs that may wait: each stops the one before, so that more than a few are never there.
 const QUEUE: usize = 16;
 
+/// What the trainer works with.
+#[derive(Debug)]
+pub struct Material {
+    /// The run.
+    pub plan: Plan,
+    /// The node's images.
+    pub data: DataSet,
+    /// Where it computes.
+    pub device: Device,
+    /// Where models lie and updates go.
+    pub blobs: Arc<BlobStore>,
+    /// SCAFFOLD's control variates.
+    pub controls: Controls,
+    /// Where the run file has the learning rate, for the message of a training that diverges.
+    pub lr_place: String,
+}
+
 struct Worker {
-    plan: Plan,
-    data: DataSet,
-    device: Device,
+    material: Material,
     threads: Threads,
-    blobs: Arc<BlobStore>,
     current: Arc<AtomicU64>,
     progress: watch::Sender<Progress>,
 }
@@ -101,18 +118,15 @@ impl Trainer {
     /// # Errors
     /// The system gives no threads.
     pub fn start(
-        plan: Plan,
-        data: DataSet,
-        device: Device,
+        material: Material,
         threads: usize,
-        blobs: Arc<BlobStore>,
         done: impl Fn(Outcome) + Send + 'static,
     ) -> Result<Self, ThreadsError> {
         let threads = Threads::with_start(threads, |_| lower_priority())?;
         let (jobs, received) = sync_channel::<(u64, Job)>(QUEUE);
         let current = Arc::new(AtomicU64::new(0));
         let (progress, watched) = watch::channel(Progress::default());
-        let worker = Worker { plan, data, device, threads, blobs, current: current.clone(), progress };
+        let worker = Worker { material, threads, current: current.clone(), progress };
         let run = move || {
             lower_priority();
             while let Ok((id, job)) = received.recv() {
@@ -147,13 +161,15 @@ impl Trainer {
 impl Worker {
     fn work(&self, id: u64, job: Job) -> Option<Outcome> {
         match job {
-            Job::Train { round, parent, model, node_key } => match self.train(id, round, model, &node_key) {
-                Ok(update) => Some(Outcome::Trained { round, parent, result: Ok(update) }),
-                Err(Failure::Stopped) => None,
-                Err(Failure::Failed(why)) => Some(Outcome::Trained { round, parent, result: Err(why) }),
-            },
+            Job::Train { round, parent, model, node_key, last_update } => {
+                match self.train(id, round, model, &node_key, last_update) {
+                    Ok(update) => Some(Outcome::Trained { round, parent, result: Ok(update) }),
+                    Err(Failure::Stopped) => None,
+                    Err(Failure::Failed(why)) => Some(Outcome::Trained { round, parent, result: Err(why) }),
+                }
+            }
             Job::Evaluate { round, model } => {
-                let weights = self.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()));
+                let weights = self.material.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()));
                 match weights.and_then(|weights| self.evaluate(id, &weights)) {
                     Ok(evaluation) => Some(Outcome::Evaluated { round, evaluation }),
                     Err(Failure::Stopped) => None,
@@ -166,38 +182,70 @@ impl Worker {
         }
     }
 
-    fn train(&self, id: u64, round: u64, model: BlobRef, node_key: &[u8]) -> Result<TrainedUpdate, Failure> {
+    fn train(
+        &self,
+        id: u64,
+        round: u64,
+        model: BlobRef,
+        node_key: &[u8],
+        last_update: Option<Hash>,
+    ) -> Result<TrainedUpdate, Failure> {
         let began = Instant::now();
-        tracing::info!("round {round}: trains on {} images", self.data.train.len());
-        let parent = self.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()))?;
+        tracing::info!("round {round}: trains on {} images", self.material.data.train.len());
+        let parent = self.material.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()))?;
         let evaluation = self.evaluate(id, &parent)?;
+        let control = self.control(round, last_update);
         let job = TrainJob {
-            spec: &self.plan.spec,
-            preprocess: self.plan.preprocess,
+            spec: &self.material.plan.spec,
+            preprocess: self.material.plan.preprocess,
+            rule: &self.material.plan.rule,
             parent: &parent,
-            data: &self.data.train,
-            config: &self.plan.config,
+            control: control.as_deref(),
+            data: &self.material.data.train,
+            config: &self.material.plan.config,
             round,
-            seed: self.plan.seed,
+            seed: self.material.plan.seed,
             node_key,
-            device: &self.device,
+            device: &self.material.device,
         };
-        let trained = paceline_model::train(&job, &self.threads, &mut |p| self.report(id, false, p))?;
+        let trained = paceline_model::train(&job, &self.threads, &mut |p| self.report(id, false, p));
+        let trained = trained.map_err(|error| match error {
+            TrainError::Diverged { .. } => Failure::Failed(format!("{}: {error}", self.material.lr_place)),
+            other => other.into(),
+        })?;
         let train_ms = began.elapsed().as_millis() as u64;
-        let update = self.blobs.put(&trained.delta).map_err(|e| Failure::Failed(e.to_string()))?;
+        let update = self.material.blobs.put(&trained.update).map_err(|e| Failure::Failed(e.to_string()))?;
+        if let Some(control) = &trained.control {
+            self.material.controls.retain(last_update.as_slice());
+            self.material
+                .controls
+                .put(update.id, control)
+                .map_err(|e| Failure::Failed(format!("the control variate: {e}")))?;
+        }
         Ok(TrainedUpdate { update, samples: trained.samples, train_loss: trained.train_loss, train_ms, evaluation })
     }
 
-    fn evaluate(&self, id: u64, weights: &[u8]) -> Result<Option<Evaluation>, Failure> {
-        if self.data.test.is_empty() {
+    /// SCAFFOLD's control variate of this node. One that is lost begins anew, which costs accuracy for a while.
+    fn control(&self, round: u64, last_update: Option<Hash>) -> Option<Vec<u8>> {
+        if !self.material.plan.rule.has_controls() {
+            return None;
+        }
+        self.material.controls.read(last_update).unwrap_or_else(|error| {
+            tracing::warn!("round {round}: the control variate is lost and begins at zero: {error}");
+            None
+        })
+    }
+
+    fn evaluate(&self, id: u64, state: &[u8]) -> Result<Option<Evaluation>, Failure> {
+        if self.material.data.test.is_empty() {
             return Ok(None);
         }
         let e = paceline_model::evaluate(
-            &self.plan.spec,
-            self.plan.preprocess,
-            weights,
-            &self.data.test,
-            &self.device,
+            &self.material.plan.spec,
+            self.material.plan.preprocess,
+            self.material.plan.rule.weights(state),
+            &self.material.data.test,
+            &self.material.device,
             &self.threads,
             &mut |p| self.report(id, true, p),
         )?;

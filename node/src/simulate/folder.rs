@@ -1,17 +1,20 @@
 //! What a simulation leaves on disk, and how it goes on after an interruption.
 //!
 //! `run.toml` is the run file in canonical form, `clients` the number of clients, `rounds.jsonl` has a line for each
-//! finished round, in the format of `paceline rounds`, and `model-R` is the model after round R. A round counts once its
-//! line is there; its model was put on disk before.
+//! finished round, in the format of `paceline rounds`, and `state-R` is the global state after round R. A round counts once its
+//! line is there; its state was put on disk before.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use paceline_protocol::Hash;
+use paceline_protocol::roster::Part;
 use paceline_protocol::runfile::RunFile;
 
 use crate::blobs::Manifest;
+use crate::learn::Controls;
 use crate::report::Round;
 
 /// The folder of one simulation.
@@ -20,8 +23,8 @@ pub(crate) struct Folder {
     dir: PathBuf,
     /// The rounds that are finished.
     pub(crate) rounds: Vec<Round>,
-    /// The model after the last of them.
-    pub(crate) model: Vec<u8>,
+    /// The state after the last of them.
+    pub(crate) state: Vec<u8>,
 }
 
 impl Folder {
@@ -49,18 +52,18 @@ impl Folder {
             write(&count, clients.to_string().as_bytes())?;
             write(&run, run_file.canonical().as_bytes())?;
         }
-        let mut folder = Self { dir: dir.to_owned(), rounds: Vec::new(), model: Vec::new() };
+        let mut folder = Self { dir: dir.to_owned(), rounds: Vec::new(), state: Vec::new() };
         folder.rounds = folder.read_rounds()?;
-        folder.model = match folder.rounds.last() {
-            Some(last) => folder.read_model(last)?,
+        folder.state = match folder.rounds.last() {
+            Some(last) => folder.read_state(last)?,
             None => initial()?,
         };
         Ok(folder)
     }
 
-    /// Puts a finished round on disk: its model, then its line, and what is needed no more is removed.
-    pub(crate) fn add(&mut self, round: Round, model: Vec<u8>) -> anyhow::Result<()> {
-        write(&self.model_file(round.round), &model)?;
+    /// Puts a finished round on disk: its state, then its line, and what is needed no more is removed.
+    pub(crate) fn add(&mut self, round: Round, state: Vec<u8>) -> anyhow::Result<()> {
+        write(&self.state_file(round.round), &state)?;
         let path = self.rounds_file();
         let line = serde_json::to_string(&round)? + "\n";
         let append = || -> io::Result<()> {
@@ -71,15 +74,32 @@ impl Folder {
         append().with_context(|| format!("{} can't be written", path.display()))?;
         if let Some(before) = self.rounds.last() {
             // A left-over file costs space alone.
-            let _ = fs::remove_file(self.model_file(before.round));
+            let _ = fs::remove_file(self.state_file(before.round));
         }
         self.rounds.push(round);
-        self.model = model;
+        self.state = state;
         Ok(())
     }
 
-    /// Where a file of this folder lies.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
+    /// Where the clients' control variates lie.
+    pub(crate) fn controls(&self) -> Controls {
+        Controls::at(self.file("controls"))
+    }
+
+    /// A client's last update that was averaged.
+    pub(crate) fn last_update_of(&self, part: Part) -> Option<Hash> {
+        let name = part.to_string();
+        let contributions = self.rounds.iter().rev().flat_map(|round| &round.contributions);
+        let last = contributions.into_iter().find(|c| c.node_id == name)?;
+        last.update_hash.parse().ok()
+    }
+
+    /// Where it lies.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
@@ -87,8 +107,8 @@ impl Folder {
         self.file("rounds.jsonl")
     }
 
-    fn model_file(&self, round: u64) -> PathBuf {
-        self.file(&format!("model-{round}"))
+    fn state_file(&self, round: u64) -> PathBuf {
+        self.file(&format!("state-{round}"))
     }
 
     fn read_rounds(&self) -> anyhow::Result<Vec<Round>> {
@@ -116,8 +136,8 @@ impl Folder {
         Ok(rounds)
     }
 
-    fn read_model(&self, last: &Round) -> anyhow::Result<Vec<u8>> {
-        let path = self.model_file(last.round);
+    fn read_state(&self, last: &Round) -> anyhow::Result<Vec<u8>> {
+        let path = self.state_file(last.round);
         let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
         let found = Manifest::of(&bytes).blob().id.to_string();
         if found != last.model_hash {

@@ -6,32 +6,33 @@
 
 mod curve;
 mod folder;
-mod plot;
+mod plots;
 
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use paceline_model::{DataSet, Device, Evaluation};
+use paceline_model::{DataSet, Device, Evaluation, TrainError};
 use paceline_protocol::bounds::ROSTER_MAX;
 use paceline_protocol::roster::{Member, Part, Roster};
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
-use crate::cli::{Coded, Exit, print, read_run_file};
-use crate::learn::{Cohort, Local, LocalError, Plan, Workers};
+use crate::cli::{Coded, Exit, at_fault, lr_place, print, read_run_file};
+use crate::learn::{Client, Cohort, Local, LocalError, Plan, Workers};
 use crate::report::{ContributionReport, Round};
 
 use curve::{best_so_far, rounds_to};
 use folder::Folder;
+pub use plots::accuracy;
 
 /// How a run is simulated.
 #[derive(Debug, Args)]
@@ -87,6 +88,8 @@ pub(crate) async fn run(options: Options, json: bool, quiet: bool) -> Result<(),
 
 struct Simulation {
     run_file: RunFile,
+    /// Where it has the learning rate.
+    lr_place: String,
     plan: Plan,
     data: DataSet,
     roster: Roster,
@@ -99,15 +102,23 @@ impl Simulation {
     fn prepare(options: Options) -> Result<Self, Coded> {
         let bad_input = |error: anyhow::Error| Coded::new(Exit::BadInput, error);
         let run_file = read_run_file(&options.run)?;
-        let plan = Plan::of(&run_file).map_err(|e| bad_input(e.into()))?;
+        let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &options.run))?;
         let clients = options.clients.unwrap_or(run_file.run.min_nodes);
-        let data = plan.data(options.data.as_deref(), None).map_err(|e| bad_input(e.into()))?;
+        let data = plan.data(options.data.as_deref(), None).map_err(|e| at_fault(e, &options.run))?;
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let workers = Workers::new(options.threads.map_or_else(cores, NonZeroUsize::get))?;
         let out = options.out.unwrap_or_else(|| format!("{}-simulation", run_file.run.name).into());
-        let folder =
-            Folder::open(&out, &run_file, clients, || Ok(plan.initial_model()?)).map_err(bad_input)?;
-        Ok(Self { roster: roster(clients), run_file, plan, data, workers, until: options.until, folder })
+        let folder = Folder::open(&out, &run_file, clients, || Ok(plan.initial_state()?)).map_err(bad_input)?;
+        Ok(Self {
+            roster: roster(clients),
+            lr_place: lr_place(&options.run),
+            run_file,
+            plan,
+            data,
+            workers,
+            until: options.until,
+            folder,
+        })
     }
 
     fn run(mut self, stop: &AtomicBool, json: bool, quiet: bool) -> Result<(), Coded> {
@@ -120,26 +131,39 @@ impl Simulation {
         while !self.is_over() {
             let round = self.folder.rounds.len() as u64 + 1;
             match self.round(round, stop, &bar)? {
-                Some((report, model)) => {
+                Some((report, state)) => {
                     if json {
                         print(&serde_json::to_string(&report)?);
                     }
                     bar.suspend(|| tracing::info!("{}", line(&report, self.run_file.run.rounds)));
-                    self.folder.add(report, model)?;
+                    self.folder.add(report, state)?;
+                    self.clear_controls();
                 }
                 None => break,
             }
         }
         bar.finish_and_clear();
-        let files = plot::accuracy(&self.folder, &self.run_file.run.name)?;
+        let name = &self.run_file.run.name;
+        let files = accuracy(name, &[(name.clone(), self.folder.rounds.as_slice())], self.folder.dir())?;
         let interrupted = !self.is_over();
         if !json {
             print(&self.summary(before, began.elapsed()));
             files.iter().for_each(|file| print(&format!("wrote {}", file.display())));
         }
         match interrupted {
-            true => Err(anyhow!("interrupted after round {}; the same command goes on", self.folder.rounds.len()).into()),
+            true => {
+                Err(anyhow!("interrupted after round {}; the same command goes on", self.folder.rounds.len()).into())
+            }
             false => Ok(()),
+        }
+    }
+
+    /// Removes control variates that no client will ask for again.
+    fn clear_controls(&self) {
+        if self.plan.rule.has_controls() {
+            let parts = self.roster.members().iter().filter_map(|member| member.part);
+            let last: Vec<Hash> = parts.filter_map(|part| self.folder.last_update_of(part)).collect();
+            self.folder.controls().retain(&last);
         }
     }
 
@@ -153,90 +177,95 @@ impl Simulation {
     }
 
     /// One round; `None` if it was stopped.
-    fn round(
-        &self,
-        round: u64,
-        stop: &AtomicBool,
-        bar: &ProgressBar,
-    ) -> anyhow::Result<Option<(Round, Vec<u8>)>> {
+    fn round(&self, round: u64, stop: &AtomicBool, bar: &ProgressBar) -> anyhow::Result<Option<(Round, Vec<u8>)>> {
         let began = Instant::now();
-        let parent = &self.folder.model;
-        let id = Manifest::of(parent).blob().id;
-        let parts = self.participants(id, round);
-        let progress = Progress { bar, round, done: AtomicU64::new(0), of: self.batches(&parts), stop };
-        let cohort = Cohort { plan: &self.plan, data: &self.data, workers: &self.workers };
-        let (sum, locals) = cohort.train(parent, round, &parts, &|| progress.batch());
+        let parent = &self.folder.state;
+        let clients = self.participants(Manifest::of(parent).blob().id, round);
+        let progress = Progress { bar, round, done: AtomicU64::new(0), of: self.batches(clients.len()), stop };
+        let controls = &self.folder.controls();
+        let cohort = Cohort { plan: &self.plan, data: &self.data, workers: &self.workers, controls };
+        let (sum, locals) = cohort.train(parent, round, &clients, &|| progress.batch());
         if stop.load(Ordering::SeqCst) {
             return Ok(None);
         }
-        let locals = self.arrived(round, &parts, locals)?;
-        let model = sum.average(parent)?;
-        let Some(evaluation) = self.evaluate(&model, stop)? else { return Ok(None) };
-        let report = self.report(round, &locals, &model, evaluation, began.elapsed());
-        Ok(Some((report, model)))
+        let locals = self.arrived(round, &clients, locals)?;
+        let state = self.plan.rule.step(parent, &sum, self.roster.len())?;
+        let Some(evaluation) = self.evaluate(&state, stop)? else { return Ok(None) };
+        let report = self.report(round, &locals, &state, evaluation, began.elapsed());
+        Ok(Some((report, state)))
     }
 
     /// The clients of a round: those that a network of nodes with these parts would choose.
-    fn participants(&self, model: Hash, round: u64) -> Vec<Part> {
+    fn participants(&self, model: Hash, round: u64) -> Vec<Client> {
         let order = self.roster.trainees(model, round);
         let count = self.run_file.participants_of(self.roster.len());
-        order[..count].iter().filter_map(|node| self.roster.get(*node)?.part).collect()
+        let client = |node: &NodeId| {
+            let part = self.roster.get(*node)?.part?;
+            Some(Client { part, last_update: self.folder.last_update_of(part) })
+        };
+        order[..count].iter().filter_map(client).collect()
     }
 
     /// About how many batches these clients have: exactly where all have as many images.
-    fn batches(&self, parts: &[Part]) -> u64 {
+    fn batches(&self, clients: usize) -> u64 {
         let images = self.data.train.len() / self.roster.len();
-        (parts.len() * self.plan.config.epochs * images.div_ceil(self.plan.config.batch).max(1)) as u64
+        (clients * self.plan.config.epochs * images.div_ceil(self.plan.config.batch).max(1)) as u64
     }
 
     /// The updates that came. Too few are the end: nothing would change if it was tried again.
     fn arrived(
         &self,
         round: u64,
-        parts: &[Part],
+        clients: &[Client],
         locals: Vec<Result<Local, LocalError>>,
     ) -> anyhow::Result<Vec<Local>> {
         let mut arrived = Vec::with_capacity(locals.len());
         let mut last = None;
-        for (part, local) in parts.iter().zip(locals) {
+        for (client, local) in clients.iter().zip(locals) {
             match local {
                 Ok(local) => arrived.push(local),
                 Err(error) => {
-                    tracing::warn!("round {round}: client {part} has no update: {error}");
+                    let error = match error {
+                        LocalError::Train(TrainError::Diverged { .. }) => anyhow!("{}: {error}", self.lr_place),
+                        other => other.into(),
+                    };
+                    tracing::warn!("round {round}: client {} has no update: {error}", client.part);
                     last = Some(error);
                 }
             }
         }
-        let needed = self.run_file.min_updates_of(parts.len());
+        let needed = self.run_file.min_updates_of(clients.len());
         match last {
             Some(error) if arrived.len() < needed => {
                 let found = arrived.len();
-                Err(anyhow::Error::from(error).context(format!("round {round}: {found} updates, {needed} are needed")))
+                Err(error.context(format!("round {round}: {found} updates, {needed} are needed")))
             }
             _ => Ok(arrived),
         }
     }
 
-    fn evaluate(&self, model: &[u8], stop: &AtomicBool) -> anyhow::Result<Option<Evaluation>> {
-        let go_on = &mut |_| if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    fn evaluate(&self, state: &[u8], stop: &AtomicBool) -> anyhow::Result<Option<Evaluation>> {
+        let go_on =
+            &mut |_| if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let (plan, device) = (&self.plan, &Device::Cpu);
-        let result =
-            paceline_model::evaluate(&plan.spec, plan.preprocess, model, &self.data.test, device, &self.workers.all, go_on);
+        let weights = plan.rule.weights(state);
+        let result = paceline_model::evaluate(
+            &plan.spec,
+            plan.preprocess,
+            weights,
+            &self.data.test,
+            device,
+            &self.workers.all,
+            go_on,
+        );
         match result {
             Ok(evaluation) => Ok(Some(evaluation)),
-            Err(paceline_model::TrainError::Cancelled) => Ok(None),
+            Err(TrainError::Cancelled) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn report(
-        &self,
-        round: u64,
-        locals: &[Local],
-        model: &[u8],
-        evaluation: Evaluation,
-        took: Duration,
-    ) -> Round {
+    fn report(&self, round: u64, locals: &[Local], state: &[u8], evaluation: Evaluation, took: Duration) -> Round {
         let contributions = locals.iter().map(|l| ContributionReport {
             node_id: l.part.to_string(),
             samples: l.samples,
@@ -253,7 +282,7 @@ impl Simulation {
             coordinator: None,
             committed_attempt: None,
             committed_by: None,
-            model_hash: Manifest::of(model).blob().id.to_string(),
+            model_hash: Manifest::of(state).blob().id.to_string(),
             record_hash: None,
             parent: None,
             contributions: contributions.collect(),
@@ -263,7 +292,7 @@ impl Simulation {
             duration_ms: Some(took.as_millis() as u64),
             overhead_ms: None,
             bytes_sent: locals.iter().map(|l| l.update.len).sum(),
-            bytes_received: (locals.len() * model.len()) as u64,
+            bytes_received: (locals.len() * state.len()) as u64,
         }
     }
 

@@ -343,7 +343,8 @@ fn update_founding(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paceline_protocol::record::{Kind, Record, Rule};
+    use paceline_protocol::record::{Kind, Record};
+    use paceline_protocol::rule::Rule;
     use paceline_protocol::sign::Scope;
     use paceline_protocol::{Ballot, BlobRef, Identity, NodeId};
 

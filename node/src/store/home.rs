@@ -111,6 +111,11 @@ impl Home {
         self.dir.join("blobs")
     }
 
+    /// The folder of SCAFFOLD's control variates.
+    pub fn controls(&self) -> PathBuf {
+        self.dir.join("controls")
+    }
+
     /// How the node was started.
     pub fn options(&self) -> PathBuf {
         self.dir.join("options.json")

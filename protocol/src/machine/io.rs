@@ -168,6 +168,8 @@ pub enum Effect {
         model: BlobRef,
         /// What the random streams are keyed by.
         node_key: Vec<u8>,
+        /// The last update of this node that is part of the chain; what it keeps from then on belongs to it.
+        last_update: Option<Hash>,
     },
     /// Stop training: the round is over.
     StopTraining,
@@ -197,6 +199,8 @@ pub enum Effect {
         parent_model: BlobRef,
         /// What must be in the sum: whose update, and with which weight.
         updates: Vec<(NodeId, BlobRef, u64)>,
+        /// Members of the roster, those that did not train included.
+        members: usize,
     },
     /// The blobs that must stay on disk; others may go.
     Keep {

@@ -6,9 +6,10 @@ use crate::chain::{Chain, Rules};
 use crate::core::{Core, Held};
 use crate::ids::{Ballot, BlobRef, Hash, Identity, NodeId, Time};
 use crate::message::{Message, Opened, Opening};
-use crate::record::{Accept, Bind, Committed, Contribution, Founding, Kind, Record, Rule, Vote};
+use crate::record::{Accept, Bind, Committed, Contribution, Founding, Kind, Record, Vote};
 use crate::reject::Reject;
 use crate::roster::Member;
+use crate::rule::Rule;
 use crate::sign::Scope;
 
 /// Three identities with a committed genesis; the first coordinates round 1 of its chain.
@@ -27,6 +28,8 @@ fn rules() -> Rules {
         min_updates: Some(2),
         round_timeout_ms: 60_000,
         initial_model: BlobRef { id: Hash::of(b"model"), len: 40 },
+        update_len: 40,
+        rule: Rule::FedAvg,
     }
 }
 

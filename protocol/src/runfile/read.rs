@@ -39,6 +39,7 @@ pub(super) const SECTIONS: [(&str, &[Key]); 6] = [
             ("lr_decay", "lr_decay = 0.99"),
             ("momentum", "momentum = 0.9"),
             ("weight_decay", "weight_decay = 0.0001"),
+            ("clip_norm", "clip_norm = 10.0"),
             ("prox_mu", "prox_mu = 0.01"),
             ("augment", "augment = true"),
         ],
@@ -52,18 +53,30 @@ pub(super) const SECTIONS: [(&str, &[Key]); 6] = [
             ("keep_updates", "keep_updates = 2"),
         ],
     ),
-    ("aggregate", &[("rule", "rule = \"fedavg\"")]),
+    (
+        "aggregate",
+        &[
+            ("rule", "rule = \"fedavg\""),
+            ("lr", "lr = 0.1"),
+            ("momentum", "momentum = 0.9"),
+            ("beta1", "beta1 = 0.9"),
+            ("beta2", "beta2 = 0.99"),
+            ("tau", "tau = 0.001"),
+        ],
+    ),
 ];
 
 const CONV: &[Key] =
     &[("type", ""), ("out", "out = 32"), ("kernel", "kernel = 5"), ("stride", "stride = 1"), ("pad", "pad = 2")];
 
 /// The types of layer and the keys of each.
-const LAYERS: [(&str, &[Key]); 7] = [
+const LAYERS: [(&str, &[Key]); 9] = [
     ("conv", CONV),
     ("group_norm", &[("type", ""), ("groups", "groups = 4")]),
     ("relu", &[("type", "")]),
     ("max_pool", &[("type", ""), ("size", "size = 2")]),
+    ("residual", &[("type", ""), ("out", "out = 32"), ("stride", "stride = 2"), ("groups", "groups = 8")]),
+    ("global_avg_pool", &[("type", "")]),
     ("flatten", &[("type", "")]),
     ("linear", &[("type", ""), ("out", "out = 10")]),
     ("dropout", &[("type", ""), ("rate", "rate = 0.5")]),
@@ -87,14 +100,16 @@ pub(super) fn run_file(text: &str, origin: &str) -> Result<RunFile> {
     }
     let [run, model, data, train, round, aggregate] =
         SECTIONS.map(|(name, keys)| Section::of_root(&file, root.get_ref(), name, keys));
+    let train = train?;
     let read = RunFile {
         run: run_section(&run?)?,
         model: model_section(&model?)?,
         data: data_section(&data?)?,
-        train: train_section(&train?)?,
+        train: train_section(&train)?,
         round: round_section(&round?)?,
         aggregate: aggregate_section(&aggregate?)?,
     };
+    check_scaffold(&train, &read.aggregate.rule)?;
     file.check_length(read.canonical().len(), "in canonical form")?;
     Ok(read)
 }
@@ -149,6 +164,11 @@ fn layer(item: &Entry) -> Result<LayerSection> {
         "group_norm" => LayerSection::GroupNorm { groups: count("groups", WIDTH_MAX)? },
         "relu" => LayerSection::Relu,
         "max_pool" => LayerSection::MaxPool { size: count("size", IMAGE_SIDE_MAX)? },
+        "residual" => {
+            let stride = layer.integer_or("stride", 1..=u64::from(IMAGE_SIDE_MAX), 1)? as u32;
+            LayerSection::Residual { out: count("out", WIDTH_MAX)?, stride, groups: count("groups", WIDTH_MAX)? }
+        }
+        "global_avg_pool" => LayerSection::GlobalAvgPool,
         "flatten" => LayerSection::Flatten,
         "linear" => LayerSection::Linear { out: count("out", WIDTH_MAX)? },
         _ => {
@@ -210,23 +230,32 @@ fn is_folder_name(name: &str) -> bool {
         && !name.chars().any(|c| c.is_control() || c == '/' || c == '\\')
 }
 
+/// The partitions that have a parameter.
+const PARTITIONS: &[Key] = &[
+    ("dirichlet", "dirichlet = 0.5"),
+    ("shards", "shards = 2"),
+    ("labels", "labels = 2"),
+    ("power_law", "power_law = 1.5"),
+];
+
 fn partition(entry: &Entry) -> Result<Partition> {
     if entry.value.is_str() {
         return entry.one_of(&["iid"]).map(|_| Partition::Iid);
     }
-    let expected = "\"iid\", { dirichlet = ALPHA } or { shards = COUNT }";
+    let expected = "\"iid\", { dirichlet = ALPHA }, { shards = COUNT }, { labels = COUNT } or { power_law = EXPONENT }";
     if !entry.value.is_table() {
         return Err(entry.wrong(expected));
     }
-    let table = entry.table("partition", &[("dirichlet", "dirichlet = 0.5"), ("shards", "shards = 2")])?;
+    let table = entry.table("dirichlet", PARTITIONS)?;
     table.check_keys()?;
-    match (table.get("dirichlet"), table.get("shards")) {
-        (Some(alpha), None) => {
-            Ok(Partition::Dirichlet(alpha.number("a number above 0, at most 1e6", |x| x > 0.0 && x <= 1e6)?))
-        }
-        (None, Some(shards)) => Ok(Partition::Shards(shards.integer(1..=u64::from(SHARDS_MAX))? as u32)),
-        _ => Err(entry.wrong(expected)),
-    }
+    let given: Vec<(&str, Entry)> = PARTITIONS.iter().filter_map(|(key, _)| Some((*key, table.get(key)?))).collect();
+    let [(key, value)] = given.as_slice() else { return Err(entry.wrong(expected)) };
+    Ok(match *key {
+        "dirichlet" => Partition::Dirichlet(value.number("a number above 0, at most 1e6", |x| x > 0.0 && x <= 1e6)?),
+        "shards" => Partition::Shards(value.integer(1..=u64::from(SHARDS_MAX))? as u32),
+        "labels" => Partition::Labels(value.integer(1..=CLASSES_MAX as u64)? as u32),
+        _ => Partition::PowerLaw(value.number("a number from 0 to 10", |x| (0.0..=10.0).contains(&x))?),
+    })
 }
 
 fn train_section(section: &Section) -> Result<TrainSection> {
@@ -241,6 +270,7 @@ fn train_section(section: &Section) -> Result<TrainSection> {
         lr_decay: number("lr_decay", default.lr_decay, "a number above 0, at most 1", |x| x > 0.0 && x <= 1.0)?,
         momentum: number("momentum", default.momentum, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
         weight_decay: number("weight_decay", default.weight_decay, "a finite number from 0 on", |x| x >= 0.0)?,
+        clip_norm: number("clip_norm", default.clip_norm, "a finite number from 0 on", |x| x >= 0.0)?,
         prox_mu: number("prox_mu", default.prox_mu, "a finite number from 0 on", |x| x >= 0.0)?,
         augment: section.get("augment").map_or(Ok(default.augment), |entry| entry.boolean())?,
     })
@@ -276,10 +306,46 @@ fn timeout(entry: &Entry) -> Result<u64> {
 }
 
 fn aggregate_section(section: &Section) -> Result<AggregateSection> {
-    if let Some(entry) = section.get("rule") {
-        entry.one_of(&["fedavg"])?;
+    let name = section.get("rule").map_or(Ok(Rule::default().name()), |entry| entry.one_of(&Rule::NAMES))?;
+    let mut rule = Rule::named(name).unwrap_or_default();
+    let mut parameters = rule.parameters_mut();
+    for (key, _) in SECTIONS[5].1.iter().filter(|(key, _)| *key != "rule") {
+        let Some(entry) = section.get(key) else { continue };
+        let Some((_, value)) = parameters.iter_mut().find(|(name, _)| name == key) else {
+            return Err(
+                entry.conflict(format!("`{key}` in [aggregate] has no meaning for `rule = \"{name}\"`: remove it"))
+            );
+        };
+        **value = match *key {
+            "lr" | "tau" => entry.number("a finite number above 0", |x| x > 0.0)?,
+            _ => entry.number("a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
+        };
     }
-    Ok(AggregateSection::default())
+    Ok(AggregateSection { rule })
+}
+
+/// SCAFFOLD's control variates are means of gradients, which momentum would distort.
+fn check_scaffold(train: &Section, rule: &Rule) -> Result<()> {
+    match train.get("momentum") {
+        Some(entry) if matches!(rule, Rule::Scaffold { .. }) && entry.number("a number", |x| x >= 0.0)? > 0.0 => {
+            Err(entry
+                .conflict("`momentum` in [train] does not go with `rule = \"scaffold\"` in [aggregate]: remove one"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn place(text: &str, origin: &str, section: &str, key: &str, item: Option<usize>) -> String {
+    let file = File { text, origin };
+    let find = || -> Option<usize> {
+        let root = DeTable::parse(text).ok()?;
+        let (name, table) = root.get_ref().iter().find(|(name, _)| name.get_ref() == section)?;
+        let entry = table.get_ref().as_table()?.iter().find(|(name, _)| name.get_ref() == key);
+        let Some((name, value)) = entry else { return Some(name.span().start) };
+        let item = item.and_then(|i| Some(value.get_ref().as_array()?.get(i)?.span().start));
+        Some(item.unwrap_or(name.span().start))
+    };
+    file.place(find().unwrap_or(text.len()))
 }
 
 fn unknown_section(name: &str) -> Problem {

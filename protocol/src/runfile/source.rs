@@ -30,15 +30,22 @@ pub(super) struct File<'a> {
 
 impl File<'_> {
     pub(super) fn error(&self, offset: usize, problem: Problem) -> RunFileError {
+        let (line, column) = self.line_and_column(offset);
+        RunFileError { origin: self.origin.to_owned(), line, column, problem: Box::new(problem) }
+    }
+
+    /// `origin:line:column`
+    pub(super) fn place(&self, offset: usize) -> String {
+        let (line, column) = self.line_and_column(offset);
+        format!("{}:{line}:{column}", self.origin)
+    }
+
+    /// Both from 1.
+    fn line_and_column(&self, offset: usize) -> (usize, usize) {
         // Offsets come from the parser; one inside a character, or past the end, falls back to the character's start.
         let before = (0..=offset.min(self.text.len())).rev().find_map(|at| self.text.get(..at)).unwrap_or("");
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        RunFileError {
-            origin: self.origin.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-            problem: Box::new(problem),
-        }
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
     pub(super) fn check_length(&self, len: usize, form: &'static str) -> Result<()> {

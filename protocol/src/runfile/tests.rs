@@ -54,7 +54,7 @@ fn any_value_changes_the_run() {
 fn the_canonical_form_of_the_smallest_file_stays_as_it_is() {
     let expected = "[run]\nname = \"a\"\nrounds = 5\nmin_nodes = 3\nseed = 1\n\n[model]\narch = \"mlp\"\n\n[data]\n\
         dataset = \"mnist\"\npartition = \"iid\"\n\n[train]\nepochs = 1\nbatch = 50\nlr = 0.05\nlr_decay = 1.0\n\
-        momentum = 0.0\nweight_decay = 0.0\nprox_mu = 0.0\naugment = true\n\n[round]\nfraction = 1.0\n\
+        momentum = 0.0\nweight_decay = 0.0\nclip_norm = 0.0\nprox_mu = 0.0\naugment = true\n\n[round]\nfraction = 1.0\n\
         min_updates = \"majority\"\ntimeout = \"10min\"\nkeep_updates = 2\n\n[aggregate]\nrule = \"fedavg\"\n";
     assert_eq!(small().canonical(), expected);
 }
@@ -106,6 +106,31 @@ fn values_out_of_range_name_place_value_range_and_an_example() {
         let found = error(&format!("{SMALL}{tail}"));
         assert!(found.starts_with(expected), "{found}\nexpected {expected}");
     }
+}
+
+#[test]
+fn a_parameter_that_the_rule_does_not_have_is_refused() {
+    let found = error(&format!("{SMALL}[aggregate]\nrule = \"fedavg\"\nbeta1 = 0.5\n"));
+    assert_eq!(found, "a.toml:10:9: `beta1` in [aggregate] has no meaning for `rule = \"fedavg\"`: remove it");
+    let text = format!("{SMALL}[aggregate]\nrule = \"fedadam\"\nbeta1 = 0.5\n");
+    let rule = RunFile::parse(&text, "a.toml").expect("fedadam has it").aggregate.rule;
+    assert_eq!(rule, Rule::FedAdam { lr: 0.01, beta1: 0.5, beta2: 0.99, tau: 0.001 });
+}
+
+#[test]
+fn scaffold_takes_no_momentum() {
+    let text = format!("{SMALL}[train]\nmomentum = 0.9\n[aggregate]\nrule = \"scaffold\"\n");
+    assert!(error(&text).starts_with("a.toml:9:12: `momentum` in [train] does not go with"), "{}", error(&text));
+}
+
+#[test]
+fn a_key_or_an_item_of_a_list_has_a_place() {
+    let text = SMALL.replace("arch = \"mlp\"", "layers = [\n  { type = 'flatten' },\n  { type = 'relu' }]");
+    let place = |section, key, item| RunFile::place(&text, "a.toml", section, key, item);
+    assert_eq!(place("model", "layers", None), "a.toml:5:1");
+    assert_eq!(place("model", "layers", Some(1)), "a.toml:7:3");
+    assert_eq!(place("run", "seed", None), "a.toml:1:2");
+    assert_eq!(place("train", "batch", None), "a.toml:10:1");
 }
 
 #[test]
@@ -173,7 +198,13 @@ fn layers() -> impl Strategy<Value = LayerSection> {
             .prop_map(|(out, kernel, stride, pad)| LayerSection::Conv { out, kernel, stride, pad }),
         (1..=WIDTH_MAX).prop_map(|groups| LayerSection::GroupNorm { groups }),
         Just(LayerSection::Relu),
-        side.prop_map(|size| LayerSection::MaxPool { size }),
+        side.clone().prop_map(|size| LayerSection::MaxPool { size }),
+        (1..=WIDTH_MAX, side.clone(), 1..=WIDTH_MAX).prop_map(|(out, stride, groups)| LayerSection::Residual {
+            out,
+            stride,
+            groups
+        }),
+        Just(LayerSection::GlobalAvgPool),
         Just(LayerSection::Flatten),
         (1..=WIDTH_MAX).prop_map(|out| LayerSection::Linear { out }),
         numbers(0.0..1.0).prop_map(|rate| LayerSection::Dropout { rate }),
@@ -208,6 +239,8 @@ fn partitions() -> impl Strategy<Value = Partition> {
         Just(Partition::Iid),
         numbers(1e-9..1e6).prop_map(Partition::Dirichlet),
         (1..=SHARDS_MAX).prop_map(Partition::Shards),
+        (1..=1000u32).prop_map(Partition::Labels),
+        numbers(0.0..10.0).prop_map(Partition::PowerLaw),
     ]
 }
 
@@ -215,22 +248,38 @@ prop_compose! {
     fn trains()(
         epochs in 1..=EPOCHS_MAX, batch in 1..=SAMPLES_MAX as u32, lr in prop::num::f64::POSITIVE.prop_filter("finite", |x| x.is_finite() && *x > 0.0),
         lr_decay in numbers(1e-300..1.0), momentum in numbers(0.0..1.0), weight_decay in numbers(0.0..1e300),
-        prox_mu in numbers(0.0..10.0), augment in any::<bool>(),
+        clip_norm in numbers(0.0..1e300), prox_mu in numbers(0.0..10.0), augment in any::<bool>(),
     ) -> TrainSection {
-        TrainSection { epochs, batch, lr, lr_decay, momentum, weight_decay, prox_mu, augment }
+        TrainSection { epochs, batch, lr, lr_decay, momentum, weight_decay, clip_norm, prox_mu, augment }
     }
+}
+
+fn rules() -> impl Strategy<Value = Rule> {
+    let rate = || numbers(1e-9..100.0);
+    let share = || numbers(0.0..1.0);
+    prop_oneof![
+        Just(Rule::FedAvg),
+        (rate(), share()).prop_map(|(lr, momentum)| Rule::FedAvgM { lr, momentum }),
+        (rate(), share(), rate()).prop_map(|(lr, beta1, tau)| Rule::FedAdagrad { lr, beta1, tau }),
+        (rate(), share(), share(), rate()).prop_map(|(lr, beta1, beta2, tau)| Rule::FedAdam { lr, beta1, beta2, tau }),
+        (rate(), share(), share(), rate()).prop_map(|(lr, beta1, beta2, tau)| Rule::FedYogi { lr, beta1, beta2, tau }),
+        rate().prop_map(|lr| Rule::Scaffold { lr }),
+    ]
 }
 
 prop_compose! {
     fn run_files()(
         name in "[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", rounds in 1..=ROUNDS_MAX, min_nodes in 1..=ROSTER_MAX as u32, seed in 0..=SEED_MAX,
-        model in models(), dataset in datasets(), partition in partitions(), train in trains(),
+        model in models(), dataset in datasets(), partition in partitions(), mut train in trains(), rule in rules(),
         fraction in numbers(1e-9..1.0), min_updates in prop::option::of(1..=ROSTER_MAX as u32),
         timeout_ms in TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX, keep_updates in 0..=ROUNDS_MAX as u32,
     ) -> RunFile {
+        if matches!(rule, Rule::Scaffold { .. }) {
+            train.momentum = 0.0;
+        }
         RunFile {
             run: RunSection { name, rounds, min_nodes, seed }, model, data: DataSection { dataset, partition }, train,
-            round: RoundSection { fraction, min_updates, timeout_ms, keep_updates }, aggregate: AggregateSection::default(),
+            round: RoundSection { fraction, min_updates, timeout_ms, keep_updates }, aggregate: AggregateSection { rule },
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::machine::{
 use crate::message::{Message, Phase};
 use crate::record::{Evaluation, Kind};
 use crate::roster::{Part, Roster};
+use crate::rule::Rule;
 
 use super::Dice;
 use super::disk::Disk;
@@ -143,6 +144,8 @@ impl Sim {
             min_updates: options.min_updates,
             round_timeout_ms: options.round_timeout_ms,
             initial_model,
+            update_len: MODEL_BYTES,
+            rule: Rule::FedAvg,
         };
         let mut dice = Dice::new(options.seed);
         let nodes = (0..options.nodes).map(|_| SimNode::new(&mut dice, initial_model.id)).collect();

@@ -1,0 +1,286 @@
+//! Rules of aggregation: what the mean of a round's updates does to the global state. FedAvg, its relatives with an optimiser
+//! on the server's side (here: in the committed state, since the coordinator changes every round), and SCAFFOLD.
+//!
+//! A *state* is what a round begins from and ends with: sections of one value a parameter each, raw little-endian f32, the
+//! weights first. An *update* is what a client sends: the delta of its weights, and with SCAFFOLD that of its control
+//! variate after it. Every step uses only operations that IEEE 754 rounds exactly, in f64, rounded to f32 once, so every
+//! CPU gets the same bits.
+//!
+//! | rule | state | update |
+//! |---|---|---|
+//! | fedavg | weights | delta |
+//! | fedavgm | weights, momentum | delta |
+//! | fedadagrad, fedadam, fedyogi | weights, momentum m, second moment v | delta |
+//! | scaffold | weights, control variate c | delta, delta of the client's control variate |
+
+use crate::exact::{ExactError, ExactSum};
+use crate::weights;
+
+/// A rule of aggregation and its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Rule {
+    /// x + Δ, with Δ the mean of the deltas weighted by samples (McMahan et al. 2017, algorithm 1).
+    #[default]
+    FedAvg,
+    /// v ← momentum·v + Δ, x ← x + lr·v (Hsu et al. 2019, section 4.2).
+    FedAvgM {
+        /// Server learning rate, above 0.
+        lr: f64,
+        /// In [0, 1).
+        momentum: f64,
+    },
+    /// One of the adaptive rules (Reddi et al. 2021, algorithm 2): m ← beta1·m + (1 - beta1)·Δ, v as the moment says,
+    /// x ← x + lr·m/(√v + tau). v begins at tau².
+    Adaptive {
+        /// How v is updated.
+        moment: Moment,
+        /// Server learning rate (η), above 0.
+        lr: f64,
+        /// In [0, 1).
+        beta1: f64,
+        /// The degree of adaptivity (τ), above 0.
+        tau: f64,
+    },
+    /// x ← x + lr·Δ and c ← c + |S|/N·Δc, with |S| clients of N (Karimireddy et al. 2020, algorithm 1; their means are
+    /// plain, these are weighted by samples like FedAvg's).
+    Scaffold {
+        /// Server learning rate (η_g), above 0.
+        lr: f64,
+    },
+}
+
+/// How an adaptive rule updates its second moment v (Reddi et al. 2021, algorithm 2).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Moment {
+    /// v + Δ²
+    Adagrad,
+    /// beta2·v + (1 - beta2)·Δ²
+    Adam {
+        /// In [0, 1).
+        beta2: f64,
+    },
+    /// v - (1 - beta2)·Δ²·sign(v - Δ²)
+    Yogi {
+        /// In [0, 1).
+        beta2: f64,
+    },
+}
+
+impl Moment {
+    fn next(self, v: f64, delta: f64) -> f64 {
+        let square = delta * delta;
+        match self {
+            Self::Adagrad => v + square,
+            Self::Adam { beta2 } => beta2 * v + (1.0 - beta2) * square,
+            Self::Yogi { .. } if v == square => v,
+            Self::Yogi { beta2 } => v - (1.0 - beta2) * square * (v - square).signum(),
+        }
+    }
+}
+
+impl Rule {
+    /// Sections of the state: values of a state for each parameter of the net.
+    pub fn state_sections(&self) -> usize {
+        match self {
+            Self::FedAvg => 1,
+            Self::FedAvgM { .. } | Self::Scaffold { .. } => 2,
+            Self::Adaptive { .. } => 3,
+        }
+    }
+
+    /// Sections of an update.
+    pub fn update_sections(&self) -> usize {
+        if self.has_controls() { 2 } else { 1 }
+    }
+
+    /// The weights of a state.
+    pub fn weights<'a>(&self, state: &'a [u8]) -> &'a [u8] {
+        &state[..state.len() / self.state_sections()]
+    }
+
+    /// Whether clients have control variates of their own, which they keep from round to round.
+    pub fn has_controls(&self) -> bool {
+        matches!(self, Self::Scaffold { .. })
+    }
+
+    /// The server's control variate of a state; `None` but for SCAFFOLD.
+    pub(crate) fn control<'a>(&self, state: &'a [u8]) -> Option<&'a [u8]> {
+        self.has_controls().then(|| &state[state.len() / 2..])
+    }
+
+    /// The state of round 0: these weights, and an optimiser that has seen nothing.
+    pub fn initial_state(&self, mut weights: Vec<u8>) -> Vec<u8> {
+        let len = weights.len();
+        weights.resize(len * self.state_sections(), 0);
+        if let Self::Adaptive { tau, .. } = self {
+            let v = ((tau * tau) as f32).to_le_bytes();
+            weights[2 * len..].chunks_exact_mut(4).for_each(|value| value.copy_from_slice(&v));
+        }
+        weights
+    }
+
+    /// The state after a round with these updates, of a roster of `clients`.
+    ///
+    /// # Errors
+    /// There is no update, the state's bytes are wrong, or a new value is beyond f32.
+    pub fn step(&self, state: &[u8], updates: &ExactSum, clients: usize) -> Result<Vec<u8>, ExactError> {
+        let means = updates.means()?;
+        let len = updates.len() / self.update_sections();
+        weights::check_weights(state, len * self.state_sections()).map_err(ExactError::Parent)?;
+        let old = |section: usize| weights::values(&state[4 * len * section..4 * len * (section + 1)]).map(f64::from);
+        match *self {
+            Self::FedAvg => write(len, old(0).zip(means).map(|(x, delta)| [x + delta])),
+            Self::FedAvgM { lr, momentum } => {
+                let values = old(0).zip(old(1)).zip(means).map(|((x, v), delta)| {
+                    let v = momentum * v + delta;
+                    [x + lr * v, v]
+                });
+                write(len, values)
+            }
+            Self::Adaptive { moment, lr, beta1, tau } => {
+                let values = old(0).zip(old(1)).zip(old(2)).zip(means).map(|(((x, m), v), delta)| {
+                    let m = beta1 * m + (1.0 - beta1) * delta;
+                    let v = moment.next(v, delta);
+                    [x + lr * m / (v.sqrt() + tau), m, v]
+                });
+                write(len, values)
+            }
+            Self::Scaffold { lr } => {
+                let share = updates.contributions() as f64 / clients.max(updates.contributions()) as f64;
+                let controls = updates.means()?.skip(len);
+                let values = old(0).zip(old(1)).zip(means.zip(controls));
+                write(len, values.map(|((x, c), (delta, of_c))| [x + lr * delta, c + share * of_c]))
+            }
+        }
+    }
+}
+
+/// Writes the sections of a new state, each value rounded once.
+fn write<const N: usize>(len: usize, values: impl Iterator<Item = [f64; N]>) -> Result<Vec<u8>, ExactError> {
+    let mut state = vec![0; 4 * len * N];
+    for (index, sections) in values.enumerate() {
+        for (section, value) in sections.into_iter().enumerate() {
+            let value = value as f32;
+            if !value.is_finite() {
+                return Err(ExactError::Overflow { index: section * len + index });
+            }
+            let at = 4 * (section * len + index);
+            state[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::{Key, Purpose, Stream};
+
+    const SEED: u64 = 5;
+    const LEN: usize = 7;
+    const RULES: [Rule; 6] = [
+        Rule::FedAvg,
+        Rule::FedAvgM { lr: 0.7, momentum: 0.9 },
+        Rule::Adaptive { moment: Moment::Adagrad, lr: 0.1, beta1: 0.0, tau: 1e-3 },
+        Rule::Adaptive { moment: Moment::Adam { beta2: 0.99 }, lr: 0.01, beta1: 0.9, tau: 1e-3 },
+        Rule::Adaptive { moment: Moment::Yogi { beta2: 0.99 }, lr: 0.01, beta1: 0.9, tau: 1e-2 },
+        Rule::Scaffold { lr: 1.0 },
+    ];
+
+    fn bytes(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn floats(bytes: &[u8]) -> Vec<f64> {
+        weights::values(bytes).map(f64::from).collect()
+    }
+
+    fn random(stream: &mut Stream, len: usize) -> Vec<f32> {
+        (0..len).map(|_| stream.between(-0.5, 0.5)).collect()
+    }
+
+    /// The same step over whole vectors, written from the papers.
+    fn reference(rule: &Rule, state: &[f64], mean: &[f64], share: f64) -> Vec<f64> {
+        let section = |i: usize| &state[i * LEN..(i + 1) * LEN];
+        let zip = |a: &[f64], b: &[f64], f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
+            a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect()
+        };
+        let delta = &mean[..LEN];
+        match *rule {
+            Rule::FedAvg => zip(section(0), delta, &|x, d| x + d),
+            Rule::FedAvgM { lr, momentum } => {
+                let v = zip(section(1), delta, &|v, d| momentum * v + d);
+                [zip(section(0), &v, &|x, v| x + lr * v), v].concat()
+            }
+            Rule::Adaptive { moment, lr, beta1, tau } => {
+                let m = zip(section(1), delta, &|m, d| beta1 * m + (1.0 - beta1) * d);
+                let v = zip(section(2), delta, &|v, d| match moment {
+                    Moment::Adagrad => v + d.powi(2),
+                    Moment::Adam { beta2 } => beta2 * v + (1.0 - beta2) * d.powi(2),
+                    Moment::Yogi { beta2 } if v > d.powi(2) => v - (1.0 - beta2) * d.powi(2),
+                    Moment::Yogi { beta2 } => v + (1.0 - beta2) * d.powi(2),
+                });
+                let step = zip(&m, &v, &|m, v| lr * m / (v.sqrt() + tau));
+                [zip(section(0), &step, &|x, s| x + s), m, v].concat()
+            }
+            Rule::Scaffold { lr } => {
+                let c = zip(section(1), &mean[LEN..], &|c, d| c + share * d);
+                [zip(section(0), delta, &|x, d| x + lr * d), c].concat()
+            }
+        }
+    }
+
+    #[test]
+    fn every_rule_is_its_papers_over_several_rounds() {
+        for rule in RULES {
+            let mut stream = Stream::new(&Key { seed: SEED, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
+            let mut state = rule.initial_state(bytes(&random(&mut stream, LEN)));
+            let mut expected = floats(&state);
+            for round in 0..5 {
+                let updates: Vec<(Vec<f32>, u64)> =
+                    (1..=3).map(|n| (random(&mut stream, LEN * rule.update_sections()), n * 100)).collect();
+                let mut sum = ExactSum::new(LEN * rule.update_sections());
+                updates.iter().for_each(|(update, samples)| sum.add(&bytes(update), *samples).expect("in range"));
+                let mean: Vec<f64> = (0..LEN * rule.update_sections())
+                    .map(|i| updates.iter().map(|(u, n)| f64::from(u[i]) * *n as f64).sum::<f64>() / 600.0)
+                    .collect();
+                state = rule.step(&state, &sum, 12).expect("finite");
+                expected = reference(&rule, &expected, &mean, 0.25);
+                for (found, expected) in floats(&state).iter().zip(&expected) {
+                    let off = (found - expected).abs();
+                    assert!(
+                        off < 1e-5 * (1.0 + expected.abs()),
+                        "seed {SEED}, {rule:?}, round {round}: {found} {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_begins_with_the_weights_and_an_optimiser_that_saw_nothing() {
+        for rule in RULES {
+            let state = rule.initial_state(bytes(&[1.0, -2.0]));
+            assert_eq!(state.len(), 8 * rule.state_sections());
+            assert_eq!(floats(rule.weights(&state)), [1.0, -2.0]);
+            let v = if let Rule::Adaptive { tau, .. } = rule { f64::from((tau * tau) as f32) } else { 0.0 };
+            assert!(floats(&state[8..]).iter().all(|&x| x == 0.0 || x == v), "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_rule_or_a_sum_of_nothing_is_refused() {
+        let mut sum = ExactSum::new(2);
+        let state = Rule::FedAvg.initial_state(bytes(&[1.0, 2.0]));
+        assert_eq!(Rule::FedAvg.step(&state, &sum, 1), Err(ExactError::Empty));
+        sum.add(&bytes(&[0.0, 0.0]), 1).expect("in range");
+        for rule in &RULES[1..5] {
+            assert!(matches!(rule.step(&state, &sum, 1), Err(ExactError::Parent(_))), "{rule:?}");
+        }
+        let huge = Rule::FedAvgM { lr: 1e300, momentum: 0.0 };
+        let mut sum = ExactSum::new(2);
+        sum.add(&bytes(&[0.0, 1.0]), 1).expect("in range");
+        let state = huge.initial_state(bytes(&[1.0, 2.0]));
+        assert_eq!(huge.step(&state, &sum, 1), Err(ExactError::Overflow { index: 1 }));
+    }
+}

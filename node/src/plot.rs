@@ -1,0 +1,230 @@
+//! Plots as SVG and PNG: accuracy over rounds, bytes and time, and how labels are divided among parts.
+
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use anyhow::{Context, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+/// Pixels, across and down.
+const SIZE: (u32, u32) = (800, 500);
+
+/// The family that every text is set in.
+const FONT: &str = "sans-serif";
+
+/// Colours that people with any colour vision can tell apart (Okabe and Ito 2008), the darker ones first.
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 0, 0),
+    RGBColor(240, 228, 66),
+];
+
+/// A named curve.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    /// As the legend calls it.
+    pub name: String,
+    /// Its points, from left to right.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Curves over common axes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curves {
+    /// What stands above.
+    pub title: String,
+    /// What the horizontal axis counts, with its unit.
+    pub x: String,
+    /// What the vertical axis counts, with its unit.
+    pub y: String,
+    /// The curves.
+    pub curves: Vec<Curve>,
+}
+
+impl Curves {
+    /// Writes `path` with the endings `.svg` and `.png`.
+    ///
+    /// # Errors
+    /// A file can't be written.
+    pub fn write(&self, path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+        let points = || self.curves.iter().flat_map(|curve| &curve.points).copied();
+        let reach = |values: &mut dyn Iterator<Item = f64>| {
+            let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
+            if low < high { low..high } else { low.min(0.0)..low.max(0.0) + 1.0 }
+        };
+        let (xs, ys) = (reach(&mut points().map(|p| p.0)), reach(&mut points().map(|p| p.1)));
+        write(path, &Drawing::Curves(self, xs, ys))
+    }
+}
+
+/// How many images of each class each part has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shares {
+    /// What stands above.
+    pub title: String,
+    /// For each part the images of each class.
+    pub counts: Vec<Vec<u64>>,
+}
+
+impl Shares {
+    /// Writes `path` with the endings `.svg` and `.png`: a bar a part, a colour a class.
+    ///
+    /// # Errors
+    /// A file can't be written.
+    pub fn write(&self, path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+        write(path, &Drawing::Shares(self))
+    }
+}
+
+/// What is drawn, on whatever it is drawn.
+enum Drawing<'a> {
+    Curves(&'a Curves, std::ops::Range<f64>, std::ops::Range<f64>),
+    Shares(&'a Shares),
+}
+
+fn write(path: &Path, drawing: &Drawing<'_>) -> anyhow::Result<Vec<PathBuf>> {
+    register_font()?;
+    let with_ending = |ending: &str| {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(ending);
+        path.with_file_name(name)
+    };
+    let (svg, png) = (with_ending(".svg"), with_ending(".png"));
+    let failed = |file: &Path| format!("{} can't be written", file.display());
+    let mut text = String::new();
+    draw(SVGBackend::with_string(&mut text, SIZE).into_drawing_area(), drawing)?;
+    std::fs::write(&svg, text).with_context(|| failed(&svg))?;
+    let mut pixels = vec![0; 3 * (SIZE.0 * SIZE.1) as usize];
+    draw(BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area(), drawing)?;
+    image::save_buffer(&png, &pixels, SIZE.0, SIZE.1, image::ExtendedColorType::Rgb8).with_context(|| failed(&png))?;
+    Ok(vec![svg, png])
+}
+
+/// plotters measures text by a font that it is given.
+fn register_font() -> anyhow::Result<()> {
+    static FONT_IS_THERE: Once = Once::new();
+    let mut result = Ok(());
+    FONT_IS_THERE.call_once(|| {
+        let bytes = epaint_default_fonts::UBUNTU_LIGHT;
+        result =
+            plotters::style::register_font(FONT, FontStyle::Normal, bytes).map_err(|_| anyhow!("the font is damaged"));
+    });
+    result
+}
+
+fn draw<B: DrawingBackend>(area: DrawingArea<B, Shift>, drawing: &Drawing<'_>) -> anyhow::Result<()> {
+    let drawn = match drawing {
+        Drawing::Curves(curves, xs, ys) => draw_curves(&area, curves, xs.clone(), ys.clone()),
+        Drawing::Shares(shares) => draw_shares(&area, shares),
+    };
+    drawn.and_then(|()| area.present()).map_err(|error| anyhow!("the plot can't be drawn: {error}"))
+}
+
+type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+
+fn draw_curves<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    plot: &Curves,
+    xs: std::ops::Range<f64>,
+    ys: std::ops::Range<f64>,
+) -> Drawn<B> {
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(area)
+        .caption(&plot.title, (FONT, 20))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(56)
+        .build_cartesian_2d(xs, ys)?;
+    chart
+        .configure_mesh()
+        .x_desc(&plot.x)
+        .y_desc(&plot.y)
+        .label_style((FONT, 15))
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.12))
+        .draw()?;
+    for (curve, colour) in plot.curves.iter().zip(COLOURS.iter().cycle()) {
+        let series = LineSeries::new(curve.points.iter().copied(), colour.stroke_width(2));
+        let key = move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour.stroke_width(3));
+        chart.draw_series(series)?.label(&curve.name).legend(key);
+    }
+    if plot.curves.len() > 1 {
+        let legend = &mut chart.configure_series_labels();
+        legend.position(SeriesLabelPosition::LowerRight).label_font((FONT, 15));
+        legend.background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3)).draw()?;
+    }
+    Ok(())
+}
+
+fn draw_shares<B: DrawingBackend>(area: &DrawingArea<B, Shift>, plot: &Shares) -> Drawn<B> {
+    area.fill(&WHITE)?;
+    let largest = plot.counts.iter().map(|classes| classes.iter().sum::<u64>()).max().unwrap_or(0).max(1);
+    let parts = plot.counts.len().max(1);
+    let mut chart = ChartBuilder::on(area)
+        .caption(&plot.title, (FONT, 20))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.5..parts as f64 + 0.5, 0.0..largest as f64)?;
+    chart
+        .configure_mesh()
+        .x_desc("part")
+        .y_desc("training images, a colour a class")
+        .x_labels(parts.min(20))
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .label_style((FONT, 15))
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .draw()?;
+    for (part, classes) in plot.counts.iter().enumerate() {
+        let (left, mut below) = (part as f64 + 0.6, 0u64);
+        for (class, count) in classes.iter().enumerate() {
+            // Beyond the palette the same colours come again, lighter.
+            let colour = COLOURS[class % COLOURS.len()].mix(1.0 / (1 + class / COLOURS.len()) as f64);
+            let corners = [(left, below as f64), (left + 0.8, (below + count) as f64)];
+            chart.draw_series([Rectangle::new(corners, colour.filled())])?;
+            below += count;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn curves_are_drawn_whatever_their_points_are() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for (i, points) in [vec![], vec![(1.0, 0.5)], vec![(1.0, 0.5), (2.0, 0.75)]].into_iter().enumerate() {
+            let curves = Curves {
+                title: "a title".into(),
+                x: "rounds".into(),
+                y: "accuracy".into(),
+                curves: vec![
+                    Curve { name: "one".into(), points: points.clone() },
+                    Curve { name: "two".into(), points },
+                ],
+            };
+            let files = curves.write(&dir.path().join(format!("plot.{i}"))).expect("it is drawn");
+            assert!(std::fs::read_to_string(&files[0]).expect("SVG is text").contains("a title"));
+            let image = image::open(&files[1]).expect("it is a PNG").to_rgb8();
+            assert!(image.dimensions() == SIZE && image.pixels().any(|p| p.0 != [255; 3]));
+        }
+    }
+
+    #[test]
+    fn shares_are_drawn_with_any_number_of_parts_and_classes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for counts in [vec![], vec![vec![0; 3]], vec![vec![5; 20]; 100]] {
+            let shares = Shares { title: "labels".into(), counts };
+            assert_eq!(shares.write(&dir.path().join("shares")).expect("it is drawn").len(), 2);
+        }
+    }
+}

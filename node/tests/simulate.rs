@@ -1,0 +1,168 @@
+//! `paceline simulate`, and what it has in common with a run of real processes.
+
+mod cluster;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use cluster::{Cluster, shapes};
+use serde_json::Value;
+
+fn simulate(run: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paceline"));
+    command.args(["simulate", "--format", "json", "--out"]).arg(out).arg(run).args(more);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The rounds that a simulation prints.
+fn rounds(run: &Path, out: &Path, more: &[&str]) -> Vec<Value> {
+    let output = simulate(run, out, more).output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("JSON is text");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON alone is on stdout")).collect()
+}
+
+fn column(rounds: &[Value], key: &str) -> Vec<String> {
+    rounds.iter().map(|round| round[key].to_string()).collect()
+}
+
+/// Runs three nodes and a simulation of three clients on the same run file, and compares.
+fn compare(run_file: &str) {
+    let mut cluster = Cluster::new(run_file);
+    cluster.start_all(3);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run.toml");
+    std::fs::write(&run, run_file).expect("room");
+    let simulated = rounds(&run, &dir.path().join("out"), &["--clients", "3"]);
+    cluster.wait_for_end();
+    let networked = cluster.rounds(0);
+    assert_eq!(simulated.len(), networked.len());
+    for key in ["round", "kind", "model_hash"] {
+        assert_eq!(column(&simulated, key), column(&networked, key), "{key}");
+    }
+    let updates = |rounds: &[Value]| -> Vec<Vec<String>> {
+        let of_round = |round: &Value| {
+            let mut hashes = column(round["contributions"].as_array().expect("an array"), "update_hash");
+            hashes.sort();
+            hashes
+        };
+        rounds.iter().map(of_round).collect()
+    };
+    assert_eq!(updates(&simulated), updates(&networked));
+}
+
+#[test]
+fn a_simulation_has_the_bits_of_the_nodes_and_chooses_the_same_participants() {
+    compare(&(shapes(3, 4, 300, "shapes-cnn") + "min_updates = 2\nfraction = 0.6\n"));
+}
+
+#[test]
+fn the_state_of_a_server_optimiser_outlives_its_coordinators() {
+    let rule = "[aggregate]\nrule = \"fedadam\"\nlr = 0.01\n";
+    compare(&(shapes(3, 3, 300, "shapes-cnn") + "min_updates = 3\n" + rule));
+}
+
+#[test]
+fn scaffolds_control_variates_are_those_of_the_last_averaged_update() {
+    let rule = "[aggregate]\nrule = \"scaffold\"\n";
+    compare(&(shapes(3, 4, 300, "shapes-cnn") + "min_updates = 2\nfraction = 0.6\n" + rule));
+}
+
+#[test]
+fn an_interrupted_simulation_goes_on_to_the_same_end() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run.toml");
+    std::fs::write(&run, shapes(3, 5, 600, "shapes-cnn") + "[aggregate]\nrule = \"scaffold\"\n").expect("room");
+    let whole = rounds(&run, &dir.path().join("whole"), &[]);
+    let out = dir.path().join("out");
+    let mut child = simulate(&run, &out, &[]).spawn().expect("the program starts");
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut first).expect("a round");
+    child.kill().expect("it runs");
+    let _ = child.wait();
+    // What a write that was cut short leaves.
+    let path = out.join("rounds.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    std::fs::write(&path, text + "{\"kind\":\"tra").expect("room");
+    let rest = rounds(&run, &out, &[]);
+    assert!((1..=5).contains(&rest.len()));
+    assert_eq!(rest.last().map(|r| &r["model_hash"]), whole.last().map(|r| &r["model_hash"]));
+    assert_eq!(std::fs::read_to_string(&path).expect("it is there").lines().count(), 5);
+}
+
+#[test]
+fn a_simulation_ends_when_its_accuracy_is_reached() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run.toml");
+    std::fs::write(&run, shapes(3, 50, 300, "shapes-cnn")).expect("room");
+    assert!(rounds(&run, &dir.path().join("out"), &["--until", "15"]).len() < 50);
+    assert!(
+        dir.path().join("out/accuracy-rounds.svg").is_file() && dir.path().join("out/accuracy-rounds.png").is_file()
+    );
+}
+
+#[test]
+fn a_folder_of_another_simulation_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (run, out) = (dir.path().join("run.toml"), dir.path().join("out"));
+    std::fs::write(&run, shapes(3, 1, 300, "shapes-cnn")).expect("room");
+    rounds(&run, &out, &[]);
+    let output = simulate(&run, &out, &["--clients", "4"]).output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(4));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("another simulation, of 3 clients") && error.contains("--out"), "{error}");
+}
+
+/// The error of a run file that can't be simulated.
+fn refused(run_file: &str) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run.toml");
+    std::fs::write(&run, run_file).expect("room");
+    let output = simulate(&run, &dir.path().join("out"), &[]).output().expect("the program starts");
+    let error = String::from_utf8_lossy(&output.stderr).replace(&dir.path().display().to_string(), "DIR");
+    (output.status.code(), error)
+}
+
+#[test]
+fn run_files_that_can_not_be_trained_are_refused_with_line_and_fix() {
+    let run = |model: &str, train: &str| {
+        format!(
+            "[run]\nname = \"x\"\nrounds = 1\n[model]\n{model}\n[data]\ndataset = \"shapes\"\nsamples = 300\n[train]\n{train}\n"
+        )
+    };
+    let preset = "arch = \"shapes-cnn\"";
+    let cases = [
+        (run(preset, "bacth = 5"), "run.toml:10:1: unknown key `bacth` in [train]: did you mean `batch`?"),
+        (
+            run(preset, "batch = 500"),
+            "run.toml:10:1: `batch` in [train] is 500, and there are 300 training images in all",
+        ),
+        (
+            run(
+                "layers = [\n  { type = \"conv\", out = 8, kernel = 3 },\n  { type = \"max_pool\", size = 40 },\n]",
+                "",
+            ),
+            "run.toml:7:3: [model]: layer 2 (max_pool)",
+        ),
+        (
+            run("layers = [\n  { type = \"flatten\" },\n  { type = \"linear\", out = 100 },\n]", ""),
+            "run.toml:5:1: [model]: the net: the last layer gives 100 numbers for 10 classes: end with a linear layer with \
+             `out = 10`",
+        ),
+    ];
+    for (text, expected) in cases {
+        let (code, error) = refused(&text);
+        assert!(code == Some(4) && error.contains(expected), "{code:?} {error}\nexpected {expected}");
+    }
+}
+
+#[test]
+fn a_learning_rate_that_diverges_ends_the_simulation_with_its_line() {
+    let run = shapes(3, 2, 300, "shapes-cnn").replace("lr = 0.1", "lr = 1e9");
+    let (code, error) = refused(&run);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("training diverged in round 1") && error.contains("lower `lr`"), "{error}");
+    assert!(error.contains("DIR/run.toml:") && error.contains("0 updates, 2 are needed"), "{error}");
+}
