@@ -118,23 +118,34 @@ impl Model {
             true => self.variables[index].as_tensor().clone(),
             false => self.variables[index].as_detached_tensor(),
         };
+        // With a norm the bias is followed by scale and shift; the operation takes the three as one tensor.
+        let conv_layer = |x: &Tensor, weight: usize, layer: conv::ConvLayer| {
+            let rest = match layer.after {
+                conv::After::Pool { .. } => parameter(weight + 1),
+                conv::After::Norm { .. } => {
+                    Tensor::cat(&[parameter(weight + 1), parameter(weight + 2), parameter(weight + 3)], 0)?
+                }
+            };
+            conv::conv(x, &parameter(weight), &rest, layer)
+        };
         match *stage {
-            Stage::Conv { weight, layer } => conv::conv(x, &parameter(weight), &parameter(weight + 1), layer),
+            Stage::Conv { weight, layer } => conv_layer(x, weight, layer),
             Stage::GroupNorm { scale, groups, relu } => {
                 norm::group_norm(x, &parameter(scale), &parameter(scale + 1), groups, relu)
             }
             Stage::Relu => x.relu(),
             Stage::MaxPool { size } => pool::max_pool(x, size),
             Stage::Residual { first, stride, groups, shortcut } => {
-                let conv_norm = |x: &Tensor, at: usize, layer: conv::ConvLayer, relu: bool| {
-                    let y = conv::conv(x, &parameter(at), &parameter(at + 1), layer)?;
-                    norm::group_norm(&y, &parameter(at + 2), &parameter(at + 3), groups, relu)
+                let layer = |stride, pad, relu| conv::ConvLayer {
+                    stride,
+                    pad,
+                    after: conv::After::Norm { groups, relu },
+                    input_gradient: true,
                 };
-                let layer = |stride, pad| conv::ConvLayer { stride, pad, relu: false, pool: 1, input_gradient: true };
-                let y = conv_norm(x, first, layer(stride, 1), true)?;
-                let y = conv_norm(&y, first + 4, layer(1, 1), false)?;
+                let y = conv_layer(x, first, layer(stride, 1, true))?;
+                let y = conv_layer(&y, first + 4, layer(1, 1, false))?;
                 match shortcut {
-                    true => residual::add_relu(&y, &conv_norm(x, first + 8, layer(stride, 0), false)?),
+                    true => residual::add_relu(&y, &conv_layer(x, first + 8, layer(stride, 0, false))?),
                     false => residual::add_relu(&y, x),
                 }
             }
@@ -167,12 +178,18 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
         let input_gradient = parameters > 0;
         match *layer {
             Layer::Conv { stride, pad, .. } => {
-                let layer = conv::ConvLayer { stride, pad, relu: false, pool: 1, input_gradient };
+                let after = conv::After::Pool { relu: false, size: 1 };
+                let layer = conv::ConvLayer { stride, pad, after, input_gradient };
                 stages.push(Stage::Conv { weight: parameters, layer });
                 parameters += 2;
             }
             Layer::GroupNorm { groups } => {
-                stages.push(Stage::GroupNorm { scale: parameters, groups, relu: false });
+                match stages.last_mut() {
+                    Some(Stage::Conv { layer, .. }) if layer.after == (conv::After::Pool { relu: false, size: 1 }) => {
+                        layer.after = conv::After::Norm { groups, relu: false };
+                    }
+                    _ => stages.push(Stage::GroupNorm { scale: parameters, groups, relu: false }),
+                }
                 parameters += 2;
             }
             Layer::Linear { .. } => {
@@ -184,12 +201,19 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
             }
             // The maximum and the rectifier commute, so their order doesn't matter to the kernel.
             Layer::Relu => match stages.last_mut() {
-                Some(Stage::Conv { layer, .. }) => layer.relu = true,
+                Some(Stage::Conv {
+                    layer:
+                        conv::ConvLayer { after: conv::After::Pool { relu, .. } | conv::After::Norm { relu, .. }, .. },
+                    ..
+                }) => *relu = true,
                 Some(Stage::GroupNorm { relu, .. } | Stage::Linear { relu, .. }) => *relu = true,
                 _ => stages.push(Stage::Relu),
             },
             Layer::MaxPool { size } => match stages.last_mut() {
-                Some(Stage::Conv { layer, .. }) if layer.pool == 1 => layer.pool = size,
+                Some(Stage::Conv {
+                    layer: conv::ConvLayer { after: conv::After::Pool { size: none @ 1, .. }, .. },
+                    ..
+                }) => *none = size,
                 _ => stages.push(Stage::MaxPool { size }),
             },
             Layer::Residual { out, stride, groups } => {

@@ -120,3 +120,28 @@ fn the_version_is_printed() {
     let version = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(version.starts_with(concat!("paceline ", env!("CARGO_PKG_VERSION"))), "{version}");
 }
+
+#[test]
+fn data_shows_what_a_partition_gives_each_part() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (run, plot) = (dir.path().join("run.toml"), dir.path().join("labels"));
+    let file = "[run]\nname = \"x\"\nrounds = 1\n[model]\narch = \"mlp\"\n[data]\ndataset = \"shapes\"\nsamples = 500\n\
+                partition = { labels = 2 }\n";
+    std::fs::write(&run, file).expect("room");
+    let out = paceline(&["data", text(&run), "--clients", "5", "--format", "json", "--plot", text(&plot)]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let lines: Vec<serde_json::Value> = String::from_utf8(out.stdout)
+        .expect("JSON is text")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("one object a line"))
+        .collect();
+    let images: u64 = lines.iter().filter_map(|line| line["images"].as_u64()).sum();
+    assert_eq!((lines.len(), images), (5, 500));
+    let kinds = |line: &serde_json::Value| {
+        line["labels"].as_array().expect("an array").iter().filter(|count| count.as_u64() > Some(0)).count()
+    };
+    assert!(lines.iter().all(|line| kinds(line) == 2), "{lines:?}");
+    assert!(dir.path().join("labels.svg").is_file() && dir.path().join("labels.png").is_file());
+    let out = paceline(&["data", text(&run)]);
+    assert!(String::from_utf8_lossy(&out.stdout).contains("3/3"), "three parts are the run file's min_nodes");
+}

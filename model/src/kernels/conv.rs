@@ -1,13 +1,17 @@
-//! Convolution with bias, and what usually follows it (rectifier, max pooling), as one operation.
+//! Convolution with bias, and what usually follows it, as one operation: rectifier and max pooling, or group normalisation
+//! and rectifier.
 //!
-//! The convolution's own output is the largest tensor of a net. Here it lives for a few images at a time in a thread's
+//! With pooling, the convolution's own output, the largest tensor of a net, lives for a few images at a time in a thread's
 //! scratch memory: what leaves is the pooled output and, for the backward pass, a byte an output that tells which element of
-//! its window was the maximum. The backward pass unfolds the input again, which costs less than keeping it.
+//! its window was the maximum. With normalisation it is kept for the backward pass, and each image goes through all its
+//! passes while it is in the cache. The backward pass unfolds the input again, which costs less than keeping it.
 
 use super::matrix::{Matrix, product, transpose};
+use super::norm::{self, Norm};
 use super::pool::{NONE, Window};
+use super::scratch::{self, Kept};
 use super::unfold::{self, Geometry, SLACK};
-use super::{images_per_block, scratch, slice, wide, with_values};
+use super::{images_per_block, slice, wide, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -18,41 +22,74 @@ const POSITIONS_MIN: usize = 128;
 /// A convolution and what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConvLayer {
+    /// Step in both directions.
     pub(crate) stride: usize,
+    /// Zeros added on each side.
     pub(crate) pad: usize,
-    /// Whether the output is rectified.
-    pub(crate) relu: bool,
-    /// Side of the pooling window after that; 1 for none.
-    pub(crate) pool: usize,
+    /// What the output goes through.
+    pub(crate) after: After,
     /// Whether the gradient with respect to the input is wanted; the first layer needs none.
     pub(crate) input_gradient: bool,
 }
 
-/// `x`: `[n, h, w, in]`, `weight`: `[kernel, kernel, in, out]`, `bias`: `[out]`.
-pub(crate) fn conv(x: &Tensor, weight: &Tensor, bias: &Tensor, layer: ConvLayer) -> Result<Tensor> {
+/// What the output of a convolution goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// Rectified or not, then max pooling.
+    Pool {
+        /// Whether it is rectified.
+        relu: bool,
+        /// Side of the window; 1 for no pooling.
+        size: usize,
+    },
+    /// Group normalisation, then rectified or not.
+    Norm {
+        /// Groups of channels.
+        groups: usize,
+        /// Whether it is rectified.
+        relu: bool,
+    },
+}
+
+/// `x`: `[n, h, w, in]`, `weight`: `[kernel, kernel, in, out]`. `rest` is the bias, `[out]`; where a norm follows, bias, scale
+/// and shift one after the other, `[3 · out]`.
+pub(crate) fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let op = Conv { layer, chosen: OnceLock::new() };
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op);
+        let op = Conv { layer, kept: OnceLock::new() };
+        return x.contiguous()?.apply_op3(&weight.contiguous()?, &rest.contiguous()?, op);
     }
-    composed(x, weight, bias, layer)
+    composed(x, weight, rest, layer)
 }
 
 /// The same, composed of candle's operations.
-pub(super) fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, layer: ConvLayer) -> Result<Tensor> {
+pub(super) fn composed(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer) -> Result<Tensor> {
+    let out = weight.dim(3)?;
     let x = x.permute((0, 3, 1, 2))?.contiguous()?;
     let weight = weight.permute((3, 2, 0, 1))?.contiguous()?;
     let y = x.conv2d(&weight, layer.pad, layer.stride, 1, 1)?;
-    let mut y = y.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(bias)?;
-    if layer.relu {
-        y = y.relu()?;
+    let y = y.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(&rest.narrow(0, 0, out)?)?;
+    match layer.after {
+        After::Pool { relu, size } => {
+            let y = if relu { y.relu()? } else { y };
+            if size > 1 { super::pool::composed(&y, size) } else { Ok(y) }
+        }
+        After::Norm { groups, relu } => {
+            norm::composed(&y, &rest.narrow(0, out, out)?, &rest.narrow(0, 2 * out, out)?, groups, relu)
+        }
     }
-    if layer.pool > 1 { super::pool::composed(&y, layer.pool) } else { Ok(y) }
 }
 
 struct Conv {
     layer: ConvLayer,
-    /// For each output which element of its window it came from, kept from the forward pass for the backward pass.
-    chosen: OnceLock<Vec<u8>>,
+    /// What the forward pass keeps for the backward pass.
+    kept: OnceLock<Memory>,
+}
+
+enum Memory {
+    /// For each output which element of its window it came from.
+    Chosen(Kept<u8>),
+    /// The convolution's output, and mean and inverse deviation of each image's channels.
+    Raw { raw: Kept<f32>, statistics: Kept<f32> },
 }
 
 /// The sizes of one call.
@@ -60,9 +97,6 @@ struct Conv {
 struct Call {
     images: usize,
     conv: Geometry,
-    /// What the convolution's output goes through; a window of 1 passes it on.
-    window: Window,
-    relu: bool,
 }
 
 impl Call {
@@ -74,19 +108,23 @@ impl Call {
             candle_core::bail!("a convolution of {x:?} with {weight:?} is impossible")
         }
         let conv = Geometry { height, width, channels, out, kernel, stride: layer.stride, pad: layer.pad };
-        let (height, width) = (conv.out_height(), conv.out_width());
-        let window = Window { height, width, channels: out, size: layer.pool };
-        Ok(Self { images, conv, window, relu: layer.relu })
+        Ok(Self { images, conv })
+    }
+
+    /// Values of an image's output, before what follows.
+    fn raw_len(&self) -> usize {
+        self.conv.positions() * self.conv.out
+    }
+
+    /// The pooling of the output.
+    fn window(&self, size: usize) -> Window {
+        let (height, width) = (self.conv.out_height(), self.conv.out_width());
+        Window { height, width, channels: self.conv.out, size }
     }
 
     /// Images that share one matrix product.
     fn group(&self) -> usize {
         POSITIONS_MIN.div_ceil(self.conv.positions()).min(images_per_block(self.images))
-    }
-
-    fn out_shape(&self) -> Shape {
-        let Window { height, width, channels, size } = self.window;
-        (self.images, height / size, width / size, channels).into()
     }
 
     /// Unfolds `images` one after the other.
@@ -98,47 +136,60 @@ impl Call {
         }
     }
 
-    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32], chosen: &mut [u8]) {
-        let Self { conv, window, .. } = self;
-        let (positions, len) = (conv.positions(), conv.window());
+    /// Lengths of the scratch memory: a padded image, a group's windows, its outputs.
+    fn scratch_lens(&self) -> [usize; 3] {
         let group = self.group();
-        let lens = [conv.padded_len(), group * positions * len + SLACK, group * positions * conv.out];
-        scratch::with(lens, |[padded, windows, y]| {
-            let groups = x.chunks(group * conv.image_len()).zip(out.chunks_mut(group * window.out_len()));
-            for ((x, out), chosen) in groups.zip(chosen.chunks_mut(group * window.out_len())) {
-                let n = x.len() / conv.image_len() * positions;
+        let positions = group * self.conv.positions();
+        [self.conv.padded_len(), positions * self.conv.window() + SLACK, group * self.raw_len()]
+    }
+
+    /// Convolves a block of images a group at a time and hands each image's output to `finish`, with its place. The output
+    /// lies in `raw` if that is given, else in scratch memory.
+    fn forward(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        mut raw: Option<&mut [f32]>,
+        mut finish: impl FnMut(usize, &mut [f32]),
+    ) {
+        let Self { conv, .. } = self;
+        let (positions, len, group) = (conv.positions(), conv.window(), self.group());
+        scratch::with(self.scratch_lens(), |[padded, windows, y]| {
+            for (i, x) in x.chunks(group * conv.image_len()).enumerate() {
+                let images = x.len() / conv.image_len();
+                let y = match &mut raw {
+                    Some(raw) => &mut raw[i * group * self.raw_len()..][..images * self.raw_len()],
+                    None => &mut y[..images * self.raw_len()],
+                };
                 self.unfold(x, padded, windows);
                 let (left, right) = (Matrix::columns(weight, conv.out), Matrix::columns(windows, len));
-                product([conv.out, n, len], left, right, y, conv.out, false);
-                let images = y.chunks_exact(window.image_len()).zip(out.chunks_exact_mut(window.out_len()));
-                for ((y, out), chosen) in images.zip(chosen.chunks_exact_mut(window.out_len())) {
-                    window.pool(y, out, chosen);
-                    // The bias is the same over a window and the rectifier is monotonous: both can wait for the maximum.
-                    wide(|| finish(out, chosen, bias, self.relu));
-                }
+                product([conv.out, images * positions, len], left, right, y, conv.out, false);
+                y.chunks_exact_mut(self.raw_len()).enumerate().for_each(|(j, y)| finish(i * group + j, y));
             }
         });
     }
 
-    /// Writes a block's gradients of weight and bias, and that of the input where `dx` isn't empty.
-    fn backward(&self, x: &[f32], transposed: &[f32], grad: &[f32], chosen: &[u8], dx: &mut [f32], sums: Sums<'_>) {
-        let Self { conv, window, .. } = self;
-        let (positions, len) = (conv.positions(), conv.window());
-        let group = self.group();
-        sums.db.fill(0.0);
-        let lens = [conv.padded_len(), group * positions * len + SLACK, group * positions * conv.out];
-        scratch::with(lens, |[padded, windows, dy]| {
-            let groups = x.chunks(group * conv.image_len()).zip(grad.chunks(group * window.out_len()));
-            for (i, ((x, grad), chosen)) in groups.zip(chosen.chunks(group * window.out_len())).enumerate() {
-                let n = x.len() / conv.image_len() * positions;
-                let images = dy.chunks_exact_mut(window.image_len()).zip(grad.chunks_exact(window.out_len()));
-                for ((dy, grad), chosen) in images.zip(chosen.chunks_exact(window.out_len())) {
-                    window.spread(grad, chosen, dy);
-                }
-                wide(|| add_rows(grad, chosen, sums.db));
+    /// Writes a block's gradient of the weight, and that of the input where `dx` isn't empty. `spread` writes the gradient
+    /// of an image's output, given its place.
+    fn backward(
+        &self,
+        x: &[f32],
+        transposed: &[f32],
+        dx: &mut [f32],
+        dw: &mut [f32],
+        mut spread: impl FnMut(usize, &mut [f32]),
+    ) {
+        let Self { conv, .. } = self;
+        let (positions, len, group) = (conv.positions(), conv.window(), self.group());
+        scratch::with(self.scratch_lens(), |[padded, windows, dy]| {
+            for (i, x) in x.chunks(group * conv.image_len()).enumerate() {
+                let images = x.len() / conv.image_len();
+                let n = images * positions;
+                let outputs = dy.chunks_exact_mut(self.raw_len()).take(images);
+                outputs.enumerate().for_each(|(j, dy)| spread(i * group + j, dy));
                 self.unfold(x, padded, windows);
                 let (left, right) = (Matrix::columns(dy, conv.out), Matrix::rows(windows, len));
-                product([conv.out, len, n], left, right, sums.dw, conv.out, i > 0);
+                product([conv.out, len, n], left, right, dw, conv.out, i > 0);
                 if dx.is_empty() {
                     continue;
                 }
@@ -153,12 +204,6 @@ impl Call {
             }
         });
     }
-}
-
-/// One block's part of the gradients of weight and bias.
-struct Sums<'a> {
-    dw: &'a mut [f32],
-    db: &'a mut [f32],
 }
 
 /// Adds the bias to the maxima and rectifies them.
@@ -179,6 +224,24 @@ fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], relu: bool) {
     }
 }
 
+#[inline(always)]
+fn add_bias(y: &mut [f32], bias: &[f32]) {
+    for y in y.chunks_exact_mut(bias.len()) {
+        for (y, bias) in y.iter_mut().zip(bias) {
+            *y += bias;
+        }
+    }
+}
+
+#[inline(always)]
+fn add_all_rows(rows: &[f32], sums: &mut [f32]) {
+    for row in rows.chunks_exact(sums.len()) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += value;
+        }
+    }
+}
+
 /// Adds the gradients that pass to the bias's gradient, row by row.
 #[inline(always)]
 fn add_rows(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
@@ -190,30 +253,97 @@ fn add_rows(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
 }
 
 impl Conv {
-    fn backward(&self, call: &Call, [x, weight, grad]: [&[f32]; 3], dx: &mut [f32]) -> Result<(Vec<f32>, Vec<f32>)> {
-        let Some(chosen) = self.chosen.get() else { candle_core::bail!("backward before forward") };
-        let Call { conv, window, images, .. } = *call;
+    fn forward(&self, call: &Call, [x, weight, rest]: [&[f32]; 3]) -> (Vec<f32>, Memory) {
+        let Call { conv, images, .. } = *call;
+        let (block, bias) = (images_per_block(images), &rest[..conv.out]);
+        let inputs = x.par_chunks(block * conv.image_len());
+        match self.layer.after {
+            After::Pool { relu, size } => {
+                let window = call.window(size);
+                let len = window.out_len();
+                let mut out = vec![0f32; images * len];
+                let mut chosen = Kept::<u8>::take(images * len);
+                let outputs = out.par_chunks_mut(block * len).zip(chosen.par_chunks_mut(block * len));
+                inputs.zip(outputs).for_each(|(x, (out, chosen))| {
+                    call.forward(x, weight, None, |image, y| {
+                        let (out, chosen) = (&mut out[image * len..][..len], &mut chosen[image * len..][..len]);
+                        window.pool(y, out, chosen);
+                        // The bias is the same over a window and the rectifier is monotonous: both can wait for the maximum.
+                        wide(|| finish(out, chosen, bias, relu));
+                    });
+                });
+                (out, Memory::Chosen(chosen))
+            }
+            After::Norm { groups, relu } => {
+                let norm = Norm { channels: conv.out, groups, relu };
+                let (scale, shift) = rest[conv.out..].split_at(conv.out);
+                let (len, of_norm) = (call.raw_len(), norm.statistics_len());
+                let mut out = vec![0f32; images * len];
+                let (mut raw, mut statistics) = (Kept::take(images * len), Kept::take(images * of_norm));
+                let kept = raw.par_chunks_mut(block * len).zip(statistics.par_chunks_mut(block * of_norm));
+                inputs.zip(out.par_chunks_mut(block * len).zip(kept)).for_each(|(x, (out, (raw, statistics)))| {
+                    call.forward(x, weight, Some(raw), |image, y| {
+                        wide(|| add_bias(y, bias));
+                        let statistics = &mut statistics[image * of_norm..][..of_norm];
+                        norm.forward(y, scale, shift, statistics, &mut out[image * len..][..len]);
+                    });
+                });
+                (out, Memory::Raw { raw, statistics })
+            }
+        }
+    }
+
+    /// The gradients of weight and `rest`; that of the input is written where `dx` isn't empty.
+    fn backward(
+        &self,
+        call: &Call,
+        [x, weight, rest]: [&[f32]; 3],
+        [res, grad]: [&[f32]; 2],
+        dx: &mut [f32],
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let Some(kept) = self.kept.get() else { candle_core::bail!("backward before forward") };
+        let Call { conv, images, .. } = *call;
         let block = images_per_block(images);
         let blocks = images.div_ceil(block);
         let transposed = if dx.is_empty() { Vec::new() } else { transpose(weight, conv.out) };
-        let inputs = x.par_chunks(block * conv.image_len());
-        let outputs = grad.par_chunks(block * window.out_len()).zip(chosen.par_chunks(block * window.out_len()));
-        Ok(scratch::with([blocks * weight.len(), blocks * conv.out], |[dw, db]| {
-            let sums = dw.par_chunks_mut(weight.len()).zip(db.par_chunks_mut(conv.out));
-            let work = inputs.zip(outputs).zip(sums);
-            if dx.is_empty() {
-                work.for_each(|((x, (grad, chosen)), (dw, db))| {
-                    call.backward(x, &transposed, grad, chosen, &mut [], Sums { dw, db });
-                });
-            } else {
-                work.zip(dx.par_chunks_mut(block * conv.image_len())).for_each(
-                    |(((x, (grad, chosen)), (dw, db)), dx)| {
-                        call.backward(x, &transposed, grad, chosen, dx, Sums { dw, db });
-                    },
-                );
-            }
-            (add_blocks(dw, weight.len()), add_blocks(db, conv.out))
-        }))
+        let out_len = grad.len() / images;
+        // Without an input gradient every block gets an empty piece.
+        let mut pieces: Vec<&mut [f32]> = dx.chunks_mut(block * conv.image_len()).collect();
+        pieces.resize_with(blocks, Default::default);
+        scratch::with([blocks * weight.len(), blocks * rest.len()], |[dw, d_rest]| {
+            d_rest.fill(0.0);
+            let sums = dw.par_chunks_mut(weight.len()).zip(d_rest.par_chunks_mut(rest.len()));
+            let inputs = x.par_chunks(block * conv.image_len()).zip(pieces.into_par_iter());
+            inputs.zip(sums).enumerate().for_each(|(number, ((x, dx), (dw, d_rest)))| {
+                let start = number * block;
+                let of_image = |image: usize, len: usize| (start + image) * len..(start + image + 1) * len;
+                match (kept, self.layer.after) {
+                    (Memory::Chosen(chosen), After::Pool { size, .. }) => {
+                        let window = call.window(size);
+                        call.backward(x, &transposed, dx, dw, |image, dy| {
+                            let range = of_image(image, out_len);
+                            let (grad, chosen) = (&grad[range.clone()], &chosen[range]);
+                            window.spread(grad, chosen, dy);
+                            wide(|| add_rows(grad, chosen, d_rest));
+                        });
+                    }
+                    (Memory::Raw { raw, statistics }, After::Norm { groups, relu }) => {
+                        let norm = Norm { channels: conv.out, groups, relu };
+                        let (d_bias, d_norm) = d_rest.split_at_mut(conv.out);
+                        let scale = &rest[conv.out..2 * conv.out];
+                        call.backward(x, &transposed, dx, dw, |image, dy| {
+                            let range = of_image(image, out_len);
+                            let statistics = &statistics[of_image(image, norm.statistics_len())];
+                            let [raw, res, grad] = [&raw[..], res, grad].map(|values| &values[range.clone()]);
+                            norm.backward([raw, res, grad], statistics, scale, dy, d_norm);
+                            wide(|| add_all_rows(dy, d_bias));
+                        });
+                    }
+                    _ => {}
+                }
+            });
+            Ok((add_blocks(dw, weight.len()), add_blocks(d_rest, rest.len())))
+        })
     }
 }
 
@@ -252,36 +382,44 @@ impl CustomOp3 for Conv {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight, bias) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
         let call = Call::new(&self.layer, l1.shape(), l2.shape())?;
-        let (image_len, out_len) = (call.conv.image_len(), call.window.out_len());
-        let block = images_per_block(call.images);
-        let (mut out, mut chosen) = (vec![0f32; call.images * out_len], vec![0u8; call.images * out_len]);
-        let outputs = out.par_chunks_mut(block * out_len).zip(chosen.par_chunks_mut(block * out_len));
-        x.par_chunks(block * image_len)
-            .zip(outputs)
-            .for_each(|(x, (out, chosen))| call.forward(x, weight, bias, out, chosen));
-        // An operation runs forward once; were it to run again, the shapes and so the choice would be the same.
-        let _ = self.chosen.set(chosen);
-        Ok((CpuStorage::F32(out), call.out_shape()))
+        let sections = if matches!(self.layer.after, After::Norm { .. }) { 3 } else { 1 };
+        if l3.shape().dims1()? != sections * call.conv.out {
+            candle_core::bail!("{:?} for {} output channels", l3.shape(), call.conv.out)
+        }
+        let (out, kept) = self.forward(&call, [slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?]);
+        // An operation runs forward once; were it to run again, what it keeps would be the same.
+        let _ = self.kept.set(kept);
+        let Window { height, width, channels, size } = call.window(match self.layer.after {
+            After::Pool { size, .. } => size,
+            After::Norm { .. } => 1,
+        });
+        Ok((CpuStorage::F32(out), (call.images, height / size, width / size, channels).into()))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
         weight: &Tensor,
-        bias: &Tensor,
-        _res: &Tensor,
+        rest: &Tensor,
+        res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let call = Call::new(&self.layer, x.shape(), weight.shape())?;
         let mut dx = vec![0f32; if self.layer.input_gradient { x.elem_count() } else { 0 }];
-        let (dw, db) = with_values(x, |x| {
-            with_values(weight, |weight| with_values(grad, |grad| self.backward(&call, [x, weight, grad], &mut dx)))
+        let mut run = |x: &[f32], weight: &[f32], rest: &[f32], res: &[f32], grad: &[f32]| {
+            self.backward(&call, [x, weight, rest], [res, grad], &mut dx)
+        };
+        let (dw, d_rest) = with_values(x, |x| {
+            with_values(weight, |weight| {
+                with_values(rest, |rest| {
+                    with_values(res, |res| with_values(grad, |grad| run(x, weight, rest, res, grad)))
+                })
+            })
         })?;
         let device = x.device();
         let dx = if dx.is_empty() { None } else { Some(Tensor::from_vec(dx, x.shape(), device)?) };
         let dw = Tensor::from_vec(dw, weight.shape(), device)?;
-        Ok((dx, Some(dw), Some(Tensor::from_vec(db, bias.shape(), device)?)))
+        Ok((dx, Some(dw), Some(Tensor::from_vec(d_rest, rest.shape(), device)?)))
     }
 }

@@ -14,6 +14,8 @@ pub(crate) mod loss;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod pool;
+#[cfg(test)]
+mod pytorch;
 pub(crate) mod residual;
 pub(crate) mod scratch;
 pub(crate) mod sgd;

@@ -2,9 +2,11 @@
 //!
 //! Federated nets use it in place of batch normalisation, whose running statistics a plain average would mix.
 
+use super::scratch::Kept;
 use super::{images_per_block, slice, wide, with_values};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use std::sync::OnceLock;
 
 /// Added to the variance; the paper's value.
 const EPSILON: f64 = 1e-5;
@@ -13,7 +15,7 @@ const EPSILON: f64 = 1e-5;
 /// neighbouring channels.
 pub(crate) fn group_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize, relu: bool) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let op = GroupNorm { groups, relu };
+        let op = GroupNorm { groups, relu, statistics: OnceLock::new() };
         return x.contiguous()?.apply_op3(&scale.contiguous()?, &shift.contiguous()?, op);
     }
     composed(x, scale, shift, groups, relu)
@@ -32,53 +34,157 @@ pub(super) fn composed(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize
     if relu { y.relu() } else { Ok(y) }
 }
 
-struct GroupNorm {
-    groups: usize,
+/// The normalisation of one image at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Norm {
+    pub(super) channels: usize,
+    pub(super) groups: usize,
+    pub(super) relu: bool,
+}
+
+/// Channels that are summed together.
+const LANES: usize = 16;
+
+/// Rows that are summed in f32 before the sum is added to a total in f64.
+const ROWS: usize = 64;
+
+/// What is summed over the rows of an image, channel by channel: `K` sums at a time.
+trait Terms<const K: usize> {
+    /// The terms of `L` neighbouring channels: `at` is the first one's place in the image, `channel` its number.
+    fn at<const L: usize>(&self, at: usize, channel: usize) -> [[f32; L]; K];
+}
+
+/// Values one after the other, as an array that a CPU handles at once.
+#[inline(always)]
+fn load<const L: usize>(values: &[f32], at: usize) -> [f32; L] {
+    values[at..].first_chunk().copied().unwrap_or([0.0; L])
+}
+
+/// The totals of `K` sums for each channel, one after the other. Their order depends on the sizes alone.
+#[inline(always)]
+fn totals<const K: usize>(rows: usize, channels: usize, terms: &impl Terms<K>) -> [Vec<f64>; K] {
+    let mut all = [const { Vec::new() }; K];
+    all.iter_mut().for_each(|total| total.resize(channels, 0.0));
+    let whole = channels - channels % LANES;
+    for channel in (0..whole).step_by(LANES) {
+        add_columns::<K, LANES>(rows, channels, channel, terms, &mut all);
+    }
+    for channel in whole..channels {
+        add_columns::<K, 1>(rows, channels, channel, terms, &mut all);
+    }
+    all
+}
+
+#[inline(always)]
+fn add_columns<const K: usize, const L: usize>(
+    rows: usize,
+    channels: usize,
+    channel: usize,
+    terms: &impl Terms<K>,
+    all: &mut [Vec<f64>; K],
+) {
+    for first in (0..rows).step_by(ROWS) {
+        let mut sums = [[0f32; L]; K];
+        for row in first..rows.min(first + ROWS) {
+            let values = terms.at::<L>(row * channels + channel, channel);
+            for (sums, values) in sums.iter_mut().zip(&values) {
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum += value;
+                }
+            }
+        }
+        for (total, sums) in all.iter_mut().zip(&sums) {
+            for (total, &sum) in total[channel..].iter_mut().zip(sums) {
+                *total += f64::from(sum);
+            }
+        }
+    }
+}
+
+/// The values themselves.
+struct Plain<'a>(&'a [f32]);
+
+impl Terms<1> for Plain<'_> {
+    #[inline(always)]
+    fn at<const L: usize>(&self, at: usize, _channel: usize) -> [[f32; L]; 1] {
+        [load(self.0, at)]
+    }
+}
+
+/// Squares of the distances from the mean.
+struct Squares<'a> {
+    x: &'a [f32],
+    means: &'a [f32],
+}
+
+impl Terms<1> for Squares<'_> {
+    #[inline(always)]
+    fn at<const L: usize>(&self, at: usize, channel: usize) -> [[f32; L]; 1] {
+        let (x, means) = (load::<L>(self.x, at), load::<L>(self.means, channel));
+        [std::array::from_fn(|i| (x[i] - means[i]) * (x[i] - means[i]))]
+    }
+}
+
+/// What the backward pass reads of an image.
+struct Passed<'a> {
+    x: &'a [f32],
+    y: &'a [f32],
+    grad: &'a [f32],
+    means: &'a [f32],
+    inverses: &'a [f32],
     relu: bool,
 }
 
-/// Mean and inverse deviation of an image's groups, repeated for each of their channels: loops over channels are the ones
-/// that a CPU does several at a time.
-struct Statistics {
-    means: Vec<f32>,
-    inverses: Vec<f32>,
-}
-
-impl Statistics {
-    fn new(image: &[f32], channels: usize, groups: usize) -> Self {
-        let count = (image.len() / groups) as f64;
-        let mut sums = vec![0f64; channels];
-        wide(|| add_rows(image, &mut sums));
-        let means: Vec<f32> = over_groups(&sums, groups).map(|sum| (sum / count) as f32).collect();
-        sums.fill(0.0);
-        wide(|| add_squares(image, &means, &mut sums));
-        let inverse = |sum: f64| (1.0 / (sum / count + EPSILON).sqrt()) as f32;
-        let inverses = over_groups(&sums, groups).map(inverse).collect();
-        Self { means, inverses }
+impl Passed<'_> {
+    /// The gradients that the rectifier lets pass, and the normalised values.
+    #[inline(always)]
+    fn load<const L: usize>(&self, at: usize, channel: usize) -> ([f32; L], [f32; L]) {
+        let (x, y, grad) = (load::<L>(self.x, at), load::<L>(self.y, at), load::<L>(self.grad, at));
+        let (means, inverses) = (load::<L>(self.means, channel), load::<L>(self.inverses, channel));
+        let passed = std::array::from_fn(|i| if self.relu && y[i] <= 0.0 { 0.0 } else { grad[i] });
+        (passed, std::array::from_fn(|i| (x[i] - means[i]) * inverses[i]))
     }
 }
 
-/// The sum over each channel's group, for each channel.
-fn over_groups(sums: &[f64], groups: usize) -> impl Iterator<Item = f64> + '_ {
-    let per_group = sums.len() / groups;
-    sums.chunks_exact(per_group).flat_map(move |group| std::iter::repeat_n(group.iter().sum(), per_group))
-}
-
-#[inline(always)]
-fn add_rows(image: &[f32], sums: &mut [f64]) {
-    for pixel in image.chunks_exact(sums.len()) {
-        for (sum, &x) in sums.iter_mut().zip(pixel) {
-            *sum += f64::from(x);
-        }
+/// The gradients, and their products with the normalised values.
+impl Terms<2> for Passed<'_> {
+    #[inline(always)]
+    fn at<const L: usize>(&self, at: usize, channel: usize) -> [[f32; L]; 2] {
+        let (grad, normal) = self.load::<L>(at, channel);
+        [grad, std::array::from_fn(|i| grad[i] * normal[i])]
     }
 }
 
-#[inline(always)]
-fn add_squares(image: &[f32], means: &[f32], sums: &mut [f64]) {
-    for pixel in image.chunks_exact(sums.len()) {
-        for ((sum, &x), &mean) in sums.iter_mut().zip(pixel).zip(means) {
-            *sum += f64::from((x - mean) * (x - mean));
+/// What the input's gradient is made of, besides [`Passed`], channel by channel.
+struct Means<'a> {
+    scale: &'a [f32],
+    plain: &'a [f32],
+    products: &'a [f32],
+}
+
+impl Passed<'_> {
+    /// With x̂ = (x - mean)/deviation and g = grad·scale: dx = (g - mean(g) - x̂·mean(g·x̂)) / deviation.
+    #[inline(always)]
+    fn input_gradient(&self, means: &Means<'_>, dx: &mut [f32]) {
+        let channels = means.scale.len();
+        for (row, dx) in dx.chunks_exact_mut(channels).enumerate() {
+            let (lanes, rest) = dx.as_chunks_mut::<LANES>();
+            let whole = lanes.len() * LANES;
+            for (i, dx) in lanes.iter_mut().enumerate() {
+                *dx = self.gradients(means, row * channels, i * LANES);
+            }
+            for (i, dx) in rest.iter_mut().enumerate() {
+                [*dx] = self.gradients(means, row * channels, whole + i);
+            }
         }
+    }
+
+    #[inline(always)]
+    fn gradients<const L: usize>(&self, means: &Means<'_>, row: usize, channel: usize) -> [f32; L] {
+        let (grad, normal) = self.load::<L>(row + channel, channel);
+        let [scale, plain, products, inverses] =
+            [means.scale, means.plain, means.products, self.inverses].map(|values| load::<L>(values, channel));
+        std::array::from_fn(|i| (grad[i] * scale[i] - plain[i] - normal[i] * products[i]) * inverses[i])
     }
 }
 
@@ -95,79 +201,63 @@ fn apply(x: &[f32], factors: &[f32], addends: &[f32], relu: bool, out: &mut [f32
     }
 }
 
-/// What the loops of the backward pass read, besides the image's statistics.
-struct Passed<'a> {
-    x: &'a [f32],
-    y: &'a [f32],
-    grad: &'a [f32],
-    relu: bool,
+/// The sum over each channel's group, for each channel.
+fn over_groups(sums: &[f64], groups: usize) -> impl Iterator<Item = f64> + '_ {
+    let per_group = sums.len() / groups;
+    sums.chunks_exact(per_group).flat_map(move |group| std::iter::repeat_n(group.iter().sum(), per_group))
 }
 
-impl Passed<'_> {
-    /// The gradient that the rectifier lets pass.
-    #[inline(always)]
-    fn grad(&self, i: usize) -> f32 {
-        if self.relu && self.y[i] <= 0.0 { 0.0 } else { self.grad[i] }
+impl Norm {
+    /// Values that the forward pass leaves for the backward pass: the mean and the inverse deviation of each channel's
+    /// group. Repeated for each channel, since loops over channels are the ones that a CPU does several at a time.
+    pub(super) fn statistics_len(&self) -> usize {
+        2 * self.channels
     }
 
-    /// Adds to each channel's sums of the gradient and of its product with the normalised value.
-    #[inline(always)]
-    fn add(&self, statistics: &Statistics, plain: &mut [f64], products: &mut [f64]) {
-        let channels = plain.len();
-        let (means, inverses) = (&statistics.means[..channels], &statistics.inverses[..channels]);
-        let products = &mut products[..channels];
-        for start in (0..self.x.len()).step_by(channels) {
-            for c in 0..channels {
-                let grad = self.grad(start + c);
-                let normal = (self.x[start + c] - means[c]) * inverses[c];
-                plain[c] += f64::from(grad);
-                products[c] += f64::from(grad * normal);
-            }
-        }
-    }
-
-    /// With x̂ = (x - mean)/deviation and g = grad·scale: dx = (g - mean(g) - x̂·mean(g·x̂)) / deviation.
-    #[inline(always)]
-    fn input(&self, statistics: &Statistics, scale: &[f32], plain: &[f32], products: &[f32], dx: &mut [f32]) {
-        let channels = scale.len();
-        let (means, inverses) = (&statistics.means[..channels], &statistics.inverses[..channels]);
-        let (plain, products) = (&plain[..channels], &products[..channels]);
-        for (row, dx) in dx.chunks_exact_mut(channels).enumerate() {
-            for (c, dx) in dx.iter_mut().enumerate() {
-                let i = row * channels + c;
-                let normal = (self.x[i] - means[c]) * inverses[c];
-                *dx = (self.grad(i) * scale[c] - plain[c] - normal * products[c]) * inverses[c];
-            }
-        }
-    }
-}
-
-impl GroupNorm {
-    fn forward(&self, x: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32]) {
-        let statistics = Statistics::new(x, scale.len(), self.groups);
-        let factors: Vec<f32> =
-            scale.iter().zip(&statistics.inverses).map(|(scale, inverse)| scale * inverse).collect();
-        let offsets = factors.iter().zip(&statistics.means).map(|(factor, mean)| factor * mean);
+    /// Normalises an image.
+    pub(super) fn forward(&self, x: &[f32], scale: &[f32], shift: &[f32], statistics: &mut [f32], out: &mut [f32]) {
+        let count = (x.len() / self.groups) as f64;
+        let rows = x.len() / self.channels;
+        let (means, inverses) = statistics.split_at_mut(self.channels);
+        let [sums] = wide(|| totals(rows, self.channels, &Plain(x)));
+        means.iter_mut().zip(over_groups(&sums, self.groups)).for_each(|(mean, sum)| *mean = (sum / count) as f32);
+        let [squares] = wide(|| totals(rows, self.channels, &Squares { x, means }));
+        let inverse = |sum: f64| (1.0 / (sum / count + EPSILON).sqrt()) as f32;
+        inverses.iter_mut().zip(over_groups(&squares, self.groups)).for_each(|(to, sum)| *to = inverse(sum));
+        let factors: Vec<f32> = scale.iter().zip(&*inverses).map(|(scale, inverse)| scale * inverse).collect();
+        let offsets = factors.iter().zip(&*means).map(|(factor, mean)| factor * mean);
         let addends: Vec<f32> = shift.iter().zip(offsets).map(|(shift, offset)| shift - offset).collect();
         wide(|| apply(x, &factors, &addends, self.relu, out));
     }
 
-    /// Adds to `sums`, the gradients of scale and shift, and writes that of the image.
-    fn backward(&self, [x, y, grad]: [&[f32]; 3], scale: &[f32], dx: &mut [f32], sums: &mut [f64]) {
-        let channels = scale.len();
+    /// Adds to `sums`, the gradients of scale and shift one after the other, and writes that of the image.
+    pub(super) fn backward(
+        &self,
+        [x, y, grad]: [&[f32]; 3],
+        statistics: &[f32],
+        scale: &[f32],
+        dx: &mut [f32],
+        sums: &mut [f32],
+    ) {
         let count = (x.len() / self.groups) as f64;
-        let statistics = Statistics::new(x, channels, self.groups);
-        let passed = Passed { x, y, grad, relu: self.relu };
-        let (mut plain, mut products) = (vec![0f64; channels], vec![0f64; channels]);
-        wide(|| passed.add(&statistics, &mut plain, &mut products));
-        sums.iter_mut().zip(products.iter().chain(&plain)).for_each(|(sum, value)| *sum += value);
+        let (means, inverses) = statistics.split_at(self.channels);
+        let passed = Passed { x, y, grad, means, inverses, relu: self.relu };
+        let [plain, products] = wide(|| totals(x.len() / self.channels, self.channels, &passed));
+        sums.iter_mut().zip(products.iter().chain(&plain)).for_each(|(sum, &value)| *sum += value as f32);
         let means = |mut sums: Vec<f64>| -> Vec<f32> {
             sums.iter_mut().zip(scale).for_each(|(sum, &scale)| *sum *= f64::from(scale));
             over_groups(&sums, self.groups).map(|sum| (sum / count) as f32).collect()
         };
         let (plain, products) = (means(plain), means(products));
-        wide(|| passed.input(&statistics, scale, &plain, &products, dx));
+        wide(|| passed.input_gradient(&Means { scale, plain: &plain, products: &products }, dx));
     }
+}
+
+struct GroupNorm {
+    groups: usize,
+    relu: bool,
+    /// What the forward pass keeps for the backward pass.
+    statistics: OnceLock<Kept<f32>>,
 }
 
 impl CustomOp3 for GroupNorm {
@@ -194,13 +284,19 @@ impl CustomOp3 for GroupNorm {
                 shift.len()
             )
         }
-        let (len, block) = (h * w * c, images_per_block(n));
+        let norm = Norm { channels: c, groups: self.groups, relu: self.relu };
+        let (len, of_norm, block) = (h * w * c, norm.statistics_len(), images_per_block(n));
         let mut out = vec![0f32; x.len()];
-        out.par_chunks_mut(block * len).zip(x.par_chunks(block * len)).for_each(|(out, x)| {
-            for (out, x) in out.chunks_exact_mut(len).zip(x.chunks_exact(len)) {
-                self.forward(x, scale, shift, out);
+        let mut statistics = Kept::take(n * of_norm);
+        let outputs = out.par_chunks_mut(block * len).zip(statistics.par_chunks_mut(block * of_norm));
+        outputs.zip(x.par_chunks(block * len)).for_each(|((out, statistics), x)| {
+            let images = out.chunks_exact_mut(len).zip(statistics.chunks_exact_mut(of_norm));
+            for ((out, statistics), x) in images.zip(x.chunks_exact(len)) {
+                norm.forward(x, scale, shift, statistics, out);
             }
         });
+        // An operation runs forward once; were it to run again, what it keeps would be the same.
+        let _ = self.statistics.set(statistics);
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
@@ -212,17 +308,21 @@ impl CustomOp3 for GroupNorm {
         res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some(statistics) = self.statistics.get() else { candle_core::bail!("backward before forward") };
         let (n, h, w, c) = x.dims4()?;
-        let (len, block) = (h * w * c, images_per_block(n));
+        let norm = Norm { channels: c, groups: self.groups, relu: self.relu };
+        let (len, of_norm, block) = (h * w * c, norm.statistics_len(), images_per_block(n));
         let mut dx = vec![0f32; x.elem_count()];
-        let mut sums = vec![0f64; n.div_ceil(block) * 2 * c];
+        let mut sums = vec![0f32; n.div_ceil(block) * 2 * c];
         let mut run = |x: &[f32], y: &[f32], grad: &[f32], scale: &[f32]| {
+            let kept = statistics.par_chunks(block * of_norm);
             let inputs = x.par_chunks(block * len).zip(y.par_chunks(block * len)).zip(grad.par_chunks(block * len));
             let outputs = dx.par_chunks_mut(block * len).zip(sums.par_chunks_mut(2 * c));
-            inputs.zip(outputs).for_each(|(((x, y), grad), (dx, sums))| {
+            inputs.zip(kept).zip(outputs).for_each(|((((x, y), grad), statistics), (dx, sums))| {
                 let images = x.chunks_exact(len).zip(y.chunks_exact(len)).zip(grad.chunks_exact(len));
-                for (((x, y), grad), dx) in images.zip(dx.chunks_exact_mut(len)) {
-                    self.backward([x, y, grad], scale, dx, sums);
+                let images = images.zip(statistics.chunks_exact(of_norm)).zip(dx.chunks_exact_mut(len));
+                for ((((x, y), grad), statistics), dx) in images {
+                    norm.backward([x, y, grad], statistics, scale, dx, sums);
                 }
             });
             Ok(())
@@ -230,13 +330,11 @@ impl CustomOp3 for GroupNorm {
         with_values(x, |x| {
             with_values(res, |y| with_values(grad, |grad| with_values(scale, |scale| run(x, y, grad, scale))))
         })?;
-        let mut totals = vec![0f64; 2 * c];
+        let mut totals = vec![0f32; 2 * c];
         for block in sums.chunks_exact(2 * c) {
             totals.iter_mut().zip(block).for_each(|(total, sum)| *total += sum);
         }
-        let tensor = |values: &[f64], like: &Tensor| {
-            Tensor::from_vec(values.iter().map(|&x| x as f32).collect(), like.shape(), like.device())
-        };
+        let tensor = |values: &[f32], like: &Tensor| Tensor::from_slice(values, like.shape(), like.device());
         let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
         Ok((Some(dx), Some(tensor(&totals[..c], scale)?), Some(tensor(&totals[c..], shift)?)))
     }

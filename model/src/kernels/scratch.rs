@@ -1,6 +1,7 @@
 //! Buffers that a thread keeps between steps: fresh pages for every image would cost as much as the arithmetic.
 
 use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
@@ -25,4 +26,69 @@ pub(crate) fn with<const N: usize, T>(lens: [usize; N], work: impl FnOnce([&mut 
     // Put back in reverse, so that the next call of the same kernel finds each buffer at its size.
     BUFFERS.with_borrow_mut(|kept| kept.extend(buffers.into_iter().rev()));
     result
+}
+
+/// A buffer that lives from a forward pass to its backward pass; its memory goes to the next one of its kind. Its contents
+/// are whatever was left there, until they are written.
+#[derive(Debug)]
+pub(super) struct Kept<T: Element>(Vec<T>);
+
+/// What buffers are kept of.
+pub(super) trait Element: Copy + Default + Send + 'static {
+    /// Buffers of it that nobody holds.
+    fn pool() -> &'static Mutex<Vec<Vec<Self>>>;
+}
+
+/// Buffers that wait at most: more than the layers of the nets that train here side by side.
+const WAITING_MAX: usize = 64;
+
+impl Element for f32 {
+    fn pool() -> &'static Mutex<Vec<Vec<Self>>> {
+        static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+        &POOL
+    }
+}
+
+impl Element for u8 {
+    fn pool() -> &'static Mutex<Vec<Vec<Self>>> {
+        static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+        &POOL
+    }
+}
+
+impl<T: Element> Kept<T> {
+    /// A buffer of this length.
+    pub(super) fn take(len: usize) -> Self {
+        let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);
+        // The smallest that is large enough, so that large ones stay for those who need them.
+        let fitting = pool.iter().enumerate().filter(|(_, buffer)| buffer.capacity() >= len);
+        let best = fitting.min_by_key(|(_, buffer)| buffer.capacity()).map(|(place, _)| place);
+        let mut buffer = best.map(|place| pool.swap_remove(place)).unwrap_or_default();
+        drop(pool);
+        buffer.resize(len, T::default());
+        Self(buffer)
+    }
+}
+
+impl<T: Element> Drop for Kept<T> {
+    fn drop(&mut self) {
+        let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.len() < WAITING_MAX {
+            pool.push(std::mem::take(&mut self.0));
+        }
+    }
+}
+
+impl<T: Element> std::ops::Deref for Kept<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Element> std::ops::DerefMut for Kept<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
+    }
 }

@@ -1,6 +1,6 @@
 //! Every kernel against its definition and against central finite differences.
 
-use super::conv::{self, ConvLayer, conv};
+use super::conv::{self, After, ConvLayer, conv};
 use super::linear::{self, linear};
 use super::loss::{self, cross_entropy};
 use super::norm::{self, group_norm};
@@ -94,7 +94,7 @@ fn naive(x: &Tensor, weight: &Tensor, bias: &Tensor, layer: ConvLayer) -> Vec<f3
 }
 
 fn plain(stride: usize, pad: usize) -> ConvLayer {
-    ConvLayer { stride, pad, relu: false, pool: 1, input_gradient: true }
+    ConvLayer { stride, pad, after: After::Pool { relu: false, size: 1 }, input_gradient: true }
 }
 
 /// Images, height, width, channels, outputs, kernel, stride, pad: odd sizes, and borders of every kind.
@@ -148,10 +148,18 @@ fn kernels_and_their_twins_of_candle_operations_agree() {
     for (pool, relu) in [(1, true), (2, false), (2, true), (3, true)] {
         let mut stream = stream();
         let arguments = [&[7, 7, 9, 3][..], &[3, 3, 3, 5], &[5]].map(|shape| random(&mut stream, shape));
-        let layer = ConvLayer { relu, pool, ..plain(1, 1) };
+        let layer = ConvLayer { after: After::Pool { relu, size: pool }, ..plain(1, 1) };
         let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
         let twin = conv::composed(x, weight, bias, layer);
         check_twins(&arguments, conv(x, weight, bias, layer), twin, &format!("conv, pool {pool}, relu {relu}"));
+    }
+    for (relu, [h, w, out, stride]) in [(false, [9, 5, 6, 2]), (true, [5, 5, 20, 1]), (true, [12, 11, 34, 1])] {
+        let mut stream = stream();
+        let arguments = [&[7, h, w, 3][..], &[3, 3, 3, out], &[3 * out]].map(|shape| random(&mut stream, shape));
+        let layer = ConvLayer { after: After::Norm { groups: 2, relu }, ..plain(stride, 1) };
+        let [x, weight, rest] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let twin = conv::composed(x, weight, rest, layer);
+        check_twins(&arguments, conv(x, weight, rest, layer), twin, &format!("conv and norm, relu {relu}"));
     }
     for relu in [false, true] {
         let mut stream = stream();
@@ -300,7 +308,7 @@ fn kernels_give_the_same_bits_for_any_number_of_threads() {
         Threads::new(count).expect("threads").run(|| {
             let mut stream = stream();
             let [x, weight, bias] = [&[50, 9, 8, 5][..], &[3, 3, 5, 6], &[6]].map(|shape| random(&mut stream, shape));
-            let layer = ConvLayer { relu: true, pool: 2, ..plain(1, 1) };
+            let layer = ConvLayer { after: After::Pool { relu: true, size: 2 }, ..plain(1, 1) };
             let y = conv(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), layer).expect("possible");
             let gradients = y.sqr().and_then(|y| y.sum_all()?.backward()).expect("tracked");
             let all = [&x, &weight, &bias].map(|var| values(gradients.get(var.as_tensor()).expect("tracked")));

@@ -64,14 +64,18 @@ impl Geometry {
     }
 }
 
-/// Copies an image into the middle of a zeroed, padded one.
+/// Copies an image into the middle of a padded one, whose border becomes zero.
 pub(super) fn pad(image: &[f32], padded: &mut [f32], g: &Geometry) {
-    padded.fill(0.0);
     let (line, padded_line) = (g.width * g.channels, g.padded_line());
+    let mut end = 0;
     for (y, from) in image.chunks_exact(line).enumerate() {
         let start = (y + g.pad) * padded_line + g.pad * g.channels;
-        padded[start..start + line].copy_from_slice(from);
+        // What lies between the lines, and above the first one.
+        padded[end..start].fill(0.0);
+        end = start + line;
+        padded[start..end].copy_from_slice(from);
     }
+    padded[end..].fill(0.0);
 }
 
 /// The adjoint of [`pad`]: the middle of a padded image.

@@ -1,5 +1,6 @@
 //! The command line: what is stable for scripts, in one place (design section 6).
 
+mod data;
 mod init;
 mod join;
 mod read;
@@ -138,6 +139,11 @@ enum Command {
   paceline simulate run.toml --clients 10
   paceline simulate mnist.toml --clients 100 --data ~/mnist --until 99")]
     Simulate(simulate::Options),
+    /// How the run file's partition divides the data: images and labels of each part.
+    #[command(after_help = "Examples:
+  paceline data run.toml --clients 10
+  paceline data mnist.toml --clients 100 --data ~/mnist --plot labels      draws labels.svg and labels.png")]
+    Data(data::Options),
     /// The bootstrap node, for the demo; people start `paceline-bootstrap`.
     #[command(hide = true)]
     Bootstrap {
@@ -279,6 +285,7 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Co
         Command::Ticket(from) => read::ticket(&from, format),
         Command::Leave(from) => read::leave(&from, format),
         Command::Simulate(options) => simulate::run(options, format == Format::Json, quiet).await,
+        Command::Data(options) => data::run(&options, format),
         Command::Bootstrap { run, listen } => demo::bootstrap(&run, listen).await,
     }
 }

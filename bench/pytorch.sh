@@ -1,0 +1,20 @@
+#!/bin/sh
+# Compares training steps with PyTorch's: makes a virtual environment, builds the example, prints a table.
+#
+#   bench/pytorch.sh            on all that the CPU has
+#   bench/pytorch.sh --avx2     both sides held to AVX2
+#
+# More options: see bench/pytorch.py. Nothing else should run meanwhile.
+set -eu
+cd "$(dirname "$0")/.."
+venv=target/bench-venv
+if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet torch numpy
+fi
+features=
+for option in "$@"; do
+    [ "$option" != "--avx2" ] || features=--no-default-features
+done
+cargo build --quiet --release -p paceline-model --example step_speed $features
+"$venv/bin/python" bench/pytorch.py target/release/examples/step_speed "$@"

@@ -1,0 +1,97 @@
+//! `paceline data`: how a run file's partition divides the labels of its data set.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use paceline_protocol::bounds::ROSTER_MAX;
+use serde::Serialize;
+
+use super::{Coded, Exit, Format, at_fault, print, read_run_file};
+use crate::learn::Plan;
+use crate::plot::Shares;
+
+/// What is shown.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The run file.
+    #[arg(value_name = "RUN.toml")]
+    run: PathBuf,
+    /// Parts [default: the run file's min_nodes].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=ROSTER_MAX as i64))]
+    clients: Option<u32>,
+    /// The data, if the run file's data set needs any.
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Draw it: writes FILE.svg and FILE.png.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+/// One line of `data --format json`.
+#[derive(Debug, Serialize)]
+struct Line {
+    /// `K/N`, as `--part` takes it.
+    part: String,
+    /// Training images.
+    images: u64,
+    /// Of each class.
+    labels: Vec<u64>,
+}
+
+/// Heights of the drawn columns, from nothing to all.
+const COLUMNS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// Classes that a line has room to draw.
+const CLASSES_DRAWN: usize = 40;
+
+pub(super) fn run(options: &Options, format: Format) -> Result<(), Coded> {
+    let run_file = read_run_file(&options.run)?;
+    let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &options.run))?;
+    let data = plan.data(options.data.as_deref(), None).map_err(|e| at_fault(e, &options.run))?;
+    let parts = options.clients.unwrap_or(run_file.run.min_nodes) as usize;
+    let (labels, classes) = (data.train.labels(), data.train.classes());
+    let lines: Vec<Line> = paceline_model::partition(labels, classes, parts, &plan.partition, plan.seed)
+        .iter()
+        .enumerate()
+        .map(|(index, places)| {
+            let mut counts = vec![0u64; classes];
+            places.iter().for_each(|&place| counts[usize::from(labels[place as usize])] += 1);
+            Line { part: format!("{}/{parts}", index + 1), images: places.len() as u64, labels: counts }
+        })
+        .collect();
+    match format {
+        Format::Json => lines.iter().try_for_each(|line| serde_json::to_string(line).map(|line| print(&line)))?,
+        Format::Text => print(&table(&lines, classes)),
+    }
+    if let Some(path) = &options.plot {
+        let title = format!("{}: {} training images in {parts} parts", run_file.run.name, labels.len());
+        let shares = Shares { title, counts: lines.into_iter().map(|line| line.labels).collect() };
+        for file in shares.write(path).map_err(|e| Coded::new(Exit::Failed, e))? {
+            tracing::info!("wrote {}", file.display());
+        }
+    }
+    Ok(())
+}
+
+fn table(lines: &[Line], classes: usize) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["part", "images", "classes", "of each class, drawn", "of each class"]);
+    let largest = lines.iter().flat_map(|line| &line.labels).copied().max().unwrap_or(0).max(1);
+    for line in lines {
+        // A class that is there is drawn, however few its images are.
+        let column = |count: &u64| COLUMNS[((count * 8).div_ceil(largest)) as usize];
+        let drawn: String = line.labels.iter().take(CLASSES_DRAWN).map(column).collect();
+        let held = line.labels.iter().filter(|count| **count > 0).count();
+        let counts: Vec<String> = line.labels.iter().take(CLASSES_DRAWN).map(u64::to_string).collect();
+        table.add_row([
+            line.part.clone(),
+            line.images.to_string(),
+            format!("{held} of {classes}"),
+            format!("|{drawn}|"),
+            counts.join(" "),
+        ]);
+    }
+    table.to_string()
+}
