@@ -18,7 +18,8 @@ mod descent;
 pub mod evaluate;
 pub mod exact;
 mod init;
-mod kernels;
+#[doc(hidden)] // Public for the benchmarks alone.
+pub mod kernels;
 pub mod net;
 pub mod rule;
 pub mod spec;
@@ -28,7 +29,7 @@ pub mod train;
 pub mod weights;
 
 pub use candle_core::Device;
-pub use data::{DataError, DataSet, Images, Partition, Preprocess, Source, load, partition};
+pub use data::{DataError, DataSet, Images, Partition, Preprocess, Source, load, load_part, partition};
 pub use evaluate::{Evaluation, evaluate};
 pub use exact::{ExactError, ExactSum};
 pub use net::{Mode, Model, ModelError};

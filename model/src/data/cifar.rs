@@ -1,7 +1,7 @@
 //! CIFAR-10, binary version (Krizhevsky 2009): records of a label byte and 3x32x32 pixels, channel by channel.
 
 use super::files::{drain, malformed, read, unreadable};
-use super::{DataError, DataSet, Images, check_size};
+use super::{Choose, DataError, DataSet, Images, check_size};
 use flate2::read::MultiGzDecoder;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -11,32 +11,67 @@ const SHAPE: [usize; 3] = [3, 32, 32];
 const CLASSES: usize = 10;
 const RECORD: usize = 1 + 3 * 32 * 32;
 const FOLDER: &str = "cifar-10-batches-bin";
-const TRAIN: [&str; 5] =
-    ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
-const TEST: &str = "test_batch.bin";
+const BATCHES: usize = 6;
+/// The training batches, then the test batch.
+const NAMES: [&str; BATCHES] = [
+    "data_batch_1.bin",
+    "data_batch_2.bin",
+    "data_batch_3.bin",
+    "data_batch_4.bin",
+    "data_batch_5.bin",
+    "test_batch.bin",
+];
+const TEST_NUMBER: usize = BATCHES - 1;
 /// Entries of the archive at most: the official one has 10.
 const ENTRIES_MAX: usize = 1000;
 /// Bytes of the archive at most, after decompression: the official one has 184 MB.
 const ARCHIVE_BYTES_MAX: u64 = 2 << 30;
 
-/// Loads a folder of batches, a folder that holds that folder, or the official tar.gz.
-pub(super) fn load(path: &Path) -> Result<DataSet, DataError> {
-    let mut train = Records::default();
-    let mut test = Records::default();
+/// Loads a folder of batches, a folder that holds that folder, or the official tar.gz; of the images only those that `choose`
+/// picks.
+///
+/// The files are read twice, for the labels and then for the chosen pixels: a part of the data set never takes the memory of
+/// the whole.
+pub(super) fn load(path: &Path, choose: &Choose<'_>) -> Result<DataSet, DataError> {
+    let mut labels: [Vec<u16>; BATCHES] = Default::default();
+    each_batch(path, &mut |number, file, bytes| {
+        labels[number] = check(file, bytes)?;
+        Ok(())
+    })?;
+    let [train @ .., test] = &labels;
+    let train = train.concat();
+    check_size(SHAPE, train.len().max(test.len()))?;
+    let places = choose(&train, CLASSES, test.len())?;
+    let mut train = Chosen::new(&places.train, &train);
+    let mut test_images = Chosen::new(&places.test, test);
+    let starts: Vec<usize> =
+        labels.iter().scan(0, |sum, batch| Some(std::mem::replace(sum, *sum + batch.len()))).collect();
+    each_batch(path, &mut |number, file, bytes| {
+        if bytes.len() != labels[number].len() * RECORD {
+            return Err(malformed(file, 0, "the bytes that were there a moment ago", format!("{} bytes", bytes.len())));
+        }
+        match number {
+            TEST_NUMBER => test_images.take(0, bytes),
+            _ => train.take(starts[number], bytes),
+        }
+        Ok(())
+    })?;
+    Ok(DataSet { train: train.images()?, test: test_images.images()? })
+}
+
+/// Calls `each` with the number, the name and the bytes of every batch, the test batch's number being the last.
+fn each_batch(
+    path: &Path,
+    each: &mut dyn FnMut(usize, &Path, &[u8]) -> Result<(), DataError>,
+) -> Result<(), DataError> {
     if path.is_file() {
-        let batches = unpack(path)?;
-        for (name, bytes) in TRAIN.iter().zip(&batches) {
-            train.add(&path.join(name), bytes)?;
-        }
-        test.add(&path.join(TEST), &batches[TRAIN.len()])?;
-    } else {
-        let folder = folder(path)?;
-        for name in TRAIN {
-            train.add(&folder.join(name), &batch(&folder, name)?)?;
-        }
-        test.add(&folder.join(TEST), &batch(&folder, TEST)?)?;
+        return unpack(path, each);
     }
-    Ok(DataSet { train: train.images()?, test: test.images()? })
+    let folder = folder(path)?;
+    for (number, name) in NAMES.into_iter().enumerate() {
+        each(number, &folder.join(name), &batch(&folder, name)?)?;
+    }
+    Ok(())
 }
 
 /// The folder that the batches lie in.
@@ -59,48 +94,66 @@ fn batch(folder: &Path, name: &str) -> Result<Vec<u8>, DataError> {
     if path.is_file() { read(&path) } else { Err(missing(folder, name)) }
 }
 
-/// The batches of the archive, training batches first.
-fn unpack(path: &Path) -> Result<Vec<Vec<u8>>, DataError> {
+/// The batches of the archive, in the order in which they lie there.
+fn unpack(path: &Path, each: &mut dyn FnMut(usize, &Path, &[u8]) -> Result<(), DataError>) -> Result<(), DataError> {
     let file = BufReader::new(File::open(path).map_err(unreadable(path))?);
     let mut archive = tar::Archive::new(MultiGzDecoder::new(file).take(ARCHIVE_BYTES_MAX));
     let broken = |error: std::io::Error| malformed(path, 0, "a tar archive packed with gzip", error.to_string());
-    let mut batches: Vec<Option<Vec<u8>>> = vec![None; TRAIN.len() + 1];
+    let mut seen = [false; BATCHES];
     for entry in archive.entries().map_err(broken)?.take(ENTRIES_MAX) {
         let entry = entry.map_err(broken)?;
         let name = entry.path().map_err(broken)?.file_name().map(|name| name.to_string_lossy().into_owned());
         let Some(name) = name else { continue };
-        if let Some(place) = TRAIN.iter().chain(&[TEST]).position(|batch| *batch == name) {
-            batches[place] = Some(drain(entry, &path.join(name))?);
+        if let Some(number) = NAMES.iter().position(|batch| *batch == name) {
+            let name = path.join(name);
+            each(number, &name, &drain(entry, &name)?)?;
+            seen[number] = true;
         }
     }
-    let names = TRAIN.iter().chain(&[TEST]);
-    names.zip(batches).map(|(name, batch)| batch.ok_or_else(|| missing(path, name))).collect()
+    match seen.iter().position(|seen| !seen) {
+        Some(number) => Err(missing(path, NAMES[number])),
+        None => Ok(()),
+    }
 }
 
-#[derive(Default)]
-struct Records {
-    pixels: Vec<u8>,
+/// The labels of a batch, whose records must be whole.
+fn check(path: &Path, bytes: &[u8]) -> Result<Vec<u16>, DataError> {
+    let whole = bytes.len() / RECORD * RECORD;
+    if whole != bytes.len() || bytes.is_empty() {
+        let found = format!("{} bytes", bytes.len() - whole);
+        return Err(malformed(path, whole as u64, format!("a whole record of {RECORD} bytes"), found));
+    }
+    let label = |(i, record): (usize, &[u8])| match record[0] {
+        label if usize::from(label) < CLASSES => Ok(u16::from(label)),
+        label => Err(malformed(path, (i * RECORD) as u64, "a label from 0 to 9", label.to_string())),
+    };
+    bytes.chunks_exact(RECORD).enumerate().map(label).collect()
+}
+
+/// Chosen images, as their pixels come in.
+struct Chosen<'a> {
+    /// Their places in the data set, ascending.
+    places: &'a [u32],
     labels: Vec<u16>,
+    pixels: Vec<u8>,
 }
 
-impl Records {
-    fn add(&mut self, path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-        let whole = bytes.len() / RECORD * RECORD;
-        if whole != bytes.len() || bytes.is_empty() {
-            let found = format!("{} bytes", bytes.len() - whole);
-            return Err(malformed(path, whole as u64, format!("a whole record of {RECORD} bytes"), found));
+impl<'a> Chosen<'a> {
+    fn new(places: &'a [u32], labels: &[u16]) -> Self {
+        let labels = places.iter().map(|&place| labels[place as usize]).collect();
+        Self { places, labels, pixels: vec![0; places.len() * (RECORD - 1)] }
+    }
+
+    /// Takes what it wants of a batch whose first image has the place `start`.
+    fn take(&mut self, start: usize, bytes: &[u8]) {
+        let records = bytes.chunks_exact(RECORD);
+        let from = self.places.partition_point(|&place| (place as usize) < start);
+        let to = self.places.partition_point(|&place| (place as usize) < start + records.len());
+        let pixels = self.pixels[from * (RECORD - 1)..to * (RECORD - 1)].chunks_exact_mut(RECORD - 1);
+        for (pixels, &place) in pixels.zip(&self.places[from..to]) {
+            let at = (place as usize - start) * RECORD;
+            pixels.copy_from_slice(&bytes[at + 1..at + RECORD]);
         }
-        check_size(SHAPE, self.labels.len() + bytes.len() / RECORD)?;
-        self.pixels.reserve(bytes.len());
-        for (i, record) in bytes.chunks_exact(RECORD).enumerate() {
-            let label = record[0];
-            if usize::from(label) >= CLASSES {
-                return Err(malformed(path, (i * RECORD) as u64, "a label from 0 to 9", label.to_string()));
-            }
-            self.labels.push(u16::from(label));
-            self.pixels.extend_from_slice(&record[1..]);
-        }
-        Ok(())
     }
 
     fn images(self) -> Result<Images, DataError> {
@@ -111,6 +164,7 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Partition, Source, all, load_part};
     use crate::data::files::gzip;
 
     fn record(label: u8) -> Vec<u8> {
@@ -120,7 +174,7 @@ mod tests {
     }
 
     fn batches() -> Vec<(&'static str, Vec<u8>)> {
-        TRAIN.iter().chain(&[TEST]).enumerate().map(|(i, name)| (*name, record(i as u8).repeat(2))).collect()
+        NAMES.iter().enumerate().map(|(i, name)| (*name, record(i as u8).repeat(2))).collect()
     }
 
     fn write(folder: &Path, batches: &[(&str, Vec<u8>)]) {
@@ -143,7 +197,7 @@ mod tests {
     fn error(batches: &[(&str, Vec<u8>)]) -> String {
         let folder = tempfile::tempdir().expect("a temporary folder");
         write(folder.path(), batches);
-        load(folder.path()).expect_err("must be refused").to_string()
+        load(folder.path(), &all).expect_err("must be refused").to_string()
     }
 
     #[test]
@@ -152,12 +206,28 @@ mod tests {
         write(&parent.path().join(FOLDER), &batches());
         let packed = parent.path().join("cifar-10-binary.tar.gz");
         std::fs::write(&packed, archive(&batches())).expect("a temporary file");
-        let data = load(parent.path()).expect("good data");
+        let data = load(parent.path(), &all).expect("good data");
         assert_eq!((data.train.len(), data.test.len()), (10, 2));
         assert_eq!(data.train.labels(), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
         assert_eq!(data.test.pixels(1), &record(5)[1..]);
-        assert_eq!(load(&parent.path().join(FOLDER)).expect("good data"), data);
-        assert_eq!(load(&packed).expect("good data"), data);
+        assert_eq!(load(&parent.path().join(FOLDER), &all).expect("good data"), data);
+        assert_eq!(load(&packed, &all).expect("good data"), data);
+    }
+
+    #[test]
+    fn a_part_loaded_by_itself_is_the_part_of_the_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        write(folder.path(), &batches());
+        let packed = folder.path().join("packed.tar.gz");
+        std::fs::write(&packed, archive(&batches())).expect("a temporary file");
+        let whole = load(folder.path(), &all).expect("good data");
+        for k in 1..=3 {
+            let expected = whole.part(k, 3, &Partition::Iid, 7).expect("a part");
+            for path in [folder.path(), &packed] {
+                let part = load_part(&Source::Cifar10, Some(path), (k, 3), &Partition::Iid, 7).expect("a part");
+                assert_eq!(part, (expected.clone(), 10));
+            }
+        }
     }
 
     #[test]
@@ -191,10 +261,10 @@ mod tests {
         let good = archive(&batches());
         for bytes in [&b"no archive"[..], &good[..good.len() / 2], &gzip(b"no tar"), &archive(&batches()[..3])] {
             std::fs::write(&path, bytes).expect("a temporary file");
-            let error = load(&path).expect_err("must be refused").to_string();
+            let error = load(&path, &all).expect_err("must be refused").to_string();
             assert!(error.contains("broken.tar.gz"), "{error}");
         }
-        let error = load(&folder.path().join("nowhere")).expect_err("must be refused").to_string();
+        let error = load(&folder.path().join("nowhere"), &all).expect_err("must be refused").to_string();
         assert!(error.contains("nowhere"), "{error}");
     }
 }

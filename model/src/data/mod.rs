@@ -122,10 +122,81 @@ pub fn load(source: &Source, path: Option<&Path>, seed: u64) -> Result<DataSet, 
     let path_for = |dataset| path.ok_or(DataError::NoPath { dataset });
     match source {
         Source::Shapes { samples } => shapes::generate(*samples, seed),
-        Source::Cifar10 => cifar::load(path_for("cifar10")?),
+        Source::Cifar10 => cifar::load(path_for("cifar10")?, &all),
         Source::Mnist => mnist::load(path_for("mnist")?),
         Source::Folder { classes, image, holdout } => folder::load(path_for("folder")?, classes, *image, *holdout),
     }
+}
+
+/// Loads part `k` of `n` of a data set, as [`DataSet::part`] divides it; where images lie one by one in large files, without
+/// ever holding the others. Gives with it how many training images all parts have together.
+pub fn load_part(
+    source: &Source,
+    path: Option<&Path>,
+    (k, n): (usize, usize),
+    rule: &Partition,
+    seed: u64,
+) -> Result<(DataSet, usize), DataError> {
+    match (source, path) {
+        (Source::Cifar10, Some(path)) => {
+            let total = std::cell::Cell::new(0);
+            let part = cifar::load(path, &|labels, classes, tests| {
+                total.set(labels.len());
+                Ok(Places { train: train_places(labels, classes, k, n, rule, seed)?, test: test_places(tests, k, n) })
+            })?;
+            Ok((part, total.get()))
+        }
+        _ => {
+            let whole = load(source, path, seed)?;
+            Ok((whole.part(k, n, rule, seed)?, whole.train.len()))
+        }
+    }
+}
+
+/// Chooses images by the labels of the training images, how many classes there are, and how many test images.
+type Choose<'a> = dyn Fn(&[u16], usize, usize) -> Result<Places, DataError> + 'a;
+
+/// The places of chosen images in a data set, ascending.
+struct Places {
+    train: Vec<u32>,
+    test: Vec<u32>,
+}
+
+/// Chooses everything.
+fn all(labels: &[u16], _classes: usize, tests: usize) -> Result<Places, DataError> {
+    Ok(Places { train: (0..labels.len() as u32).collect(), test: (0..tests as u32).collect() })
+}
+
+/// The training images of part `k` of `n`.
+fn train_places(
+    labels: &[u16],
+    classes: usize,
+    k: usize,
+    n: usize,
+    rule: &Partition,
+    seed: u64,
+) -> Result<Vec<u32>, DataError> {
+    if n == 0 || k == 0 || k > n {
+        return Err(DataError::Invalid(format!(
+            "there is no part {k}/{n}: the first number goes from 1 to the second"
+        )));
+    }
+    if n > labels.len() {
+        return Err(DataError::Invalid(format!(
+            "{} training images can't be divided into {n} parts: use fewer parts or more data",
+            labels.len()
+        )));
+    }
+    let places = partition(labels, classes, n, rule, seed).swap_remove(k - 1);
+    if places.is_empty() {
+        return Err(DataError::Invalid(format!("part {k}/{n} has no training image under this partition")));
+    }
+    Ok(places)
+}
+
+/// The test images of part `k` of `n`: dealt out in turn.
+fn test_places(tests: usize, k: usize, n: usize) -> Vec<u32> {
+    (0..tests as u32).skip(k - 1).step_by(n).collect()
 }
 
 impl Images {
@@ -192,29 +263,13 @@ impl DataSet {
     /// together are the whole data set. The same for every node that has the same data and seed.
     pub fn part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Self, DataError> {
         let train = self.train_part(k, n, rule, seed)?;
-        let test: Vec<u32> = (0..self.test.len() as u32).skip(k - 1).step_by(n).collect();
-        Ok(Self { train, test: self.test.select(&test) })
+        Ok(Self { train, test: self.test.select(&test_places(self.test.len(), k, n)) })
     }
 
     /// The training images of part `k` of `n` alone.
     pub fn train_part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Images, DataError> {
-        if n == 0 || k == 0 || k > n {
-            return Err(DataError::Invalid(format!(
-                "there is no part {k}/{n}: the first number goes from 1 to the second"
-            )));
-        }
-        if n > self.train.len() {
-            return Err(DataError::Invalid(format!(
-                "{} training images can't be divided into {n} parts: use fewer parts or more data",
-                self.train.len()
-            )));
-        }
-        let parts = partition(&self.train.labels, self.train.classes, n, rule, seed);
-        let train = self.train.select(&parts[k - 1]);
-        if train.is_empty() {
-            return Err(DataError::Invalid(format!("part {k}/{n} has no training image under this partition")));
-        }
-        Ok(train)
+        let places = train_places(&self.train.labels, self.train.classes, k, n, rule, seed)?;
+        Ok(self.train.select(&places))
     }
 }
 

@@ -21,20 +21,20 @@ const POSITIONS_MIN: usize = 128;
 
 /// A convolution and what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ConvLayer {
+pub struct ConvLayer {
     /// Step in both directions.
-    pub(crate) stride: usize,
+    pub stride: usize,
     /// Zeros added on each side.
-    pub(crate) pad: usize,
+    pub pad: usize,
     /// What the output goes through.
-    pub(crate) after: After,
+    pub after: After,
     /// Whether the gradient with respect to the input is wanted; the first layer needs none.
-    pub(crate) input_gradient: bool,
+    pub input_gradient: bool,
 }
 
 /// What the output of a convolution goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum After {
+pub enum After {
     /// Rectified or not, then max pooling.
     Pool {
         /// Whether it is rectified.
@@ -53,7 +53,7 @@ pub(crate) enum After {
 
 /// `x`: `[n, h, w, in]`, `weight`: `[kernel, kernel, in, out]`. `rest` is the bias, `[out]`; where a norm follows, bias, scale
 /// and shift one after the other, `[3 · out]`.
-pub(crate) fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer) -> Result<Tensor> {
+pub fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer) -> Result<Tensor> {
     if x.device().is_cpu() {
         let op = Conv { layer, kept: OnceLock::new() };
         return x.contiguous()?.apply_op3(&weight.contiguous()?, &rest.contiguous()?, op);

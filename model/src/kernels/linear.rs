@@ -12,7 +12,7 @@ const TILE: usize = 64;
 
 /// `x`: `[n, in]`, `weight`: `[in, out]`, `bias`: `[out]`. The gradient with respect to `x` is computed if
 /// `input_gradient`; the first layer needs none.
-pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool, input_gradient: bool) -> Result<Tensor> {
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool, input_gradient: bool) -> Result<Tensor> {
     if x.device().is_cpu() {
         let op = Linear { relu, input_gradient };
         return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op);

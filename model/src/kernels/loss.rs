@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor
 
 /// The mean over the batch of -log softmax(logits)[label]. `logits`: `[n, classes]`, a label an image, each below the
 /// number of classes.
-pub(crate) fn cross_entropy(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
+pub fn cross_entropy(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     let (n, classes) = logits.dims2()?;
     if labels.len() != n || labels.iter().any(|&label| usize::from(label) >= classes) {
         candle_core::bail!("{} labels don't fit {n} images of {classes} classes", labels.len())

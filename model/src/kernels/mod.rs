@@ -8,17 +8,17 @@
 //! Results don't depend on the number of threads: work is cut into blocks of images whose borders depend on the batch
 //! alone, each block is computed by one thread, and partial sums are added in the order of the blocks.
 
-pub(crate) mod conv;
-pub(crate) mod linear;
-pub(crate) mod loss;
+pub mod conv;
+pub mod linear;
+pub mod loss;
 pub(crate) mod matrix;
-pub(crate) mod norm;
-pub(crate) mod pool;
+pub mod norm;
+pub mod pool;
 #[cfg(test)]
 mod pytorch;
-pub(crate) mod residual;
+pub mod residual;
 pub(crate) mod scratch;
-pub(crate) mod sgd;
+pub mod sgd;
 #[cfg(test)]
 mod tests;
 mod unfold;

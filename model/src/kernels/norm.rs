@@ -13,7 +13,7 @@ const EPSILON: f64 = 1e-5;
 
 /// `x`: `[n, h, w, c]`, `scale` and `shift`: `[c]`; mean and variance are taken over height, width and a group of
 /// neighbouring channels.
-pub(crate) fn group_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize, relu: bool) -> Result<Tensor> {
+pub fn group_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize, relu: bool) -> Result<Tensor> {
     if x.device().is_cpu() {
         let op = GroupNorm { groups, relu, statistics: OnceLock::new() };
         return x.contiguous()?.apply_op3(&scale.contiguous()?, &shift.contiguous()?, op);

@@ -15,7 +15,7 @@ pub(super) const NONE: u8 = u8::MAX;
 
 /// Max pooling of `[n, h, w, c]` with a window and step of `size`; the last rows and columns that fill no window are
 /// dropped. Of equal values the first in reading order gets the gradient.
-pub(crate) fn max_pool(x: &Tensor, size: usize) -> Result<Tensor> {
+pub fn max_pool(x: &Tensor, size: usize) -> Result<Tensor> {
     if x.device().is_cpu() { x.contiguous()?.apply_op1(MaxPool { size }) } else { composed(x, size) }
 }
 

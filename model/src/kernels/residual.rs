@@ -8,7 +8,7 @@ use rayon::prelude::*;
 const PIECE: usize = 1 << 14;
 
 /// max(a + b, 0), of the same shape.
-pub(crate) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.device().is_cpu() { a.contiguous()?.apply_op2(&b.contiguous()?, AddRelu) } else { composed(a, b) }
 }
 

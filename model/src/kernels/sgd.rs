@@ -8,7 +8,7 @@ use rayon::prelude::*;
 const PIECE: usize = 1 << 15;
 
 /// `variable += factor · step` on any device.
-pub(crate) fn add_scaled(variable: &Var, step: &Tensor, factor: f64) -> Result<()> {
+pub fn add_scaled(variable: &Var, step: &Tensor, factor: f64) -> Result<()> {
     if variable.device().is_cpu() {
         return variable.inplace_op2(&step.contiguous()?, &AddScaled { factor: factor as f32 });
     }

@@ -159,15 +159,20 @@ impl Plan {
         if let Some(part) = part.filter(|p| !p.is_valid()) {
             return Err(PlanError::Part(part));
         }
-        let all = paceline_model::load(&self.source, path, self.seed)?;
-        let images = all.train.len();
+        let (data, images) = match part {
+            Some(Part { index, of }) => {
+                let (k, n) = (index as usize, of as usize);
+                paceline_model::load_part(&self.source, path, (k, n), &self.partition, self.seed)?
+            }
+            None => {
+                let data = paceline_model::load(&self.source, path, self.seed)?;
+                let images = data.train.len();
+                (data, images)
+            }
+        };
         if self.config.batch > images.max(1) {
             return Err(PlanError::Batch { batch: self.config.batch, images });
         }
-        let data = match part {
-            Some(part) => all.part(part.index as usize, part.of as usize, &self.partition, self.seed)?,
-            None => all,
-        };
         if data.train.is_empty() { Err(PlanError::Empty) } else { Ok(data) }
     }
 
