@@ -59,11 +59,11 @@ pub(super) fn load(path: &Path, choose: &Choose<'_>) -> Result<DataSet, DataErro
     Ok(DataSet { train: train.images()?, test: test_images.images()? })
 }
 
+/// Hears of a batch: its number, its name, its bytes.
+type EachBatch<'a> = dyn FnMut(usize, &Path, &[u8]) -> Result<(), DataError> + 'a;
+
 /// Calls `each` with the number, the name and the bytes of every batch, the test batch's number being the last.
-fn each_batch(
-    path: &Path,
-    each: &mut dyn FnMut(usize, &Path, &[u8]) -> Result<(), DataError>,
-) -> Result<(), DataError> {
+fn each_batch(path: &Path, each: &mut EachBatch<'_>) -> Result<(), DataError> {
     if path.is_file() {
         return unpack(path, each);
     }
@@ -95,7 +95,7 @@ fn batch(folder: &Path, name: &str) -> Result<Vec<u8>, DataError> {
 }
 
 /// The batches of the archive, in the order in which they lie there.
-fn unpack(path: &Path, each: &mut dyn FnMut(usize, &Path, &[u8]) -> Result<(), DataError>) -> Result<(), DataError> {
+fn unpack(path: &Path, each: &mut EachBatch<'_>) -> Result<(), DataError> {
     let file = BufReader::new(File::open(path).map_err(unreadable(path))?);
     let mut archive = tar::Archive::new(MultiGzDecoder::new(file).take(ARCHIVE_BYTES_MAX));
     let broken = |error: std::io::Error| malformed(path, 0, "a tar archive packed with gzip", error.to_string());
@@ -164,8 +164,8 @@ impl<'a> Chosen<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Partition, Source, all, load_part};
     use crate::data::files::gzip;
+    use crate::data::{Partition, Source, all, load_part};
 
     fn record(label: u8) -> Vec<u8> {
         let mut record = vec![label];

@@ -305,13 +305,18 @@ impl Conv {
         let Call { conv, images, .. } = *call;
         let block = images_per_block(images);
         let blocks = images.div_ceil(block);
-        let transposed = if dx.is_empty() { Vec::new() } else { transpose(weight, conv.out) };
         let out_len = grad.len() / images;
         // Without an input gradient every block gets an empty piece.
+        let dx_is_wanted = !dx.is_empty();
         let mut pieces: Vec<&mut [f32]> = dx.chunks_mut(block * conv.image_len()).collect();
         pieces.resize_with(blocks, Default::default);
-        scratch::with([blocks * weight.len(), blocks * rest.len()], |[dw, d_rest]| {
+        let turned = if dx_is_wanted { weight.len() } else { 0 };
+        scratch::with([blocks * weight.len(), blocks * rest.len(), turned], |[dw, d_rest, transposed]| {
             d_rest.fill(0.0);
+            if dx_is_wanted {
+                transpose(weight, conv.out, transposed);
+            }
+            let transposed = &*transposed;
             let sums = dw.par_chunks_mut(weight.len()).zip(d_rest.par_chunks_mut(rest.len()));
             let inputs = x.par_chunks(block * conv.image_len()).zip(pieces.into_par_iter());
             inputs.zip(sums).enumerate().for_each(|(number, ((x, dx), (dw, d_rest)))| {
@@ -320,7 +325,7 @@ impl Conv {
                 match (kept, self.layer.after) {
                     (Memory::Chosen(chosen), After::Pool { size, .. }) => {
                         let window = call.window(size);
-                        call.backward(x, &transposed, dx, dw, |image, dy| {
+                        call.backward(x, transposed, dx, dw, |image, dy| {
                             let range = of_image(image, out_len);
                             let (grad, chosen) = (&grad[range.clone()], &chosen[range]);
                             window.spread(grad, chosen, dy);
@@ -331,7 +336,7 @@ impl Conv {
                         let norm = Norm { channels: conv.out, groups, relu };
                         let (d_bias, d_norm) = d_rest.split_at_mut(conv.out);
                         let scale = &rest[conv.out..2 * conv.out];
-                        call.backward(x, &transposed, dx, dw, |image, dy| {
+                        call.backward(x, transposed, dx, dw, |image, dy| {
                             let range = of_image(image, out_len);
                             let statistics = &statistics[of_image(image, norm.statistics_len())];
                             let [raw, res, grad] = [&raw[..], res, grad].map(|values| &values[range.clone()]);

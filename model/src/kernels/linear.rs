@@ -3,7 +3,7 @@
 //! Each of the three products reads the weight, by far its largest operand, once and in the order in which it lies.
 
 use super::matrix::{Matrix, product, transpose};
-use super::{slice, with_values};
+use super::{scratch, slice, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -63,20 +63,26 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (n, inputs) = x.dims2()?;
-        let sizes = [n, inputs, weight.dim(1)?];
-        let grad = with_values(grad, |grad| with_values(res, |res| Ok(self.passed(grad, res))))?;
-        let dw = with_values(x, |x| Ok(weight_gradient(x, &grad, sizes)))?;
-        let dx = match self.input_gradient {
-            true => {
-                let dx = with_values(weight, |weight| Ok(input_gradient(weight, &grad, sizes)))?;
-                Some(Tensor::from_vec(dx, x.shape(), x.device())?)
+        let sizes @ [_, _, out] = [n, inputs, weight.dim(1)?];
+        let (dw, dx, db) = scratch::with([n * out], |[passed]| {
+            with_values(grad, |grad| {
+                with_values(res, |res| {
+                    self.pass(grad, res, passed);
+                    Ok(())
+                })
+            })?;
+            let dw = with_values(x, |x| Ok(weight_gradient(x, passed, sizes)))?;
+            let dx = match self.input_gradient {
+                true => Some(with_values(weight, |weight| Ok(input_gradient(weight, passed, sizes)))?),
+                false => None,
+            };
+            let mut db = vec![0f32; out];
+            for row in passed.chunks_exact(out) {
+                db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
             }
-            false => None,
-        };
-        let mut db = vec![0f32; sizes[2]];
-        for row in grad.chunks_exact(sizes[2]) {
-            db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-        }
+            Result::Ok((dw, dx, db))
+        })?;
+        let dx = dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?;
         let dw = Tensor::from_vec(dw, weight.shape(), x.device())?;
         Ok((dx, Some(dw), Some(Tensor::from_vec(db, bias.shape(), x.device())?)))
     }
@@ -84,32 +90,34 @@ impl CustomOp3 for Linear {
 
 impl Linear {
     fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], [n, inputs, out]: [usize; 3]) -> Vec<f32> {
-        // Each task has columns of the result, which are no slice of it: they are put together afterwards.
-        let mut tiles = vec![0f32; n * out];
-        tiles.par_chunks_mut(n * TILE).enumerate().for_each(|(i, tile)| {
-            let width = tile.len() / n;
-            let left = Matrix::columns(&weight[i * TILE..], out);
-            product([width, n, inputs], left, Matrix::columns(x, inputs), tile, width, false);
-        });
         let mut y = vec![0f32; n * out];
-        for (i, tile) in tiles.chunks(n * TILE).enumerate() {
-            let width = tile.len() / n;
-            for (row, values) in tile.chunks_exact(width).enumerate() {
-                let start = row * out + i * TILE;
-                for ((y, value), bias) in y[start..start + width].iter_mut().zip(values).zip(&bias[i * TILE..]) {
-                    let sum = value + bias;
-                    // Written so that NaN stays NaN.
-                    *y = if self.relu && sum <= 0.0 { 0.0 } else { sum };
+        // Each task has columns of the result, which are no slice of it: they are put together afterwards.
+        scratch::with([n * out], |[tiles]| {
+            tiles.par_chunks_mut(n * TILE).enumerate().for_each(|(i, tile)| {
+                let width = tile.len() / n;
+                let left = Matrix::columns(&weight[i * TILE..], out);
+                product([width, n, inputs], left, Matrix::columns(x, inputs), tile, width, false);
+            });
+            for (i, tile) in tiles.chunks(n * TILE).enumerate() {
+                let width = tile.len() / n;
+                for (row, values) in tile.chunks_exact(width).enumerate() {
+                    let start = row * out + i * TILE;
+                    for ((y, value), bias) in y[start..start + width].iter_mut().zip(values).zip(&bias[i * TILE..]) {
+                        let sum = value + bias;
+                        // Written so that NaN stays NaN.
+                        *y = if self.relu && sum <= 0.0 { 0.0 } else { sum };
+                    }
                 }
             }
-        }
+        });
         y
     }
 
-    /// The gradient that the rectifier lets pass.
-    fn passed(&self, grad: &[f32], res: &[f32]) -> Vec<f32> {
-        let pass = |(&grad, &res): (&f32, &f32)| if self.relu && res <= 0.0 { 0.0 } else { grad };
-        grad.iter().zip(res).map(pass).collect()
+    /// Writes the gradient that the rectifier lets pass.
+    fn pass(&self, grad: &[f32], res: &[f32], passed: &mut [f32]) {
+        for (passed, (&grad, &res)) in passed.iter_mut().zip(grad.iter().zip(res)) {
+            *passed = if self.relu && res <= 0.0 { 0.0 } else { grad };
+        }
     }
 }
 
@@ -125,9 +133,13 @@ fn weight_gradient(x: &[f32], grad: &[f32], [n, inputs, out]: [usize; 3]) -> Vec
 
 /// `grad · weight^T`, `[n, in]`.
 fn input_gradient(weight: &[f32], grad: &[f32], [n, inputs, out]: [usize; 3]) -> Vec<f32> {
-    let mut dx = vec![0f32; inputs * n];
-    dx.par_chunks_mut(TILE * n).zip(weight.par_chunks(TILE * out)).for_each(|(dx, weight)| {
-        product([n, dx.len() / n, out], Matrix::rows(grad, out), Matrix::columns(weight, out), dx, n, false);
+    let mut dx = vec![0f32; n * inputs];
+    scratch::with([inputs * n], |[columns]| {
+        columns.par_chunks_mut(TILE * n).zip(weight.par_chunks(TILE * out)).for_each(|(columns, weight)| {
+            let height = columns.len() / n;
+            product([n, height, out], Matrix::rows(grad, out), Matrix::columns(weight, out), columns, n, false);
+        });
+        transpose(columns, n, &mut dx);
     });
-    transpose(&dx, n)
+    dx
 }

@@ -68,12 +68,11 @@ pub(crate) fn product(
     }
 }
 
-/// Rows of `width` values, transposed.
-pub(crate) fn transpose(values: &[f32], width: usize) -> Vec<f32> {
+/// Writes rows of `width` values, transposed, to `out`, which has as many.
+pub(crate) fn transpose(values: &[f32], width: usize, out: &mut [f32]) {
     /// Rows and columns that are moved together, so that both sides stay in the cache.
     const TILE: usize = 32;
     let height = values.len() / width;
-    let mut out = vec![0f32; values.len()];
     for top in (0..height).step_by(TILE) {
         for left in (0..width).step_by(TILE) {
             for row in top..height.min(top + TILE) {
@@ -83,7 +82,6 @@ pub(crate) fn transpose(values: &[f32], width: usize) -> Vec<f32> {
             }
         }
     }
-    out
 }
 
 #[cfg(test)]
