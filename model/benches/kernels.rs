@@ -77,10 +77,18 @@ fn max_pool<const BACKWARD: bool>(bencher: Bencher<'_, '_>, (side, channels): (u
     run(bencher, BACKWARD, 50, || pool::max_pool(x.as_tensor(), 2));
 }
 
-#[divan::bench(consts = WAYS)]
-fn add_relu<const BACKWARD: bool>(bencher: Bencher<'_, '_>) {
-    let [a, b] = [&[50, 32, 32, 16][..]; 2].map(variable);
-    run(bencher, BACKWARD, 50, || residual::add_relu(a.as_tensor(), b.as_tensor()));
+/// Side, channels in and out, stride: the blocks of `resnet8`.
+#[divan::bench(args = [(32, 16, 16, 1), (32, 16, 32, 2), (16, 32, 64, 2)], consts = WAYS)]
+fn residual_block<const BACKWARD: bool>(
+    bencher: Bencher<'_, '_>,
+    (side, inputs, out, stride): (usize, usize, usize, usize),
+) {
+    let shortcut = inputs != out;
+    let convs = if shortcut { 3 } else { 2 };
+    let weights = 9 * (inputs + out) * out + if shortcut { inputs * out } else { 0 };
+    let [x, weights, rest] = [&[50, side, side, inputs][..], &[weights], &[3 * convs * out]].map(variable);
+    let block = residual::Block { out, stride, groups: 8, shortcut };
+    run(bencher, BACKWARD, 50, || residual::residual(x.as_tensor(), weights.as_tensor(), rest.as_tensor(), block));
 }
 
 #[divan::bench(consts = WAYS)]

@@ -46,7 +46,7 @@ enum Stage {
     GroupNorm { scale: usize, groups: usize, relu: bool },
     Relu,
     MaxPool { size: usize },
-    Residual { first: usize, stride: usize, groups: usize, shortcut: bool },
+    Residual { first: usize, block: residual::Block },
     GlobalAvgPool,
     Flatten,
     Linear { weight: usize, relu: bool, input_gradient: bool },
@@ -135,19 +135,12 @@ impl Model {
             }
             Stage::Relu => x.relu(),
             Stage::MaxPool { size } => pool::max_pool(x, size),
-            Stage::Residual { first, stride, groups, shortcut } => {
-                let layer = |stride, pad, relu| conv::ConvLayer {
-                    stride,
-                    pad,
-                    after: conv::After::Norm { groups, relu },
-                    input_gradient: true,
-                };
-                let y = conv_layer(x, first, layer(stride, 1, true))?;
-                let y = conv_layer(&y, first + 4, layer(1, 1, false))?;
-                match shortcut {
-                    true => residual::add_relu(&y, &conv_layer(x, first + 8, layer(stride, 0, false))?),
-                    false => residual::add_relu(&y, x),
-                }
+            Stage::Residual { first, block } => {
+                let convs = (first..).step_by(4).take(if block.shortcut { 3 } else { 2 });
+                let weights = convs.clone().map(|conv| parameter(conv).flatten_all());
+                let rest = convs.flat_map(|conv| [parameter(conv + 1), parameter(conv + 2), parameter(conv + 3)]);
+                let weights = Tensor::cat(&weights.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+                residual::residual(x, &weights, &Tensor::cat(&rest.collect::<Vec<_>>(), 0)?, block)
             }
             Stage::GlobalAvgPool => x.mean((1, 2)),
             Stage::Flatten => x.flatten_from(1),
@@ -219,7 +212,8 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
             Layer::Residual { out, stride, groups } => {
                 let Shape::Image { channels, .. } = *shape else { continue };
                 let convs = residual_convs(channels, out, stride).len();
-                stages.push(Stage::Residual { first: parameters, stride, groups, shortcut: convs > 2 });
+                let block = residual::Block { out, stride, groups, shortcut: convs > 2 };
+                stages.push(Stage::Residual { first: parameters, block });
                 parameters += 4 * convs;
             }
             Layer::GlobalAvgPool => stages.push(Stage::GlobalAvgPool),

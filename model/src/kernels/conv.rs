@@ -94,7 +94,7 @@ enum Memory {
 
 /// The sizes of one call.
 #[derive(Clone, Copy)]
-struct Call {
+pub(super) struct Call {
     images: usize,
     conv: Geometry,
 }
@@ -111,8 +111,28 @@ impl Call {
         Ok(Self { images, conv })
     }
 
+    /// A call with these images: height, width and channels of the input, channels of the output.
+    pub(super) fn of(
+        images: usize,
+        [height, width, channels, out]: [usize; 4],
+        kernel: usize,
+        stride: usize,
+        pad: usize,
+    ) -> Self {
+        Self { images, conv: Geometry { height, width, channels, out, kernel, stride, pad } }
+    }
+
+    pub(super) fn weight_len(&self) -> usize {
+        self.conv.window() * self.conv.out
+    }
+
+    /// Height and width of the output, before what follows.
+    pub(super) fn out_sides(&self) -> [usize; 2] {
+        [self.conv.out_height(), self.conv.out_width()]
+    }
+
     /// Values of an image's output, before what follows.
-    fn raw_len(&self) -> usize {
+    pub(super) fn raw_len(&self) -> usize {
         self.conv.positions() * self.conv.out
     }
 
@@ -145,7 +165,7 @@ impl Call {
 
     /// Convolves a block of images a group at a time and hands each image's output to `finish`, with its place. The output
     /// lies in `raw` if that is given, else in scratch memory.
-    fn forward(
+    pub(super) fn forward(
         &self,
         x: &[f32],
         weight: &[f32],
@@ -171,7 +191,7 @@ impl Call {
 
     /// Writes a block's gradient of the weight, and that of the input where `dx` isn't empty. `spread` writes the gradient
     /// of an image's output, given its place.
-    fn backward(
+    pub(super) fn backward(
         &self,
         x: &[f32],
         transposed: &[f32],
@@ -225,7 +245,7 @@ fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], relu: bool) {
 }
 
 #[inline(always)]
-fn add_bias(y: &mut [f32], bias: &[f32]) {
+pub(super) fn add_bias(y: &mut [f32], bias: &[f32]) {
     for y in y.chunks_exact_mut(bias.len()) {
         for (y, bias) in y.iter_mut().zip(bias) {
             *y += bias;
@@ -234,7 +254,7 @@ fn add_bias(y: &mut [f32], bias: &[f32]) {
 }
 
 #[inline(always)]
-fn add_all_rows(rows: &[f32], sums: &mut [f32]) {
+pub(super) fn add_all_rows(rows: &[f32], sums: &mut [f32]) {
     for row in rows.chunks_exact(sums.len()) {
         for (sum, value) in sums.iter_mut().zip(row) {
             *sum += value;
@@ -353,7 +373,7 @@ impl Conv {
 }
 
 /// Adds the blocks' sums in their order, so that the result is the same for any number of threads.
-fn add_blocks(sums: &[f32], len: usize) -> Vec<f32> {
+pub(super) fn add_blocks(sums: &[f32], len: usize) -> Vec<f32> {
     /// Values that one thread adds at once: small enough for the cache, large enough to be worth a task.
     const PIECE: usize = 4096;
     let (first, others) = sums.split_at(len);

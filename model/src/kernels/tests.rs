@@ -5,7 +5,7 @@ use super::linear::{self, linear};
 use super::loss::{self, cross_entropy};
 use super::norm::{self, group_norm};
 use super::pool::{self, max_pool};
-use super::residual::{self, add_relu};
+use super::residual::{self, Block, residual};
 use super::sgd;
 use crate::net::{Mode, Model};
 use crate::spec::{Layer, NetSpec};
@@ -171,15 +171,31 @@ fn kernels_and_their_twins_of_candle_operations_agree() {
         let [x, scale, shift] = [0, 1, 2].map(|i| arguments[i].as_tensor());
         let twin = norm::composed(x, scale, shift, 4, relu);
         check_twins(&arguments, group_norm(x, scale, shift, 4, relu), twin, &format!("group norm, relu {relu}"));
-        let arguments = [&[3, 5, 7, 2][..], &[3, 5, 7, 2]].map(|shape| random(&mut stream, shape));
-        let [a, b] = [0, 1].map(|i| arguments[i].as_tensor());
-        check_twins(&arguments, add_relu(a, b), residual::composed(a, b), "residual");
         let x = random(&mut stream, &[3, 5, 7, 2]);
         let twin = pool::composed(x.as_tensor(), 2);
         check_twins(std::slice::from_ref(&x), max_pool(x.as_tensor(), 2), twin, "max pool");
         let x = random(&mut stream, &[4, 6]);
         let twin = loss::composed(x.as_tensor(), &[5, 0, 2, 2]);
         check_twins(std::slice::from_ref(&x), cross_entropy(x.as_tensor(), &[5, 0, 2, 2]), twin, "cross-entropy");
+    }
+}
+
+#[test]
+fn a_residual_block_is_that_of_its_layers() {
+    for [n, h, w, inputs, out, stride] in
+        [[3, 5, 7, 4, 4, 1], [14, 6, 5, 3, 6, 2], [2, 4, 4, 6, 4, 1], [1, 1, 1, 2, 2, 1]]
+    {
+        let shortcut = inputs != out || stride != 1;
+        let convs = if shortcut { 3 } else { 2 };
+        let weights = 9 * inputs * out + 9 * out * out + if shortcut { inputs * out } else { 0 };
+        let mut stream = stream();
+        let arguments =
+            [&[n, h, w, inputs][..], &[weights], &[3 * convs * out]].map(|shape| random(&mut stream, shape));
+        let block = Block { out, stride, groups: 2, shortcut };
+        let [x, weights, rest] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let twin = residual::composed(x, weights, rest, block);
+        let what = format!("residual {n} {h}x{w}x{inputs} to {out}, stride {stride}");
+        check_twins(&arguments, residual(x, weights, rest, block), twin, &what);
     }
 }
 
