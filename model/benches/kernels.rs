@@ -56,13 +56,13 @@ fn convolution<const BACKWARD: bool>(bencher: Bencher<'_, '_>, name: &str) {
     let rest = if matches!(after, After::Norm { .. }) { 3 * out } else { out };
     let [x, weight, rest] = [&[n, side, side, inputs][..], &[kernel, kernel, inputs, out], &[rest]].map(variable);
     let layer = ConvLayer { stride: 1, pad: kernel / 2, after, input_gradient: inputs > 3 };
-    run(bencher, BACKWARD, n, || conv(x.as_tensor(), weight.as_tensor(), rest.as_tensor(), layer));
+    run(bencher, BACKWARD, n, || conv(x.as_tensor(), weight.as_tensor(), rest.as_tensor(), layer, None));
 }
 
 #[divan::bench(args = [(10, 3136, 512), (50, 3136, 512), (50, 2304, 384)], consts = WAYS)]
 fn fully_connected<const BACKWARD: bool>(bencher: Bencher<'_, '_>, (n, inputs, out): (usize, usize, usize)) {
     let [x, weight, bias] = [&[n, inputs][..], &[inputs, out], &[out]].map(variable);
-    run(bencher, BACKWARD, n, || linear::linear(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), true, true));
+    run(bencher, BACKWARD, n, || linear::linear(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), true, true, None));
 }
 
 #[divan::bench(args = [(32, 16), (8, 64)], consts = WAYS)]

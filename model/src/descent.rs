@@ -48,7 +48,7 @@ impl Descent {
         let mut all = loss.backward()?;
         let mut gradients = Vec::with_capacity(model.variables().len());
         for (i, variable) in model.variables().iter().enumerate() {
-            let Some(mut gradient) = all.remove(variable.as_tensor()) else { continue };
+            let Some(mut gradient) = model.gradient(i, &mut all) else { continue };
             if let Some(origin) = self.origin.get(i) {
                 // The pull mu/2·|w - w0|² is part of the loss (FedProx, Li et al. 2020, equation 2).
                 gradient = sgd::plus(gradient, &variable.as_detached_tensor(), self.prox_mu)?;
@@ -68,9 +68,11 @@ impl Descent {
                 gradient = sgd::plus(gradient, correction, 1.0)?;
             }
             if self.momentum > 0.0 {
-                if let Some(velocity) = self.velocities[i].take() {
-                    gradient = sgd::plus(gradient, &velocity, self.momentum)?;
-                }
+                gradient = match self.velocities[i].take() {
+                    Some(velocity) => sgd::plus(sgd::times(velocity, self.momentum)?, &gradient, 1.0)?,
+                    // The gradient's own memory belongs to the next step.
+                    None => gradient.copy()?,
+                };
                 self.velocities[i] = Some(gradient.clone());
             }
             sgd::add_scaled(variable, &gradient, -self.lr)?;

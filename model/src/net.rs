@@ -5,6 +5,7 @@ use crate::kernels::{conv, linear, norm, pool, residual};
 use crate::spec::{Layer, NetSpec, ParamShape, Shape, SpecError, residual_convs};
 use crate::stream::Stream;
 use crate::weights::{self, WeightsError};
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
 /// The parameters of a net, in the order of [`NetSpec::parameters`], as candle variables on one device.
@@ -12,6 +13,8 @@ use candle_core::{Device, Tensor, Var};
 pub struct Model {
     stages: Vec<Stage>,
     variables: Vec<Var>,
+    /// Where the backward pass writes the gradients of the large weights; nothing of a model that isn't trained.
+    gradients: Vec<Option<Tensor>>,
     input: [usize; 3],
 }
 
@@ -101,6 +104,27 @@ impl Model {
         &self.variables
     }
 
+    /// From now on the backward pass keeps the gradients of the weights of convolutions and linear layers out of candle's store,
+    /// where that is faster; [`Model::gradient`] finds them all the same.
+    pub(crate) fn keep_gradients(&mut self) -> candle_core::Result<()> {
+        let mut gradients = vec![None; self.variables.len()];
+        for stage in &self.stages {
+            if let Stage::Conv { weight, .. } | Stage::Linear { weight, .. } = *stage
+                && self.variables[weight].device().is_cpu()
+            {
+                gradients[weight] = Some(self.variables[weight].zeros_like()?);
+            }
+        }
+        self.gradients = gradients;
+        Ok(())
+    }
+
+    /// The gradient of a variable after a backward pass, which may be changed until the next.
+    pub(crate) fn gradient(&self, variable: usize, store: &mut GradStore) -> Option<Tensor> {
+        let kept = self.gradients.get(variable).cloned().flatten();
+        kept.or_else(|| store.remove(self.variables[variable].as_tensor()))
+    }
+
     fn build(
         spec: &NetSpec,
         device: &Device,
@@ -109,7 +133,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let variable = |index: usize| Var::from_vec(values(index), parameters[index].shape.as_slice(), device);
         let variables = (0..parameters.len()).map(variable).collect::<candle_core::Result<_>>()?;
-        Ok(Self { stages: stages(spec)?, variables, input: spec.input })
+        Ok(Self { stages: stages(spec)?, variables, gradients: Vec::new(), input: spec.input })
     }
 
     fn apply(&self, stage: &Stage, x: &Tensor, mode: &mut Mode<'_>) -> candle_core::Result<Tensor> {
@@ -118,6 +142,7 @@ impl Model {
             true => self.variables[index].as_tensor().clone(),
             false => self.variables[index].as_detached_tensor(),
         };
+        let into = |index: usize| self.gradients.get(index).and_then(Option::as_ref);
         // With a norm the bias is followed by scale and shift; the operation takes the three as one tensor.
         let conv_layer = |x: &Tensor, weight: usize, layer: conv::ConvLayer| {
             let rest = match layer.after {
@@ -126,7 +151,7 @@ impl Model {
                     Tensor::cat(&[parameter(weight + 1), parameter(weight + 2), parameter(weight + 3)], 0)?
                 }
             };
-            conv::conv(x, &parameter(weight), &rest, layer)
+            conv::conv(x, &parameter(weight), &rest, layer, into(weight))
         };
         match *stage {
             Stage::Conv { weight, layer } => conv_layer(x, weight, layer),
@@ -145,7 +170,7 @@ impl Model {
             Stage::GlobalAvgPool => x.mean((1, 2)),
             Stage::Flatten => x.flatten_from(1),
             Stage::Linear { weight, relu, input_gradient } => {
-                linear::linear(x, &parameter(weight), &parameter(weight + 1), relu, input_gradient)
+                linear::linear(x, &parameter(weight), &parameter(weight + 1), relu, input_gradient, into(weight))
             }
             Stage::Dropout { rate } => match mode {
                 Mode::Train(stream) if rate > 0.0 => dropout(x, rate, stream),
@@ -280,6 +305,35 @@ mod tests {
         assert!(matches!(refused(&bytes[4..]), ModelError::Weights(WeightsError::WrongLength { .. })));
         bytes[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
         assert!(matches!(refused(&bytes), ModelError::Weights(WeightsError::NotFinite { index: 2 })));
+    }
+
+    #[test]
+    fn gradients_that_are_kept_apart_are_those_of_candles_store() {
+        let layers = vec![
+            Layer::Conv { out: 3, kernel: 3, stride: 1, pad: 1 },
+            Layer::MaxPool { size: 2 },
+            Layer::Linear { out: 5 },
+            Layer::Relu,
+            Layer::Linear { out: 2 },
+        ];
+        let spec = NetSpec { input: [2, 6, 6], classes: 2, layers };
+        let x = Tensor::arange(0f32, 216.0, &Device::Cpu).and_then(|x| (x / 216.0)?.reshape((3, 2, 6, 6)));
+        let x = x.expect("a tensor");
+        let gradients = |keep: bool| -> Vec<Vec<f32>> {
+            let mut model = Model::initial(&spec, &Device::Cpu, 1).expect("a model");
+            if keep {
+                model.keep_gradients().expect("memory");
+            }
+            // Twice, since what was there before must not matter.
+            let mut all = Vec::new();
+            for _ in 0..2 {
+                let y = model.forward(&x, Mode::Train(&mut stream()));
+                let mut store = y.and_then(|y| y.sqr()?.sum_all()?.backward()).expect("tracked");
+                all = (0..6).map(|i| model.gradient(i, &mut store).expect("every variable has one")).collect();
+            }
+            all.iter().map(|g| g.flatten_all().and_then(|g| g.to_vec1()).expect("f32")).collect()
+        };
+        assert_eq!(gradients(true), gradients(false));
     }
 
     #[test]

@@ -133,7 +133,8 @@ pub fn train(
     on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Trained, TrainError> {
     job.check()?;
-    let model = Model::from_bytes(job.spec, job.device, job.rule.weights(job.parent))?;
+    let mut model = Model::from_bytes(job.spec, job.device, job.rule.weights(job.parent))?;
+    model.keep_gradients()?;
     let config = job.config;
     let mut descent = Descent::new(&model, job)?;
     let mut order: Vec<u32> = (0..job.data.len() as u32).collect();

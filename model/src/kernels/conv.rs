@@ -11,7 +11,7 @@ use super::norm::{self, Norm};
 use super::pool::{NONE, Window};
 use super::scratch::{self, Kept};
 use super::unfold::{self, Geometry, SLACK};
-use super::{images_per_block, slice, wide, with_values};
+use super::{images_per_block, slice, weight_gradient, wide, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -52,10 +52,11 @@ pub enum After {
 }
 
 /// `x`: `[n, h, w, in]`, `weight`: `[kernel, kernel, in, out]`. `rest` is the bias, `[out]`; where a norm follows, bias, scale
-/// and shift one after the other, `[3 · out]`.
-pub fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer) -> Result<Tensor> {
+/// and shift one after the other, `[3 · out]`. On CPUs the backward pass writes the weight's gradient over `into`, if that is
+/// given, instead of handing it to candle.
+pub fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer, into: Option<&Tensor>) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let op = Conv { layer, kept: OnceLock::new() };
+        let op = Conv { layer, into: into.cloned(), kept: OnceLock::new() };
         return x.contiguous()?.apply_op3(&weight.contiguous()?, &rest.contiguous()?, op);
     }
     composed(x, weight, rest, layer)
@@ -81,6 +82,7 @@ pub(super) fn composed(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLa
 
 struct Conv {
     layer: ConvLayer,
+    into: Option<Tensor>,
     /// What the forward pass keeps for the backward pass.
     kept: OnceLock<Memory>,
 }
@@ -313,14 +315,15 @@ impl Conv {
         }
     }
 
-    /// The gradients of weight and `rest`; that of the input is written where `dx` isn't empty.
+    /// The gradients of weight, which is that of the tensor `of`, and `rest`; that of the input is written where `dx` isn't empty.
     fn backward(
         &self,
         call: &Call,
+        of: &Tensor,
         [x, weight, rest]: [&[f32]; 3],
         [res, grad]: [&[f32]; 2],
         dx: &mut [f32],
-    ) -> Result<(Vec<f32>, Vec<f32>)> {
+    ) -> Result<(Option<Tensor>, Vec<f32>)> {
         let Some(kept) = self.kept.get() else { candle_core::bail!("backward before forward") };
         let Call { conv, images, .. } = *call;
         let block = images_per_block(images);
@@ -367,23 +370,25 @@ impl Conv {
                     _ => {}
                 }
             });
-            Ok((add_blocks(dw, weight.len()), add_blocks(d_rest, rest.len())))
+            let mut sums = vec![0f32; rest.len()];
+            add_blocks(d_rest, &mut sums);
+            Ok((weight_gradient(self.into.as_ref(), of, |total| add_blocks(dw, total))?, sums))
         })
     }
 }
 
 /// Adds the blocks' sums in their order, so that the result is the same for any number of threads.
-pub(super) fn add_blocks(sums: &[f32], len: usize) -> Vec<f32> {
+pub(super) fn add_blocks(sums: &[f32], totals: &mut [f32]) {
     /// Values that one thread adds at once: small enough for the cache, large enough to be worth a task.
     const PIECE: usize = 4096;
+    let len = totals.len();
     let (first, others) = sums.split_at(len);
-    let mut totals = first.to_vec();
-    totals.par_chunks_mut(PIECE).enumerate().for_each(|(piece, totals)| {
+    totals.par_chunks_mut(PIECE).zip(first.par_chunks(PIECE)).enumerate().for_each(|(piece, (totals, first))| {
+        totals.copy_from_slice(first);
         for block in others.chunks_exact(len) {
             wide(|| add(totals, &block[piece * PIECE..]));
         }
     });
-    totals
 }
 
 #[inline(always)]
@@ -432,8 +437,9 @@ impl CustomOp3 for Conv {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let call = Call::new(&self.layer, x.shape(), weight.shape())?;
         let mut dx = vec![0f32; if self.layer.input_gradient { x.elem_count() } else { 0 }];
+        let weight_tensor = weight;
         let mut run = |x: &[f32], weight: &[f32], rest: &[f32], res: &[f32], grad: &[f32]| {
-            self.backward(&call, [x, weight, rest], [res, grad], &mut dx)
+            self.backward(&call, weight_tensor, [x, weight, rest], [res, grad], &mut dx)
         };
         let (dw, d_rest) = with_values(x, |x| {
             with_values(weight, |weight| {
@@ -444,7 +450,6 @@ impl CustomOp3 for Conv {
         })?;
         let device = x.device();
         let dx = if dx.is_empty() { None } else { Some(Tensor::from_vec(dx, x.shape(), device)?) };
-        let dw = Tensor::from_vec(dw, weight.shape(), device)?;
-        Ok((dx, Some(dw), Some(Tensor::from_vec(d_rest, rest.shape(), device)?)))
+        Ok((dx, dw, Some(Tensor::from_vec(d_rest, rest.shape(), device)?)))
     }
 }

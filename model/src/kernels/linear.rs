@@ -11,10 +11,18 @@ use rayon::prelude::*;
 const TILE: usize = 64;
 
 /// `x`: `[n, in]`, `weight`: `[in, out]`, `bias`: `[out]`. The gradient with respect to `x` is computed if
-/// `input_gradient`; the first layer needs none.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool, input_gradient: bool) -> Result<Tensor> {
+/// `input_gradient`; the first layer needs none. On CPUs the backward pass writes the weight's gradient over `into`, if that
+/// is given, instead of handing it to candle.
+pub fn linear(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    relu: bool,
+    input_gradient: bool,
+    into: Option<&Tensor>,
+) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let op = Linear { relu, input_gradient };
+        let op = Linear { relu, input_gradient, into: into.cloned() };
         return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op);
     }
     composed(x, weight, bias, relu)
@@ -29,6 +37,7 @@ pub(super) fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool) -
 struct Linear {
     relu: bool,
     input_gradient: bool,
+    into: Option<Tensor>,
 }
 
 impl CustomOp3 for Linear {
@@ -71,7 +80,10 @@ impl CustomOp3 for Linear {
                     Ok(())
                 })
             })?;
-            let dw = with_values(x, |x| Ok(weight_gradient(x, passed, sizes)))?;
+            let passed = &*passed;
+            let dw = with_values(x, |x| {
+                super::weight_gradient(self.into.as_ref(), weight, |dw| weight_gradient(x, passed, sizes, dw))
+            })?;
             let dx = match self.input_gradient {
                 true => Some(with_values(weight, |weight| Ok(input_gradient(weight, passed, sizes)))?),
                 false => None,
@@ -83,8 +95,7 @@ impl CustomOp3 for Linear {
             Result::Ok((dw, dx, db))
         })?;
         let dx = dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?;
-        let dw = Tensor::from_vec(dw, weight.shape(), x.device())?;
-        Ok((dx, Some(dw), Some(Tensor::from_vec(db, bias.shape(), x.device())?)))
+        Ok((dx, dw, Some(Tensor::from_vec(db, bias.shape(), x.device())?)))
     }
 }
 
@@ -122,13 +133,11 @@ impl Linear {
 }
 
 /// `x^T · grad`, `[in, out]`.
-fn weight_gradient(x: &[f32], grad: &[f32], [n, inputs, out]: [usize; 3]) -> Vec<f32> {
-    let mut dw = vec![0f32; inputs * out];
+fn weight_gradient(x: &[f32], grad: &[f32], [n, inputs, out]: [usize; 3], dw: &mut [f32]) {
     dw.par_chunks_mut(TILE * out).enumerate().for_each(|(i, dw)| {
         let right = Matrix::rows(&x[i * TILE..], inputs);
         product([out, dw.len() / out, n], Matrix::columns(grad, out), right, dw, out, false);
     });
-    dw
 }
 
 /// `grad · weight^T`, `[n, in]`.

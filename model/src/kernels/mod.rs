@@ -23,7 +23,7 @@ pub mod sgd;
 mod tests;
 mod unfold;
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor};
 
 /// Blocks that a batch is cut into at most. Each block of a convolution keeps partial sums of the weights' gradient, which
 /// bounds memory; and it bounds the threads that can work at once.
@@ -58,6 +58,44 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
         None => candle_core::bail!("a kernel's argument is not contiguous"),
+    }
+}
+
+/// Has `write` write over all values of a tensor in CPU memory.
+fn overwrite(tensor: &Tensor, write: impl Fn(&mut [f32])) -> Result<()> {
+    struct Overwrite<F>(F);
+    impl<F: Fn(&mut [f32])> InplaceOp1 for Overwrite<F> {
+        fn name(&self) -> &'static str {
+            "overwrite"
+        }
+
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+            self.0(slice_mut(storage, layout)?);
+            Ok(())
+        }
+    }
+    tensor.inplace_op1(&Overwrite(write))
+}
+
+/// The gradient of a weight: in `into` if that is given, else a tensor of its own for candle to add up. Adding up begins with
+/// zeros, so the first costs three passes less over what is often the largest array of a step.
+fn weight_gradient(into: Option<&Tensor>, weight: &Tensor, write: impl Fn(&mut [f32])) -> Result<Option<Tensor>> {
+    match into {
+        Some(into) if into.shape() == weight.shape() => overwrite(into, write).map(|()| None),
+        Some(into) => candle_core::bail!("a gradient of {:?} for a weight of {:?}", into.shape(), weight.shape()),
+        None => {
+            let mut values = vec![0f32; weight.elem_count()];
+            write(&mut values);
+            Tensor::from_vec(values, weight.shape(), weight.device()).map(Some)
+        }
+    }
+}
+
+/// The values of what an operation changes in place.
+fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (layout.contiguous_offsets(), storage) {
+        (Some((start, end)), CpuStorage::F32(values)) => Ok(&mut values[start..end]),
+        _ => candle_core::bail!("what is changed in place is not contiguous f32"),
     }
 }
 

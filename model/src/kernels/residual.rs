@@ -43,7 +43,7 @@ pub(super) fn composed(x: &Tensor, weights: &Tensor, rest: &Tensor, block: Block
             weights.narrow(0, start, kernel * kernel * inputs * out)?.reshape((kernel, kernel, inputs, out))?;
         let rest = rest.narrow(0, 3 * out * number, 3 * out)?;
         let after = After::Norm { groups, relu };
-        conv(x, &weight, &rest, ConvLayer { stride, pad: kernel / 2, after, input_gradient: true })
+        conv(x, &weight, &rest, ConvLayer { stride, pad: kernel / 2, after, input_gradient: true }, None)
     };
     let y = layer(x, 0, 0, 3, stride, true)?;
     let y = layer(&y, 1, 9 * inputs * out, 3, 1, false)?;
@@ -226,7 +226,10 @@ impl Residual {
                     let piece = Piece { x, res, grad, start: number * block, dx, d_weights, d_rest };
                     self.backward_piece(calls, memory, rest, transposed, piece);
                 });
-                Ok((add_blocks(d_weights, weights.len()), add_blocks(d_rest, rest.len())))
+                let (mut of_weights, mut of_rest) = (vec![0f32; weights.len()], vec![0f32; rest.len()]);
+                add_blocks(d_weights, &mut of_weights);
+                add_blocks(d_rest, &mut of_rest);
+                Ok((of_weights, of_rest))
             },
         )
     }

@@ -1,6 +1,6 @@
 //! The steps of stochastic gradient descent, in place and in one pass over the values on CPUs.
 
-use super::{slice, wide, with_values};
+use super::{slice, slice_mut, wide, with_values};
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 
@@ -58,7 +58,7 @@ impl InplaceOp2 for AddScaled {
 
     fn cpu_fwd(&self, to: &mut CpuStorage, layout: &Layout, from: &CpuStorage, from_layout: &Layout) -> Result<()> {
         let from = slice(from, from_layout)?;
-        let to = own_values(to, layout)?;
+        let to = slice_mut(to, layout)?;
         if to.len() != from.len() {
             candle_core::bail!("a step of {} values for a variable of {}", from.len(), to.len())
         }
@@ -83,16 +83,9 @@ impl InplaceOp1 for Times {
     }
 
     fn cpu_fwd(&self, to: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        own_values(to, layout)?.par_chunks_mut(PIECE).for_each(|to| {
+        slice_mut(to, layout)?.par_chunks_mut(PIECE).for_each(|to| {
             wide(|| to.iter_mut().for_each(|to| *to *= self.factor));
         });
         Ok(())
-    }
-}
-
-fn own_values<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
-    match (layout.contiguous_offsets(), storage) {
-        (Some((start, end)), CpuStorage::F32(values)) => Ok(&mut values[start..end]),
-        _ => candle_core::bail!("what is changed in place is not contiguous f32"),
     }
 }

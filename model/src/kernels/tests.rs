@@ -119,7 +119,7 @@ fn a_convolution_is_that_of_the_definition() {
             [&[n, h, w, c][..], &[kernel, kernel, c, out], &[out]].map(|shape| random(&mut stream, shape));
         let layer = plain(stride, pad);
         let expected = naive(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), layer);
-        let found = values(&conv(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), layer).expect("possible"));
+        let found = values(&conv(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), layer, None).expect("possible"));
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-4, "{n} {h}x{w}x{c} k{kernel} s{stride} p{pad}: {found} {expected}");
@@ -151,7 +151,7 @@ fn kernels_and_their_twins_of_candle_operations_agree() {
         let layer = ConvLayer { after: After::Pool { relu, size: pool }, ..plain(1, 1) };
         let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
         let twin = conv::composed(x, weight, bias, layer);
-        check_twins(&arguments, conv(x, weight, bias, layer), twin, &format!("conv, pool {pool}, relu {relu}"));
+        check_twins(&arguments, conv(x, weight, bias, layer, None), twin, &format!("conv, pool {pool}, relu {relu}"));
     }
     for (relu, [h, w, out, stride]) in [(false, [9, 5, 6, 2]), (true, [5, 5, 20, 1]), (true, [12, 11, 34, 1])] {
         let mut stream = stream();
@@ -159,14 +159,14 @@ fn kernels_and_their_twins_of_candle_operations_agree() {
         let layer = ConvLayer { after: After::Norm { groups: 2, relu }, ..plain(stride, 1) };
         let [x, weight, rest] = [0, 1, 2].map(|i| arguments[i].as_tensor());
         let twin = conv::composed(x, weight, rest, layer);
-        check_twins(&arguments, conv(x, weight, rest, layer), twin, &format!("conv and norm, relu {relu}"));
+        check_twins(&arguments, conv(x, weight, rest, layer, None), twin, &format!("conv and norm, relu {relu}"));
     }
     for relu in [false, true] {
         let mut stream = stream();
         let arguments = [&[9, 70][..], &[70, 130], &[130]].map(|shape| random(&mut stream, shape));
         let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
         let twin = linear::composed(x, weight, bias, relu);
-        check_twins(&arguments, linear(x, weight, bias, relu, true), twin, &format!("linear, relu {relu}"));
+        check_twins(&arguments, linear(x, weight, bias, relu, true, None), twin, &format!("linear, relu {relu}"));
         let arguments = [&[5, 3, 7, 8][..], &[8], &[8]].map(|shape| random(&mut stream, shape));
         let [x, scale, shift] = [0, 1, 2].map(|i| arguments[i].as_tensor());
         let twin = norm::composed(x, scale, shift, 4, relu);
@@ -204,7 +204,7 @@ fn the_gradients_of_convolutions_are_those_of_differences() {
     for [n, h, w, c, out, kernel, stride, pad] in SIZES {
         let mut stream = stream();
         let arguments = [&[n, h, w, c][..], &[kernel, kernel, c, out], &[out]].map(|shape| random(&mut stream, shape));
-        let f = |t: &[Tensor]| conv(&t[0], &t[1], &t[2], plain(stride, pad));
+        let f = |t: &[Tensor]| conv(&t[0], &t[1], &t[2], plain(stride, pad), None);
         check_gradients(&arguments, f, &format!("conv {n} {h}x{w}x{c} to {out} k{kernel} s{stride} p{pad}"));
     }
 }
@@ -238,7 +238,7 @@ fn the_gradients_of_linear_layers_are_those_of_differences() {
     for [n, inputs, out] in [[1, 1, 1], [3, 7, 5], [5, 70, 3], [2, 3, 67]] {
         let mut stream = stream();
         let arguments = [&[n, inputs][..], &[inputs, out], &[out]].map(|shape| random(&mut stream, shape));
-        let f = |t: &[Tensor]| linear(&t[0], &t[1], &t[2], false, true);
+        let f = |t: &[Tensor]| linear(&t[0], &t[1], &t[2], false, true, None);
         check_gradients(&arguments, f, &format!("linear {n}x{inputs} to {out}"));
     }
 }
@@ -325,7 +325,7 @@ fn kernels_give_the_same_bits_for_any_number_of_threads() {
             let mut stream = stream();
             let [x, weight, bias] = [&[50, 9, 8, 5][..], &[3, 3, 5, 6], &[6]].map(|shape| random(&mut stream, shape));
             let layer = ConvLayer { after: After::Pool { relu: true, size: 2 }, ..plain(1, 1) };
-            let y = conv(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), layer).expect("possible");
+            let y = conv(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), layer, None).expect("possible");
             let gradients = y.sqr().and_then(|y| y.sum_all()?.backward()).expect("tracked");
             let all = [&x, &weight, &bias].map(|var| values(gradients.get(var.as_tensor()).expect("tracked")));
             all.concat().iter().map(|value| value.to_bits()).collect::<Vec<_>>()
