@@ -45,8 +45,8 @@ pub enum ExactError {
     /// There is nothing to average.
     #[error("no contribution was added: there is nothing to average")]
     Empty,
-    /// The parent is so large that the new model overflows.
-    #[error("the new value {index} is beyond f32: the parent model is out of range")]
+    /// A new value is beyond f32.
+    #[error("the new value {index} is beyond f32: the run has diverged; lower the learning rates")]
     Overflow {
         /// Its place.
         index: usize,

@@ -89,8 +89,8 @@ impl Model {
     /// values lie channels last (a permuted tensor) isn't copied.
     pub fn forward(&self, x: &Tensor, mut mode: Mode<'_>) -> candle_core::Result<Tensor> {
         let [channels, height, width] = self.input;
-        if !matches!(x.dims(), [_, rest @ ..] if rest == self.input) {
-            candle_core::bail!("the net sees {channels}x{height}x{width} images, not {:?}", x.dims())
+        if !matches!(x.dims(), [n, rest @ ..] if *n > 0 && rest == self.input) {
+            candle_core::bail!("the net sees one or more {channels}x{height}x{width} images, not {:?}", x.dims())
         }
         let mut x = x.permute((0, 2, 3, 1))?.contiguous()?;
         for stage in &self.stages {
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn a_batch_of_another_shape_is_an_error() {
         let model = Model::initial(&spec(), &Device::Cpu, 1).expect("a model");
-        for shape in [&[2, 3, 31, 32][..], &[3, 32, 32], &[]] {
+        for shape in [&[2, 3, 31, 32][..], &[0, 3, 32, 32], &[3, 32, 32], &[]] {
             let x = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).expect("a tensor");
             assert!(model.forward(&x, Mode::Eval).is_err(), "{shape:?}");
         }

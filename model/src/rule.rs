@@ -14,7 +14,7 @@
 //! | scaffold | weights, control variate c | delta, delta of the client's control variate |
 
 use crate::exact::{ExactError, ExactSum};
-use crate::weights;
+use crate::weights::{self, WeightsError};
 
 /// A rule of aggregation and its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -41,8 +41,8 @@ pub enum Rule {
         /// The degree of adaptivity (τ), above 0.
         tau: f64,
     },
-    /// x ← x + lr·Δ and c ← c + |S|/N·Δc, with |S| clients of N (Karimireddy et al. 2020, algorithm 1; their means are
-    /// plain, these are weighted by samples like FedAvg's).
+    /// x ← x + lr·Δ and c ← c + |S|/N·Δc, with |S| clients of N (Karimireddy et al. 2020, algorithm 1). Every client counts
+    /// alike, however many images it has: only so c stays the mean of the clients' variates.
     Scaffold {
         /// Server learning rate (η_g), above 0.
         lr: f64,
@@ -98,6 +98,27 @@ impl Rule {
         &state[..state.len() / self.state_sections()]
     }
 
+    /// What an update of a client with so many images weighs in the mean.
+    pub fn weight(&self, samples: u64) -> u64 {
+        if self.has_controls() { 1 } else { samples }
+    }
+
+    /// Checks foreign bytes that claim to be a state of a net with so many parameters.
+    ///
+    /// # Errors
+    /// Another length, a value that is not finite, or a second moment below zero.
+    pub fn check_state(&self, bytes: &[u8], parameter_count: usize) -> Result<(), WeightsError> {
+        weights::check_weights(bytes, parameter_count.saturating_mul(self.state_sections()))?;
+        if !matches!(self, Self::Adaptive { .. }) {
+            return Ok(());
+        }
+        let first = 2 * parameter_count;
+        match weights::values(&bytes[4 * first..]).enumerate().find(|(_, v)| *v < 0.0) {
+            Some((i, value)) => Err(WeightsError::OutOfRange { index: first + i, value }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether clients have control variates of their own, which they keep from round to round.
     pub fn has_controls(&self) -> bool {
         matches!(self, Self::Scaffold { .. })
@@ -126,7 +147,7 @@ impl Rule {
     pub fn step(&self, state: &[u8], updates: &ExactSum, clients: usize) -> Result<Vec<u8>, ExactError> {
         let means = updates.means()?;
         let len = updates.len() / self.update_sections();
-        weights::check_weights(state, len * self.state_sections()).map_err(ExactError::Parent)?;
+        self.check_state(state, len).map_err(ExactError::Parent)?;
         let old = |section: usize| weights::values(&state[4 * len * section..4 * len * (section + 1)]).map(f64::from);
         match *self {
             Self::FedAvg => write(len, old(0).zip(means).map(|(x, delta)| [x + delta])),
@@ -240,10 +261,11 @@ mod tests {
                 let updates: Vec<(Vec<f32>, u64)> =
                     (1..=3).map(|n| (random(&mut stream, LEN * rule.update_sections()), n * 100)).collect();
                 let mut sum = ExactSum::new(LEN * rule.update_sections());
-                updates.iter().for_each(|(update, samples)| sum.add(&bytes(update), *samples).expect("in range"));
-                let mean: Vec<f64> = (0..LEN * rule.update_sections())
-                    .map(|i| updates.iter().map(|(u, n)| f64::from(u[i]) * *n as f64).sum::<f64>() / 600.0)
-                    .collect();
+                let weight = |samples: u64| rule.weight(samples);
+                updates.iter().for_each(|(update, n)| sum.add(&bytes(update), weight(*n)).expect("in range"));
+                let total: u64 = updates.iter().map(|(_, n)| weight(*n)).sum();
+                let of_all = |i: usize| updates.iter().map(|(u, n)| f64::from(u[i]) * weight(*n) as f64).sum::<f64>();
+                let mean: Vec<f64> = (0..LEN * rule.update_sections()).map(|i| of_all(i) / total as f64).collect();
                 state = rule.step(&state, &sum, 12).expect("finite");
                 expected = reference(&rule, &expected, &mean, 0.25);
                 for (found, expected) in floats(&state).iter().zip(&expected) {
@@ -255,6 +277,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_second_moment_below_zero_is_no_state() {
+        let rule = RULES[3];
+        let mut state = rule.initial_state(bytes(&[1.0, 2.0]));
+        assert_eq!(rule.check_state(&state, 2), Ok(()));
+        state[20..].copy_from_slice(&(-1e-9f32).to_le_bytes());
+        assert!(matches!(rule.check_state(&state, 2), Err(WeightsError::OutOfRange { index: 5, .. })));
+        assert!(rule.check_state(&state, 3).is_err());
+    }
+
+    #[test]
+    fn clients_of_scaffold_count_alike_and_those_of_the_others_by_their_images() {
+        assert_eq!(RULES.map(|rule| rule.weight(600)), [600, 600, 600, 600, 600, 1]);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! What a net is made of: layers, the shapes between them, and the presets.
 
-use serde::{Deserialize, Serialize};
-
 /// Layers of a net at most: far above any net that trains on a CPU, and it bounds the work of checking a run file.
 pub const LAYERS_MAX: usize = 256;
 /// Parameters of a net at most: 1 GiB of f32, the most that a node should have to hold several times over.
@@ -17,8 +15,7 @@ pub const CLASSES_MAX: usize = 1 << 16;
 pub const PRESETS: [&str; 5] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn", "resnet8"];
 
 /// One layer of a net.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", from = "LayerText")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Layer {
     /// A square convolution with bias.
     Conv {
@@ -26,9 +23,9 @@ pub enum Layer {
         out: usize,
         /// Side of the kernel.
         kernel: usize,
-        /// Step in both directions; 1 where a run file leaves it out.
+        /// Step in both directions.
         stride: usize,
-        /// Zeros added on each side; half the kernel (the same size out as in) where a run file leaves it out.
+        /// Zeros added on each side.
         pad: usize,
     },
     /// Group normalisation with scale and shift a channel (Wu and He 2018, section 3).
@@ -49,7 +46,7 @@ pub enum Layer {
     Residual {
         /// Output channels.
         out: usize,
-        /// Step of the first convolution, and of that of the shortcut; 1 where a run file leaves it out.
+        /// Step of the first convolution, and of that of the shortcut.
         stride: usize,
         /// Groups of channels of the norms; divides `out`.
         groups: usize,
@@ -70,41 +67,8 @@ pub enum Layer {
     },
 }
 
-/// A layer as a run file writes it: what has a default may be missing.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum LayerText {
-    Conv { out: usize, kernel: usize, stride: Option<usize>, pad: Option<usize> },
-    GroupNorm { groups: usize },
-    Relu,
-    MaxPool { size: usize },
-    Residual { out: usize, stride: Option<usize>, groups: usize },
-    GlobalAvgPool,
-    Flatten,
-    Linear { out: usize },
-    Dropout { rate: f64 },
-}
-
-impl From<LayerText> for Layer {
-    fn from(text: LayerText) -> Self {
-        match text {
-            LayerText::Conv { out, kernel, stride, pad } => {
-                Self::Conv { out, kernel, stride: stride.unwrap_or(1), pad: pad.unwrap_or(kernel / 2) }
-            }
-            LayerText::GroupNorm { groups } => Self::GroupNorm { groups },
-            LayerText::Relu => Self::Relu,
-            LayerText::MaxPool { size } => Self::MaxPool { size },
-            LayerText::Residual { out, stride, groups } => Self::Residual { out, stride: stride.unwrap_or(1), groups },
-            LayerText::GlobalAvgPool => Self::GlobalAvgPool,
-            LayerText::Flatten => Self::Flatten,
-            LayerText::Linear { out } => Self::Linear { out },
-            LayerText::Dropout { rate } => Self::Dropout { rate },
-        }
-    }
-}
-
 /// A net: what it sees, its layers, what it tells apart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NetSpec {
     /// Channels, height and width of what the net sees. A crop may make that smaller than the images
     /// ([`crate::data::Preprocess`]).
@@ -307,6 +271,9 @@ impl Layer {
                     return Err(format!("{groups} groups don't divide {out} channels"));
                 }
                 let (shape, _) = conv_after([height, width, channels], out, 3, stride, 1)?;
+                if let Shape::Image { height, width, channels } = shape {
+                    conv_after([height, width, channels], out, 3, 1, 1)?;
+                }
                 let of_conv =
                     |(kernel, inputs): (usize, usize)| (kernel * kernel * inputs).saturating_add(3).saturating_mul(out);
                 let parameters = residual_convs(channels, out, stride).into_iter().map(of_conv);

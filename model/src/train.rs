@@ -190,7 +190,7 @@ impl TrainJob<'_> {
                 "weight_decay, prox_mu and clip_norm must be finite and not negative",
             ),
             (
-                matches!(self.rule, Rule::Scaffold { .. }) && (momentum > 0.0 || lr == 0.0),
+                self.rule.has_controls() && (momentum > 0.0 || self.lr() < f64::from(f32::MIN_POSITIVE)),
                 "SCAFFOLD's control variates are means of gradients: momentum must be 0 and lr above 0",
             ),
             (self.parent.len() != len * self.rule.state_sections(), "the state has another length than the net's"),

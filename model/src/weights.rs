@@ -22,8 +22,8 @@ pub enum WeightsError {
         /// Its place among the parameters.
         index: usize,
     },
-    /// A delta's value is too large.
-    #[error("the value {index} is {value}, beyond ±{DELTA_MAX}")]
+    /// A value is out of its range: a delta's beyond ±16, or a second moment below zero.
+    #[error("the value {index} is {value}, out of its range")]
     OutOfRange {
         /// Its place among the parameters.
         index: usize,

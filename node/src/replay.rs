@@ -52,7 +52,10 @@ pub fn replay(
         if matches!(record.kind, Kind::Train) {
             let clients = clients(record, &records[..index], &roster)?;
             let (sum, locals) = cohort.train(&state, record.round, &clients, &|| ControlFlow::Continue(()));
-            state = plan.rule.step(&state, &sum, roster.len())?;
+            state = plan.rule.step(&state, &sum, roster.len()).with_context(|| format!("round {}", record.round))?;
+            let contributions = || records[..=index].iter().rev().flat_map(|record| &record.contributions);
+            let last = roster.nodes().filter_map(|n| contributions().find(|c| c.node == n)).map(|c| c.update.id);
+            controls.retain(&last.collect::<Vec<_>>());
             let pairs = record.contributions.iter().zip(&locals);
             let equal = pairs.filter(|(theirs, ours)| ours.as_ref().is_ok_and(|ours| ours.update == theirs.update));
             on_round(Repeated {

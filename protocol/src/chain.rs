@@ -206,6 +206,9 @@ impl Chain {
         if !self.roster.contains(record.coordinator) {
             return Err(Reject::Stranger);
         }
+        if record.rule != self.rules.rule {
+            return Err(Reject::WrongKind);
+        }
         if self.is_closed() || self.yielded_to().is_some() {
             return Err(Reject::WrongKind);
         }
@@ -233,7 +236,7 @@ impl Chain {
         if record.model.len != self.head().model.len {
             return Err(Reject::WrongShape);
         }
-        if !record.evaluations.is_empty() || record.rule != self.rules.rule {
+        if !record.evaluations.is_empty() {
             return Err(Reject::WrongKind);
         }
         if !is_ascending(record.contributions.iter().map(|c| c.node)) {

@@ -1,5 +1,5 @@
 //! The rules of aggregation that a run file can name, with their parameters. What they compute is the learning side's
-//! business; here they are names and numbers that the run file fixes and every record repeats.
+//! business; here they are names and numbers that the run file fixes and the record of every round repeats.
 
 use serde::{Deserialize, Serialize};
 

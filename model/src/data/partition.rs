@@ -8,7 +8,7 @@ pub enum Partition {
     /// Shuffled and dealt out evenly.
     Iid,
     /// Each class is divided in proportions drawn from a symmetric Dirichlet distribution with this concentration: the
-    /// smaller, the more skewed (Hsu et al. 2019, section 3).
+    /// smaller, the more skewed (Yurochkin et al. 2019, section 4; from 0.01 on, below which the draws underflow).
     Dirichlet(f64),
     /// Sorted by label and cut into this many shards a part, dealt out at random (McMahan et al. 2017, section 3).
     Shards(usize),

@@ -413,7 +413,11 @@ impl CustomOp3 for Conv {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let call = Call::new(&self.layer, l1.shape(), l2.shape())?;
-        let sections = if matches!(self.layer.after, After::Norm { .. }) { 3 } else { 1 };
+        let sections = match self.layer.after {
+            After::Pool { .. } => 1,
+            After::Norm { groups, .. } if groups > 0 && call.conv.out.is_multiple_of(groups) => 3,
+            After::Norm { groups, .. } => candle_core::bail!("{groups} groups on {} channels", call.conv.out),
+        };
         if l3.shape().dims1()? != sections * call.conv.out {
             candle_core::bail!("{:?} for {} output channels", l3.shape(), call.conv.out)
         }

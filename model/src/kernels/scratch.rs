@@ -60,10 +60,11 @@ impl<T: Element> Kept<T> {
     /// A buffer of this length.
     pub(super) fn take(len: usize) -> Self {
         let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);
-        // The smallest that is large enough, so that large ones stay for those who need them.
-        let fitting = pool.iter().enumerate().filter(|(_, buffer)| buffer.capacity() >= len);
+        // The smallest that is large enough, and none that is far too large: those stay for who needs them.
+        let fits = |capacity: usize| capacity >= len && capacity / 2 <= len;
+        let fitting = pool.iter().enumerate().filter(|(_, buffer)| fits(buffer.capacity()));
         let best = fitting.min_by_key(|(_, buffer)| buffer.capacity()).map(|(place, _)| place);
-        let mut buffer = best.map(|place| pool.swap_remove(place)).unwrap_or_default();
+        let mut buffer = best.map(|place| pool.remove(place)).unwrap_or_default();
         drop(pool);
         buffer.resize(len, T::default());
         Self(buffer)
@@ -73,9 +74,11 @@ impl<T: Element> Kept<T> {
 impl<T: Element> Drop for Kept<T> {
     fn drop(&mut self) {
         let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.len() < WAITING_MAX {
-            pool.push(std::mem::take(&mut self.0));
+        if pool.len() >= WAITING_MAX {
+            // The oldest, which nobody has wanted for the longest time.
+            pool.remove(0);
         }
+        pool.push(std::mem::take(&mut self.0));
     }
 }
 

@@ -48,7 +48,7 @@ const CLASSES_DRAWN: usize = 40;
 pub(super) fn run(options: &Options, format: Format) -> Result<(), Coded> {
     let run_file = read_run_file(&options.run)?;
     let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &options.run))?;
-    let data = plan.data(options.data.as_deref(), None).map_err(|e| at_fault(e, &options.run))?;
+    let data = plan.whole_data(options.data.as_deref()).map_err(|e| at_fault(e, &options.run))?;
     let parts = options.clients.unwrap_or(run_file.run.min_nodes) as usize;
     let (labels, classes) = (data.train.labels(), data.train.classes());
     let lines: Vec<Line> = paceline_model::partition(labels, classes, parts, &plan.partition, plan.seed)

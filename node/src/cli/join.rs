@@ -24,7 +24,7 @@ use crate::blobs::BlobStore;
 use crate::console;
 use crate::driver::{self, Driver, INPUTS_MAX, Parts, Shared, input_of, input_of_write};
 use crate::http::{self, Api};
-use crate::learn::{Averager, Controls, Material, Plan, PlanError, Trainer};
+use crate::learn::{Averager, Controls, Material, Plan, PlanError, StateCheck, Trainer};
 use crate::net::{NetOptions, Network};
 use crate::store::{Database, Home, HomeError, HomeLock, Writer};
 
@@ -134,7 +134,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
         writer,
         trainer,
         averager,
-        state_len: plan.state_len(),
+        state: StateCheck { rule: plan.rule, parameters: plan.parameters },
         shared,
         home: home.clone(),
         keep_updates: run_file.round.keep_updates as usize,

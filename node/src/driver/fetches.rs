@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
 use crate::blobs::{BlobStore, FetchError, fetch};
-use crate::learn::check_state;
+use crate::learn::StateCheck;
 use crate::net::Network;
 
 use super::shared::Shared;
@@ -22,7 +22,7 @@ pub(super) struct Fetches {
     me: NodeId,
     network: Network,
     blobs: Arc<BlobStore>,
-    state_len: u64,
+    state: StateCheck,
     inputs: mpsc::Sender<Input>,
     shared: Arc<Shared>,
     turns: Arc<Semaphore>,
@@ -34,19 +34,19 @@ impl Fetches {
         me: NodeId,
         network: Network,
         blobs: Arc<BlobStore>,
-        state_len: u64,
+        state: StateCheck,
         inputs: mpsc::Sender<Input>,
         shared: Arc<Shared>,
     ) -> Self {
         let turns = Arc::new(Semaphore::new(FETCHES_MAX));
-        Self { me, network, blobs, state_len, inputs, shared, turns, tasks: BTreeMap::new() }
+        Self { me, network, blobs, state, inputs, shared, turns, tasks: BTreeMap::new() }
     }
 
     pub(super) fn begin(&mut self, blob: BlobRef, purpose: Purpose, origin: NodeId, others: Vec<NodeId>) {
         // It stays on disk, whole or in part, until the machine knows how it ended.
         self.blobs.pin(blob.id);
         let (network, store, inputs) = (self.network.clone(), self.blobs.clone(), self.inputs.clone());
-        let (me, state_len, turns, shared) = (self.me, self.state_len, self.turns.clone(), self.shared.clone());
+        let (me, state, turns, shared) = (self.me, self.state, self.turns.clone(), self.shared.clone());
         let task = tokio::spawn(async move {
             let _turn = turns.acquire().await;
             let durable = purpose == Purpose::Model;
@@ -56,7 +56,7 @@ impl Fetches {
                 shared.count_refusal(*reject);
             }
             let checked = match result {
-                Ok(()) if purpose == Purpose::Model => check(&store, blob.id, state_len).await,
+                Ok(()) if purpose == Purpose::Model => check(&store, blob.id, state).await,
                 Ok(()) => Ok(()),
                 Err(error) => {
                     tracing::debug!("{error}");
@@ -100,10 +100,10 @@ fn failure_of(error: &FetchError) -> FetchFailure {
 }
 
 /// Whether a fetched blob is a model of the run.
-async fn check(store: &Arc<BlobStore>, id: Hash, state_len: u64) -> Result<(), FetchFailure> {
+async fn check(store: &Arc<BlobStore>, id: Hash, state: StateCheck) -> Result<(), FetchFailure> {
     let store = store.clone();
     let check = move || match store.read(id) {
-        Ok(bytes) => check_state(&bytes, state_len).map_err(FetchFailure::Invalid),
+        Ok(bytes) => state.check(&bytes).map_err(FetchFailure::Invalid),
         Err(_) => Err(FetchFailure::Disk),
     };
     tokio::task::spawn_blocking(check).await.unwrap_or(Err(FetchFailure::Disk))

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::blobs::{BlobStore, serve};
-use crate::learn::{Averager, Job, Outcome, Trainer};
+use crate::learn::{Averager, Job, Outcome, StateCheck, Trainer};
 use crate::net::{NetEvent, Network};
 use crate::report::About;
 use crate::store::{Home, Row, Writer};
@@ -71,8 +71,8 @@ pub struct Parts {
     pub trainer: Trainer,
     /// The averager; it answers into `inputs`.
     pub averager: Averager,
-    /// Bytes of a global state.
-    pub state_len: u64,
+    /// What a fetched state is checked against.
+    pub state: StateCheck,
     /// What others may look at.
     pub shared: Arc<Shared>,
     /// The home.
@@ -107,7 +107,7 @@ impl Driver {
             me,
             parts.network.clone(),
             parts.blobs.clone(),
-            parts.state_len,
+            parts.state,
             parts.inputs,
             parts.shared.clone(),
         );

@@ -79,7 +79,8 @@ fn work(sum: &mut Option<Sum>, rule: &Rule, parameters: usize, blobs: &BlobStore
                     folded: BTreeMap::new(),
                 });
             }
-            let result = sum.as_mut().map_or(Err(Reject::NotCollecting), |s| fold(s, blobs, node, update, samples));
+            let result =
+                sum.as_mut().map_or(Err(Reject::NotCollecting), |s| fold(s, rule, blobs, node, update, samples));
             Input::Folded { ballot, node, result }
         }
         Job::Aggregate { ballot, parent_model, updates, members } => {
@@ -87,17 +88,27 @@ fn work(sum: &mut Option<Sum>, rule: &Rule, parameters: usize, blobs: &BlobStore
                 Some(sum) => aggregate(sum, rule, blobs, parent_model, &updates, members),
                 None => Err("no update of this ballot was folded".to_owned()),
             };
+            if let Err(why) = &result {
+                tracing::warn!("round {}: the average can't be made: {why}", ballot.round);
+            }
             Input::Aggregated { ballot, result }
         }
     }
 }
 
-fn fold(sum: &mut Sum, blobs: &BlobStore, node: NodeId, update: BlobRef, samples: u64) -> Result<(), Reject> {
+fn fold(
+    sum: &mut Sum,
+    rule: &Rule,
+    blobs: &BlobStore,
+    node: NodeId,
+    update: BlobRef,
+    samples: u64,
+) -> Result<(), Reject> {
     let delta = blobs.read(update.id).map_err(|error| match error {
         BlobError::Damaged(_) => Reject::WrongHash,
         BlobError::Missing(_) | BlobError::Disk { .. } => Reject::ModelMissing,
     })?;
-    sum.exact.add(&delta, samples).map_err(|error| match error {
+    sum.exact.add(&delta, rule.weight(samples)).map_err(|error| match error {
         ExactError::Delta(error) => reject_of(&error),
         ExactError::Samples { .. } => Reject::BadMetrics,
         _ => Reject::OverBound,

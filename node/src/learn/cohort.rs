@@ -12,7 +12,7 @@ use paceline_model::{DataError, DataSet, Device, ExactSum, Threads, ThreadsError
 use paceline_protocol::roster::Part;
 use paceline_protocol::{BlobRef, Hash};
 
-use super::controls::Controls;
+use super::controls::{ControlError, Controls};
 use super::plan::Plan;
 use crate::blobs::Manifest;
 
@@ -84,8 +84,8 @@ pub enum LocalError {
     #[error(transparent)]
     Train(#[from] TrainError),
     /// Its control variate can't be read or written.
-    #[error("the control variate: {0}")]
-    Control(#[from] std::io::Error),
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// Its update can't be averaged.
     #[error(transparent)]
     Exact(#[from] paceline_model::ExactError),
@@ -135,7 +135,8 @@ impl Cohort<'_> {
     ) -> Result<Local, LocalError> {
         let began = Instant::now();
         let (plan, part) = (self.plan, client.part);
-        let control = if plan.rule.has_controls() { self.controls.read(client.last_update)? } else { None };
+        let control =
+            if plan.rule.has_controls() { self.controls.read(client.last_update, plan.parameters)? } else { None };
         let images = self.data.train_part(part.index as usize, part.of as usize, &plan.partition, plan.seed)?;
         let job = TrainJob {
             spec: &plan.spec,
@@ -155,7 +156,7 @@ impl Cohort<'_> {
         if let Some(control) = &trained.control {
             self.controls.put(update.id, control)?;
         }
-        lock(sum).add(&trained.update, trained.samples)?;
+        lock(sum).add(&trained.update, plan.rule.weight(trained.samples))?;
         Ok(Local {
             part,
             samples: trained.samples,

@@ -8,7 +8,29 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use paceline_model::{WeightsError, check_weights};
 use paceline_protocol::Hash;
+
+/// Why there is no control variate where there should be one.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The file can't be read or written.
+    #[error("{}: the control variate: {source}", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file is damaged.
+    #[error("{}: the control variate is damaged: {source}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: WeightsError,
+    },
+}
 
 /// A folder of control variates.
 #[derive(Debug, Clone)]
@@ -22,27 +44,36 @@ impl Controls {
         Self { dir: dir.into() }
     }
 
-    /// The control variate that belongs to a client's last averaged update; `None` for a client that has none yet.
+    /// The control variate that belongs to a client's last averaged update, of a net with so many parameters; `None` for a
+    /// client that has none yet.
     ///
     /// # Errors
-    /// The file can't be read.
-    pub fn read(&self, last_update: Option<Hash>) -> io::Result<Option<Vec<u8>>> {
-        last_update.map(|update| fs::read(self.path(update))).transpose()
+    /// The file can't be read or is damaged.
+    pub fn read(&self, last_update: Option<Hash>, parameters: usize) -> Result<Option<Vec<u8>>, ControlError> {
+        let Some(path) = last_update.map(|update| self.path(update)) else { return Ok(None) };
+        let bytes = fs::read(&path).map_err(|source| ControlError::Disk { path: path.clone(), source })?;
+        match check_weights(&bytes, parameters) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(source) => Err(ControlError::Damaged { path, source }),
+        }
     }
 
     /// Puts a control variate on disk beside the update that it was made with.
     ///
     /// # Errors
     /// The disk fails or is full.
-    pub fn put(&self, update: Hash, control: &[u8]) -> io::Result<()> {
-        fs::create_dir_all(&self.dir)?;
+    pub fn put(&self, update: Hash, control: &[u8]) -> Result<(), ControlError> {
         let path = self.path(update);
         let temporary = path.with_extension("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(control)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(&self.dir)?.sync_all()
+        let write = || -> io::Result<()> {
+            fs::create_dir_all(&self.dir)?;
+            let mut file = File::create(&temporary)?;
+            file.write_all(control)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|source| ControlError::Disk { path: path.clone(), source })
     }
 
     /// Removes all but those of these updates.
@@ -67,12 +98,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let controls = Controls::at(dir.path().join("controls"));
         let [averaged, lost] = [b"a", b"b"].map(|name| Hash::of(name));
-        assert_eq!(controls.read(None).expect("nothing is asked for"), None);
-        controls.put(averaged, &[1]).expect("room");
-        controls.put(lost, &[2]).expect("room");
-        assert_eq!(controls.read(Some(averaged)).expect("it is there"), Some(vec![1]));
+        let (one, two) = (1f32.to_le_bytes(), 2f32.to_le_bytes());
+        assert_eq!(controls.read(None, 1).expect("nothing is asked for"), None);
+        controls.put(averaged, &one).expect("room");
+        controls.put(lost, &two).expect("room");
+        assert_eq!(controls.read(Some(averaged), 1).expect("it is there"), Some(one.to_vec()));
         controls.retain(&[averaged]);
-        assert!(controls.read(Some(lost)).is_err());
-        assert_eq!(controls.read(Some(averaged)).expect("it is there"), Some(vec![1]));
+        assert!(matches!(controls.read(Some(lost), 1), Err(ControlError::Disk { .. })));
+        assert_eq!(controls.read(Some(averaged), 1).expect("it is there"), Some(one.to_vec()));
+        controls.put(averaged, &f32::NAN.to_le_bytes()).expect("room");
+        assert!(matches!(controls.read(Some(averaged), 1), Err(ControlError::Damaged { .. })));
     }
 }

@@ -12,11 +12,11 @@ mod trainer;
 
 pub use averager::Averager;
 pub use cohort::{Client, Cohort, Local, LocalError, Workers};
-pub use controls::Controls;
+pub use controls::{ControlError, Controls};
 pub use plan::{Plan, PlanError};
 pub use trainer::{Job, Material, Outcome, Progress, Trainer};
 
-use paceline_model::{WeightsError, check_weights};
+use paceline_model::{Rule, WeightsError};
 use paceline_protocol::Reject;
 
 /// Why weights are refused, in the protocol's words.
@@ -28,10 +28,21 @@ fn reject_of(error: &WeightsError) -> Reject {
     }
 }
 
-/// Whether bytes from a peer are a global state of the run.
-///
-/// # Errors
-/// Another length, or values that are not finite.
-pub fn check_state(bytes: &[u8], len: u64) -> Result<(), Reject> {
-    check_weights(bytes, (len / 4) as usize).map_err(|e| reject_of(&e))
+/// What bytes from a peer must be to be a global state of the run.
+#[derive(Debug, Clone, Copy)]
+pub struct StateCheck {
+    /// The rule of aggregation.
+    pub rule: Rule,
+    /// How many parameters the net has.
+    pub parameters: usize,
+}
+
+impl StateCheck {
+    /// Checks them.
+    ///
+    /// # Errors
+    /// Another length, or values that no state has.
+    pub fn check(&self, bytes: &[u8]) -> Result<(), Reject> {
+        self.rule.check_state(bytes, self.parameters).map_err(|e| reject_of(&e))
+    }
 }

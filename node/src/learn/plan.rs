@@ -151,6 +151,21 @@ impl Plan {
         4 * (self.parameters * self.rule.update_sections()) as u64
     }
 
+    /// The whole data set, of which clients have parts.
+    ///
+    /// # Errors
+    /// Files are missing or malformed, there is nothing to train on, or a step would take more images than there are.
+    pub fn whole_data(&self, path: Option<&Path>) -> Result<DataSet, PlanError> {
+        let data = self.data(path, None)?;
+        self.check_batch(data.train.len())?;
+        Ok(data)
+    }
+
+    /// Refuses a batch larger than all images together. A client may well have fewer: its steps are smaller then.
+    fn check_batch(&self, images: usize) -> Result<(), PlanError> {
+        if self.config.batch > images { Err(PlanError::Batch { batch: self.config.batch, images }) } else { Ok(()) }
+    }
+
     /// This node's images.
     ///
     /// # Errors
@@ -159,20 +174,15 @@ impl Plan {
         if let Some(part) = part.filter(|p| !p.is_valid()) {
             return Err(PlanError::Part(part));
         }
-        let (data, images) = match part {
+        let data = match part {
             Some(Part { index, of }) => {
                 let (k, n) = (index as usize, of as usize);
-                paceline_model::load_part(&self.source, path, (k, n), &self.partition, self.seed)?
+                let (data, images) = paceline_model::load_part(&self.source, path, (k, n), &self.partition, self.seed)?;
+                self.check_batch(images)?;
+                data
             }
-            None => {
-                let data = paceline_model::load(&self.source, path, self.seed)?;
-                let images = data.train.len();
-                (data, images)
-            }
+            None => paceline_model::load(&self.source, path, self.seed)?,
         };
-        if self.config.batch > images.max(1) {
-            return Err(PlanError::Batch { batch: self.config.batch, images });
-        }
         if data.train.is_empty() { Err(PlanError::Empty) } else { Ok(data) }
     }
 

@@ -216,22 +216,22 @@ impl Worker {
         let train_ms = began.elapsed().as_millis() as u64;
         let update = self.material.blobs.put(&trained.update).map_err(|e| Failure::Failed(e.to_string()))?;
         if let Some(control) = &trained.control {
-            self.material.controls.retain(last_update.as_slice());
-            self.material
-                .controls
-                .put(update.id, control)
-                .map_err(|e| Failure::Failed(format!("the control variate: {e}")))?;
+            let controls = &self.material.controls;
+            controls.put(update.id, control).map_err(|e| Failure::Failed(e.to_string()))?;
+            controls.retain(&[last_update.unwrap_or(update.id), update.id]);
         }
         Ok(TrainedUpdate { update, samples: trained.samples, train_loss: trained.train_loss, train_ms, evaluation })
     }
 
-    /// SCAFFOLD's control variate of this node. One that is lost begins anew, which costs accuracy for a while.
+    /// SCAFFOLD's control variate of this node. In place of one that is lost it begins at zero; what the lost one added to the
+    /// server's stays there, so a home that loses files costs such a run some accuracy, and replaying it doesn't repeat it.
     fn control(&self, round: u64, last_update: Option<Hash>) -> Option<Vec<u8>> {
-        if !self.material.plan.rule.has_controls() {
+        let plan = &self.material.plan;
+        if !plan.rule.has_controls() {
             return None;
         }
-        self.material.controls.read(last_update).unwrap_or_else(|error| {
-            tracing::warn!("round {round}: the control variate is lost and begins at zero: {error}");
+        self.material.controls.read(last_update, plan.parameters).unwrap_or_else(|error| {
+            tracing::warn!("round {round}: training begins with a control variate of zero: {error}");
             None
         })
     }

@@ -4,7 +4,7 @@
 //! finished round, in the format of `paceline rounds`, and `state-R` is the global state after round R. A round counts once its
 //! line is there; its state was put on disk before.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,8 @@ use crate::report::Round;
 #[derive(Debug)]
 pub(crate) struct Folder {
     dir: PathBuf,
+    /// Held while this process lives: two in one folder would mix their rounds.
+    _lock: File,
     /// The rounds that are finished.
     pub(crate) rounds: Vec<Round>,
     /// The state after the last of them.
@@ -36,8 +38,9 @@ impl Folder {
         initial: impl FnOnce() -> anyhow::Result<Vec<u8>>,
     ) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("{} can't be made", dir.display()))?;
+        let lock = lock(dir)?;
         let (run, count) = (dir.join("run.toml"), dir.join("clients"));
-        if run.exists() {
+        if run.exists() && count.exists() {
             let origin = run.display().to_string();
             let text = fs::read_to_string(&run).with_context(|| origin.clone())?;
             let before = fs::read_to_string(&count).with_context(|| count.display().to_string())?;
@@ -48,11 +51,13 @@ impl Folder {
                     before.trim()
                 );
             }
+        } else if dir.join("rounds.jsonl").exists() || run.exists() {
+            bail!("{} holds something else than a simulation: give another --out", dir.display());
         } else {
             write(&count, clients.to_string().as_bytes())?;
             write(&run, run_file.canonical().as_bytes())?;
         }
-        let mut folder = Self { dir: dir.to_owned(), rounds: Vec::new(), state: Vec::new() };
+        let mut folder = Self { dir: dir.to_owned(), _lock: lock, rounds: Vec::new(), state: Vec::new() };
         folder.rounds = folder.read_rounds()?;
         folder.state = match folder.rounds.last() {
             Some(last) => folder.read_state(last)?,
@@ -126,10 +131,9 @@ impl Folder {
         let mut rounds: Vec<Round> = Vec::new();
         for (index, line) in text[..whole].lines().enumerate() {
             let at = || format!("{}:{}: expected the record of round {}", path.display(), index + 1, index + 1);
-            let round: Round = serde_json::from_str(line).with_context(at)?;
+            let round: Round = serde_json::from_str(line).with_context(|| BEGIN_AGAIN).with_context(at)?;
             if round.round != index as u64 + 1 {
-                return Err(anyhow!("found that of round {}: remove this line and all after it", round.round))
-                    .with_context(at);
+                return Err(anyhow!("found that of round {}: {BEGIN_AGAIN}", round.round)).with_context(at);
             }
             rounds.push(round);
         }
@@ -138,17 +142,31 @@ impl Folder {
 
     fn read_state(&self, last: &Round) -> anyhow::Result<Vec<u8>> {
         let path = self.state_file(last.round);
-        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+        let bytes = fs::read(&path).with_context(|| format!("{}: {BEGIN_AGAIN}", path.display()))?;
         let found = Manifest::of(&bytes).blob().id.to_string();
         if found != last.model_hash {
             bail!(
-                "{}: expected the model {} of round {}, found {found}: the file is damaged; begin again with another --out",
+                "{}: expected the model {} of round {}, found {found}: {BEGIN_AGAIN}",
                 path.display(),
                 last.model_hash,
                 last.round
             );
         }
         Ok(bytes)
+    }
+}
+
+/// What to do about files that don't fit together.
+const BEGIN_AGAIN: &str = "the folder is damaged; begin again with another --out";
+
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("{} can't be written", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("another process simulates in {}: give another --out", dir.display()),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("{} can't be locked", path.display())),
     }
 }
 
@@ -161,7 +179,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     };
     write().with_context(|| format!("{} can't be written", path.display()))
 }

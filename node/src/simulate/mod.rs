@@ -104,7 +104,7 @@ impl Simulation {
         let run_file = read_run_file(&options.run)?;
         let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &options.run))?;
         let clients = options.clients.unwrap_or(run_file.run.min_nodes);
-        let data = plan.data(options.data.as_deref(), None).map_err(|e| at_fault(e, &options.run))?;
+        let data = plan.whole_data(options.data.as_deref()).map_err(|e| at_fault(e, &options.run))?;
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let workers = Workers::new(options.threads.map_or_else(cores, NonZeroUsize::get))?;
         let out = options.out.unwrap_or_else(|| format!("{}-simulation", run_file.run.name).into());
@@ -132,11 +132,12 @@ impl Simulation {
             let round = self.folder.rounds.len() as u64 + 1;
             match self.round(round, stop, &bar)? {
                 Some((report, state)) => {
-                    if json {
-                        print(&serde_json::to_string(&report)?);
-                    }
-                    bar.suspend(|| tracing::info!("{}", line(&report, self.run_file.run.rounds)));
+                    let (text, shown) = (line(&report, self.run_file.run.rounds), serde_json::to_string(&report)?);
                     self.folder.add(report, state)?;
+                    if json {
+                        print(&shown);
+                    }
+                    bar.suspend(|| tracing::info!("{text}"));
                     self.clear_controls();
                 }
                 None => break,
@@ -199,9 +200,11 @@ impl Simulation {
     fn participants(&self, model: Hash, round: u64) -> Vec<Client> {
         let order = self.roster.trainees(model, round);
         let count = self.run_file.participants_of(self.roster.len());
+        let has_controls = self.plan.rule.has_controls();
         let client = |node: &NodeId| {
             let part = self.roster.get(*node)?.part?;
-            Some(Client { part, last_update: self.folder.last_update_of(part) })
+            let last_update = if has_controls { self.folder.last_update_of(part) } else { None };
+            Some(Client { part, last_update })
         };
         order[..count].iter().filter_map(client).collect()
     }
@@ -224,14 +227,13 @@ impl Simulation {
         for (client, local) in clients.iter().zip(locals) {
             match local {
                 Ok(local) => arrived.push(local),
-                Err(error) => {
-                    let error = match error {
-                        LocalError::Train(TrainError::Diverged { .. }) => anyhow!("{}: {error}", self.lr_place),
-                        other => other.into(),
-                    };
+                // One client's training that diverges is its own trouble; a disk or data that fails is everybody's.
+                Err(error @ LocalError::Train(TrainError::Diverged { .. })) => {
+                    let error = anyhow!("{}: {error}", self.lr_place);
                     tracing::warn!("round {round}: client {} has no update: {error}", client.part);
                     last = Some(error);
                 }
+                Err(error) => return Err(anyhow::Error::from(error).context(format!("client {}", client.part))),
             }
         }
         let needed = self.run_file.min_updates_of(clients.len());

@@ -251,7 +251,7 @@ fn partition(entry: &Entry) -> Result<Partition> {
     let given: Vec<(&str, Entry)> = PARTITIONS.iter().filter_map(|(key, _)| Some((*key, table.get(key)?))).collect();
     let [(key, value)] = given.as_slice() else { return Err(entry.wrong(expected)) };
     Ok(match *key {
-        "dirichlet" => Partition::Dirichlet(value.number("a number above 0, at most 1e6", |x| x > 0.0 && x <= 1e6)?),
+        "dirichlet" => Partition::Dirichlet(value.number("a number from 0.01 to 1e6", |x| (0.01..=1e6).contains(&x))?),
         "shards" => Partition::Shards(value.integer(1..=u64::from(SHARDS_MAX))? as u32),
         "labels" => Partition::Labels(value.integer(1..=CLASSES_MAX as u64)? as u32),
         _ => Partition::PowerLaw(value.number("a number from 0 to 10", |x| (0.0..=10.0).contains(&x))?),
@@ -317,7 +317,7 @@ fn aggregate_section(section: &Section) -> Result<AggregateSection> {
             );
         };
         **value = match *key {
-            "lr" | "tau" => entry.number("a finite number above 0", |x| x > 0.0)?,
+            "lr" | "tau" => entry.number("a number from 1e-9 to 1e6", |x| (1e-9..=1e6).contains(&x))?,
             _ => entry.number("a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
         };
     }

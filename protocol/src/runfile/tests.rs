@@ -237,7 +237,7 @@ fn datasets() -> impl Strategy<Value = Dataset> {
 fn partitions() -> impl Strategy<Value = Partition> {
     prop_oneof![
         Just(Partition::Iid),
-        numbers(1e-9..1e6).prop_map(Partition::Dirichlet),
+        numbers(0.01..1e6).prop_map(Partition::Dirichlet),
         (1..=SHARDS_MAX).prop_map(Partition::Shards),
         (1..=1000u32).prop_map(Partition::Labels),
         numbers(0.0..10.0).prop_map(Partition::PowerLaw),
