@@ -4,25 +4,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{Table, presets};
-use paceline_protocol::bounds::ROSTER_MAX;
 use serde::Serialize;
 
-use super::{Coded, Exit, Format, at_fault, print, read_run_file};
-use crate::learn::Plan;
+use super::experiment::{Experiment, Prepared};
+use super::{Coded, Exit, Format, print};
 use crate::plot::Shares;
 
 /// What is shown.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The run file.
-    #[arg(value_name = "RUN.toml")]
-    run: PathBuf,
-    /// Parts [default: the run file's min_nodes].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=ROSTER_MAX as i64))]
-    clients: Option<u32>,
-    /// The data, if the run file's data set needs any.
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    experiment: Experiment,
     /// Draw it: writes FILE.svg and FILE.png.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -46,10 +38,8 @@ const COLUMNS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'
 const CLASSES_DRAWN: usize = 40;
 
 pub(super) fn run(options: &Options, format: Format) -> Result<(), Coded> {
-    let run_file = read_run_file(&options.run)?;
-    let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &options.run))?;
-    let data = plan.whole_data(options.data.as_deref()).map_err(|e| at_fault(e, &options.run))?;
-    let parts = options.clients.unwrap_or(run_file.run.min_nodes) as usize;
+    let Prepared { run_file, plan, data, clients } = options.experiment.prepare()?;
+    let parts = clients as usize;
     let (labels, classes) = (data.train.labels(), data.train.classes());
     let lines: Vec<Line> = paceline_model::partition(labels, classes, parts, &plan.partition, plan.seed)
         .iter()

@@ -1,10 +1,12 @@
 //! The command line: what is stable for scripts, in one place (design section 6).
 
 mod data;
+mod experiment;
 mod init;
 mod join;
 mod read;
 
+pub(crate) use experiment::{Experiment, Prepared};
 pub(crate) use join::{at_fault, lr_place, read_run_file, stdin_ends};
 pub(crate) use read::{rounds_of, rounds_table, short};
 

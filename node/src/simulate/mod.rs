@@ -20,13 +20,12 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use paceline_model::{DataSet, Device, Evaluation, TrainError};
-use paceline_protocol::bounds::ROSTER_MAX;
 use paceline_protocol::roster::{Member, Part, Roster};
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
-use crate::cli::{Coded, Exit, at_fault, lr_place, print, read_run_file};
+use crate::cli::{Coded, Exit, Experiment, Prepared, lr_place, print};
 use crate::learn::{Client, Cohort, Local, LocalError, Plan, Workers};
 use crate::report::{ContributionReport, Round};
 
@@ -37,15 +36,8 @@ pub use plots::accuracy;
 /// How a run is simulated.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The run file.
-    #[arg(value_name = "RUN.toml")]
-    run: PathBuf,
-    /// Clients; client K has the part K/N of the data [default: the run file's min_nodes].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=ROSTER_MAX as i64))]
-    clients: Option<u32>,
-    /// The data, if the run file's data set needs any.
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    experiment: Experiment,
     /// Where rounds, models and plots go; a simulation that is found there goes on [default: NAME-simulation].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -101,17 +93,14 @@ struct Simulation {
 impl Simulation {
     fn prepare(options: Options) -> Result<Self, Coded> {
         let bad_input = |error: anyhow::Error| Coded::new(Exit::BadInput, error);
-        let run_file = read_run_file(&options.run)?;
-        let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &options.run))?;
-        let clients = options.clients.unwrap_or(run_file.run.min_nodes);
-        let data = plan.whole_data(options.data.as_deref()).map_err(|e| at_fault(e, &options.run))?;
+        let Prepared { run_file, plan, data, clients } = options.experiment.prepare()?;
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let workers = Workers::new(options.threads.map_or_else(cores, NonZeroUsize::get))?;
         let out = options.out.unwrap_or_else(|| format!("{}-simulation", run_file.run.name).into());
         let folder = Folder::open(&out, &run_file, clients, || Ok(plan.initial_state()?)).map_err(bad_input)?;
         Ok(Self {
             roster: roster(clients),
-            lr_place: lr_place(&options.run),
+            lr_place: lr_place(&options.experiment.run),
             run_file,
             plan,
             data,
