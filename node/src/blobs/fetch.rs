@@ -2,9 +2,10 @@
 //!
 //! The origin has all of it. The others fetch it too, or have it already: chunk `i` "belongs" to one of the fetchers,
 //! which gets it from the origin, and from which the rest get it. So the origin sends each chunk about once, however many
-//! fetch. Whoever fails or lies loses its standing for this blob, and its chunks come from elsewhere.
+//! fetch. Whoever lies loses its standing for this blob, whoever fails is tried again a few times at most, and their
+//! chunks come from elsewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +25,19 @@ const IN_FLIGHT: usize = 6;
 /// 1 Mbit/s; whoever dies is noticed by its connection long before.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Rounds over all holders before a fetch is given up.
-const TRIES: usize = 3;
+/// Passes over what is missing, one after another without a single chunk, before a fetch is given up.
+const IDLE_PASSES_MAX: u32 = 3;
 
-/// Between two such rounds.
+/// The same while somebody who has it has too much to do: half a minute with the pauses.
+const BUSY_PASSES_MAX: u32 = 30;
+
+/// Between two passes; longer with each idle one, up to `PAUSES_MAX` times.
 const PAUSE: Duration = Duration::from_millis(150);
+/// See [`PAUSE`].
+const PAUSES_MAX: u32 = 7;
+
+/// Peers that are asked for one chunk in one pass. Each may keep the asker waiting before it says that it lacks it.
+const ASKED_MAX: usize = 3;
 
 /// How peers are asked; the network, or a test.
 pub trait Ask: Send + Sync {
@@ -53,7 +62,7 @@ pub enum FetchError {
     /// No holder could be reached or has it.
     #[error("no peer serves blob {0:?}")]
     Unreachable(BlobRef),
-    /// The origin sent bytes with the wrong hash.
+    /// Its origin sent bytes with the wrong hash, and nobody else has it.
     #[error("blob {0:?} was served with bytes that fail their hash")]
     WrongHash(BlobRef),
     /// The disk failed.
@@ -68,6 +77,8 @@ pub struct Fetched {
     pub bytes: u64,
     /// Peers that sent what fails its hash.
     pub liars: Vec<(NodeId, Reject)>,
+    /// Peers that could not be asked, each with its last failure.
+    pub failed: BTreeMap<NodeId, AskError>,
 }
 
 struct Fetch<'a, A> {
@@ -78,9 +89,23 @@ struct Fetch<'a, A> {
     /// All who fetch or have it, me included, ascending: chunk i belongs to the one at i modulo their number.
     fetchers: Vec<NodeId>,
     me: NodeId,
-    /// Who has failed, and is not asked again.
+    /// Who lied or is too slow, and is not asked again.
     fallen: BTreeSet<NodeId>,
+    /// Who does not know the blob or could not be reached, and is not asked again in this pass.
+    absent: BTreeSet<NodeId>,
+    /// Whether somebody said in this pass that it has too much to do.
+    is_busy: bool,
+    /// Passes since the last one with a chunk in which nobody was busy.
+    idle: u32,
+    /// Those in which somebody was.
+    busy: u32,
     report: Fetched,
+}
+
+/// A chunk that is missing, and who was asked for it in this pass.
+struct Want {
+    index: u32,
+    asked: Vec<NodeId>,
 }
 
 /// Gets `blob` onto the disk, resuming what is there. `progress` hears the bytes that are here so far. What was learnt of
@@ -96,66 +121,109 @@ pub async fn fetch<A: Ask>(
     let mut fetchers: Vec<NodeId> = others.iter().copied().chain([me]).collect();
     fetchers.sort_unstable();
     fetchers.dedup();
-    let mut fetch =
-        Fetch { store, peers, blob, origin, fetchers, me, fallen: BTreeSet::new(), report: Fetched::default() };
+    let mut fetch = Fetch {
+        store,
+        peers,
+        blob,
+        origin,
+        fetchers,
+        me,
+        fallen: BTreeSet::new(),
+        absent: BTreeSet::new(),
+        is_busy: false,
+        idle: 0,
+        busy: 0,
+        report: Fetched::default(),
+    };
     let result = fetch.run(durable, &mut progress).await;
     (fetch.report, result)
 }
 
 impl<A: Ask> Fetch<'_, A> {
     async fn run(&mut self, durable: bool, progress: &mut impl FnMut(u64)) -> Result<(), FetchError> {
-        if self.store.is_whole(self.blob.id) {
-            return Ok(());
-        }
+        let _fetching = self.store.fetching(self.blob.id);
         let manifest = self.manifest().await?;
-        let (store, begun) = (self.store.clone(), manifest.clone());
-        let mut missing = blocking(move || store.begin(begun)).await?;
-        for round in 0..TRIES {
-            if missing.is_empty() {
-                break;
-            }
-            if round > 0 {
-                tokio::time::sleep(PAUSE).await;
-            }
-            missing = self.chunks(&manifest, missing, progress).await?;
-        }
-        if !missing.is_empty() {
-            return Err(self.failure());
+        if !self.store.is_whole(self.blob.id) {
+            let (store, begun) = (self.store.clone(), manifest.clone());
+            let missing = blocking(move || store.begin(begun)).await?;
+            self.passes(&manifest, missing, progress).await?;
         }
         let (store, id) = (self.store.clone(), self.blob.id);
         Ok(blocking(move || store.seal(id, durable)).await?)
     }
 
+    /// Goes over what is missing until nothing is, or nothing comes any more.
+    async fn passes(
+        &mut self,
+        manifest: &Manifest,
+        mut missing: Vec<u32>,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), FetchError> {
+        for pass in 0.. {
+            let before = missing.len();
+            missing = self.chunks(manifest, missing, pass, progress).await?;
+            if missing.is_empty() {
+                break;
+            }
+            self.pause(missing.len() < before).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits before everybody who has not fallen is asked again.
+    async fn pause(&mut self, something_came: bool) -> Result<(), FetchError> {
+        match (something_came, std::mem::take(&mut self.is_busy)) {
+            (true, _) => (self.idle, self.busy) = (0, 0),
+            (false, true) => self.busy += 1,
+            (false, false) => self.idle += 1,
+        }
+        self.absent.clear();
+        let in_vain = self.idle >= IDLE_PASSES_MAX || self.busy >= BUSY_PASSES_MAX;
+        if in_vain || self.holders().next().is_none() {
+            return Err(self.failure());
+        }
+        tokio::time::sleep(PAUSE * (1 + self.idle + self.busy).min(PAUSES_MAX)).await;
+        Ok(())
+    }
+
     fn failure(&self) -> FetchError {
         // A lying bystander says nothing about the origin.
-        let origin_lied = self.report.liars.iter().any(|(peer, _)| *peer == self.origin);
-        if origin_lied { FetchError::WrongHash(self.blob) } else { FetchError::Unreachable(self.blob) }
+        let lied = self.report.liars.iter().any(|(peer, _)| *peer == self.origin);
+        if lied { FetchError::WrongHash(self.blob) } else { FetchError::Unreachable(self.blob) }
     }
 
     /// Holders that may still be asked: the origin, then the others.
     fn holders(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let others = self.fetchers.iter().copied().filter(|n| *n != self.me && *n != self.origin);
-        [self.origin].into_iter().chain(others).filter(|n| !self.fallen.contains(n))
+        let others = self.fetchers.iter().copied().filter(|n| *n != self.origin);
+        [self.origin].into_iter().chain(others).filter(|n| *n != self.me && self.may_be_asked(*n))
+    }
+
+    fn may_be_asked(&self, peer: NodeId) -> bool {
+        !self.fallen.contains(&peer) && !self.absent.contains(&peer)
     }
 
     async fn manifest(&mut self) -> Result<Manifest, FetchError> {
-        if let Some(manifest) = self.store.manifest(self.blob.id) {
-            return Ok(Manifest::clone(&manifest));
+        let (store, id) = (self.store.clone(), self.blob.id);
+        if let Some(manifest) = blocking(move || Ok(store.manifest(id))).await? {
+            // Who speaks of it with another length is wrong, as these bytes show.
+            let right = manifest.blob() == self.blob;
+            return if right { Ok(Manifest::clone(&manifest)) } else { Err(FetchError::WrongHash(self.blob)) };
         }
         let request = BlobRequest::Manifest { blob: self.blob.id };
-        for holder in self.holders().collect::<Vec<_>>() {
-            match self.peers.ask(holder, request, ANSWER_TIMEOUT).await {
-                Ok(BlobAnswer::Manifest(bytes)) => match Manifest::parse(&bytes, self.blob) {
-                    Some(manifest) => return Ok(manifest),
-                    None => self.lies(holder),
-                },
-                Ok(_) => {}
-                Err(_) => {
-                    self.fallen.insert(holder);
+        loop {
+            for holder in self.holders().collect::<Vec<_>>() {
+                match self.peers.ask(holder, request, ANSWER_TIMEOUT).await {
+                    Ok(BlobAnswer::Manifest(bytes)) => match Manifest::parse(&bytes, self.blob) {
+                        Some(manifest) => return Ok(manifest),
+                        None => self.lies(holder),
+                    },
+                    Ok(BlobAnswer::Chunk(_)) => self.lies(holder),
+                    Ok(answer) => self.is_busy |= answer == BlobAnswer::Busy,
+                    Err(error) => self.fails(holder, error),
                 }
             }
+            self.pause(false).await?;
         }
-        Err(self.failure())
     }
 
     fn lies(&mut self, peer: NodeId) {
@@ -164,61 +232,84 @@ impl<A: Ask> Fetch<'_, A> {
         }
     }
 
-    /// Asks for all of `missing` once; those that did not come are returned.
+    fn fails(&mut self, peer: NodeId, error: AskError) {
+        tracing::debug!(%peer, blob = %self.blob.id, "can't be asked for a blob: {error}");
+        match error {
+            // A connection can be made anew, and this node's own queue empties.
+            AskError::Unreachable | AskError::Broken(_) | AskError::Overloaded => self.absent.insert(peer),
+            AskError::Timeout | AskError::Unsupported | AskError::Malformed(_) => self.fallen.insert(peer),
+        };
+        self.report.failed.insert(peer, error);
+    }
+
+    /// Asks for all of `missing`; those that did not come in this pass are returned.
     async fn chunks(
         &mut self,
         manifest: &Manifest,
         missing: Vec<u32>,
+        pass: usize,
         progress: &mut impl FnMut(u64),
     ) -> Result<Vec<u32>, FetchError> {
+        let mut here = self.blob.len
+            - missing.iter().filter_map(|i| manifest.range(*i)).map(|range| range.end - range.start).sum::<u64>();
         // Begin with the own chunks: others wait for them.
         let (own, other): (Vec<u32>, Vec<u32>) = missing.into_iter().partition(|i| self.owner(*i) == self.me);
-        let mut waiting = own.into_iter().chain(other).map(|i| (i, false)).collect::<std::collections::VecDeque<_>>();
+        let mut waiting: VecDeque<Want> =
+            own.into_iter().chain(other).map(|index| Want { index, asked: Vec::new() }).collect();
         let mut failed = Vec::new();
         let mut under_way = FuturesUnordered::new();
-        let mut here = self.blob.len
-            - waiting.iter().filter_map(|(i, _)| manifest.range(*i)).map(|r| r.end - r.start).sum::<u64>();
         loop {
             while under_way.len() < IN_FLIGHT
-                && let Some((index, again)) = waiting.pop_front()
+                && let Some(want) = waiting.pop_front()
             {
-                let Some(holder) = self.holder(index, again) else {
-                    failed.push(index);
+                let Some(holder) = self.holder(&want, pass) else {
+                    failed.push(want.index);
                     continue;
                 };
-                let request = BlobRequest::Chunk { blob: self.blob.id, index };
+                let request = BlobRequest::Chunk { blob: self.blob.id, index: want.index };
                 let peers = self.peers;
-                under_way.push(async move { (index, again, holder, peers.ask(holder, request, ANSWER_TIMEOUT).await) });
+                under_way.push(async move { (want, holder, peers.ask(holder, request, ANSWER_TIMEOUT).await) });
             }
-            let Some((index, again, holder, answer)) = under_way.next().await else { return Ok(failed) };
-            let came = match answer {
-                Ok(BlobAnswer::Chunk(bytes)) => {
-                    let len = bytes.len() as u64;
-                    self.report.bytes += len;
-                    let (store, id) = (self.store.clone(), self.blob.id);
-                    let right = blocking(move || store.write_chunk(id, index, &bytes)).await?;
-                    if right {
-                        here += len;
-                        progress(here);
-                    } else {
-                        self.lies(holder);
-                    }
-                    right
+            let Some((mut want, holder, answer)) = under_way.next().await else { return Ok(failed) };
+            match self.take(want.index, holder, answer).await? {
+                Some(bytes) => {
+                    here += bytes;
+                    progress(here);
                 }
-                // It has not got it (yet), or has too much to do; it may have other chunks.
-                Ok(_) => false,
-                Err(_) => {
-                    self.fallen.insert(holder);
-                    false
+                None => {
+                    want.asked.push(holder);
+                    waiting.push_back(want);
                 }
-            };
-            match (came, again) {
-                (true, _) => {}
-                // Whoever it belongs to failed: the origin, or if that fell, any other.
-                (false, false) => waiting.push_back((index, true)),
-                (false, true) => failed.push(index),
             }
         }
+    }
+
+    /// Takes a peer's answer: the bytes of the chunk, if that is what it is.
+    async fn take(
+        &mut self,
+        index: u32,
+        holder: NodeId,
+        answer: Result<BlobAnswer, AskError>,
+    ) -> Result<Option<u64>, FetchError> {
+        match answer {
+            Ok(BlobAnswer::Chunk(bytes)) => {
+                let len = bytes.len() as u64;
+                self.report.bytes += len;
+                let (store, id) = (self.store.clone(), self.blob.id);
+                if blocking(move || store.write_chunk(id, index, &bytes)).await? {
+                    return Ok(Some(len));
+                }
+                self.lies(holder);
+            }
+            Ok(BlobAnswer::Unknown) => {
+                self.absent.insert(holder);
+            }
+            Ok(BlobAnswer::Manifest(_)) => self.lies(holder),
+            // It lacks this chunk, or has too much to do; it may have others.
+            Ok(answer) => self.is_busy |= answer == BlobAnswer::Busy,
+            Err(error) => self.fails(holder, error),
+        }
+        Ok(None)
     }
 
     /// The fetcher that a chunk belongs to.
@@ -226,17 +317,19 @@ impl<A: Ask> Fetch<'_, A> {
         self.fetchers.get(index as usize % self.fetchers.len().max(1)).copied().unwrap_or(self.me)
     }
 
-    fn holder(&self, index: u32, again: bool) -> Option<NodeId> {
-        let owner = self.owner(index);
-        if !again && owner != self.me && !self.fallen.contains(&owner) {
-            return Some(owner);
+    /// Whom to ask next for a chunk: the one that it belongs to, then the origin, then the others in turn, each chunk and
+    /// each pass another one first.
+    fn holder(&self, want: &Want, pass: usize) -> Option<NodeId> {
+        // Those who fell, or said that they don't know the blob, kept nobody waiting.
+        if want.asked.iter().filter(|n| self.may_be_asked(**n)).count() >= ASKED_MAX {
+            return None;
         }
-        // With the origin gone the others are asked in turn, each chunk another one first.
-        let holders: Vec<NodeId> = self.holders().collect();
-        match holders.first() {
-            Some(first) if *first == self.origin => Some(*first),
-            _ => holders.get(index as usize % holders.len().max(1)).copied(),
-        }
+        let owner = self.owner(want.index);
+        let (origin, others): (Vec<NodeId>, Vec<NodeId>) = self.holders().partition(|n| *n == self.origin);
+        let turn = (want.index as usize + pass) % others.len().max(1);
+        let in_turn = others.iter().cycle().skip(turn).take(others.len());
+        let owner = self.holders().find(|n| *n == owner);
+        owner.iter().chain(&origin).chain(in_turn).find(|n| !want.asked.contains(n)).copied()
     }
 }
 
@@ -251,146 +344,4 @@ async fn blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::blobs::serve;
-    use paceline_protocol::bounds::CHUNK_BYTES;
-    use std::collections::BTreeMap;
-    use std::sync::Mutex;
-
-    /// Stores in memory's reach: who asks, asks the store itself. Some send wrong bytes, some are down.
-    #[derive(Default)]
-    struct Peers {
-        stores: BTreeMap<NodeId, Arc<BlobStore>>,
-        liars: BTreeSet<NodeId>,
-        chunks_served: Mutex<BTreeMap<NodeId, usize>>,
-    }
-
-    impl Ask for &Peers {
-        async fn ask(&self, to: NodeId, request: BlobRequest, _: Duration) -> Result<BlobAnswer, AskError> {
-            let store = self.stores.get(&to).ok_or(AskError::Unreachable)?;
-            let answer = serve(store, request).await;
-            match answer {
-                BlobAnswer::Chunk(mut bytes) => {
-                    *self.chunks_served.lock().expect("no panic holds it").entry(to).or_default() += 1;
-                    if self.liars.contains(&to) {
-                        bytes[0] ^= 1;
-                    }
-                    Ok(BlobAnswer::Chunk(bytes))
-                }
-                answer => Ok(answer),
-            }
-        }
-    }
-
-    fn node(i: u8) -> NodeId {
-        NodeId::from_public_key([i; 32])
-    }
-
-    fn store() -> (tempfile::TempDir, Arc<BlobStore>) {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let store = Arc::new(BlobStore::open(dir.path()).expect("it opens"));
-        (dir, store)
-    }
-
-    fn model() -> Vec<u8> {
-        (0..17 * CHUNK_BYTES + 99).map(|i| (i.wrapping_mul(0x9E37_79B9) >> 11) as u8).collect()
-    }
-
-    #[tokio::test]
-    async fn four_fetchers_take_little_more_than_one_copy_from_the_origin() {
-        let data = model();
-        let mut dirs = Vec::new();
-        let mut peers = Peers::default();
-        for i in 0..5 {
-            let (dir, store) = store();
-            dirs.push(dir);
-            peers.stores.insert(node(i), store);
-        }
-        let origin = node(0);
-        let blob = peers.stores[&origin].put(&data).expect("room");
-        let others: Vec<NodeId> = (1..5).map(node).collect();
-        // All have begun: who is asked for a chunk that is on its way waits for it, whatever the order in which they run.
-        for me in &others {
-            peers.stores[me].begin(Manifest::of(&data)).expect("room");
-        }
-        let (peers, others) = (&peers, &others);
-        let fetches = others.iter().map(|me| async move {
-            let (report, result) = fetch(&peers.stores[me], &peers, (*me, origin, others), blob, true, |_| {}).await;
-            result.expect("everybody serves");
-            report.bytes
-        });
-        let received = futures::future::join_all(fetches).await;
-        assert!(received.iter().all(|bytes| *bytes == blob.len), "a chunk came twice: {received:?}");
-        let served = peers.chunks_served.lock().expect("no panic holds it")[&origin];
-        assert!(served <= 27, "the origin served {served} chunks of a blob of 18");
-        for me in others {
-            assert_eq!(peers.stores[me].read(blob.id).expect("it is whole"), data);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_holder_that_lies_is_named_and_costs_nothing_else() {
-        let data = model();
-        let (_d0, honest) = store();
-        let (_d1, lying) = store();
-        let (_d2, mine) = store();
-        let blob = honest.put(&data).expect("room");
-        lying.put(&data).expect("room");
-        let mut peers = Peers::default();
-        peers.stores.extend([(node(0), honest), (node(1), lying)]);
-        peers.liars.insert(node(1));
-        let peers = &peers;
-        let (report, result) = fetch(&mine, &peers, (node(2), node(0), &[node(1)]), blob, true, |_| {}).await;
-        result.expect("the origin is honest");
-        assert_eq!(report.liars, [(node(1), Reject::WrongHash)]);
-        assert_eq!(mine.read(blob.id).expect("it is whole"), data);
-    }
-
-    #[tokio::test]
-    async fn a_blob_that_only_liars_have_is_refused() {
-        let (_d0, lying) = store();
-        let (_d1, mine) = store();
-        let blob = lying.put(&model()).expect("room");
-        let mut peers = Peers::default();
-        peers.stores.insert(node(0), lying);
-        peers.liars.insert(node(0));
-        let peers = &peers;
-        let (_, result) = fetch(&mine, &peers, (node(2), node(0), &[]), blob, true, |_| {}).await;
-        assert!(matches!(result, Err(FetchError::WrongHash(_))), "{result:?}");
-        assert!(!mine.is_whole(blob.id));
-    }
-
-    #[tokio::test]
-    async fn with_its_origin_gone_a_blob_comes_from_the_others() {
-        let data = model();
-        let (_d0, other) = store();
-        let (_d1, mine) = store();
-        let blob = other.put(&data).expect("room");
-        let mut peers = Peers::default();
-        peers.stores.insert(node(1), other);
-        let peers = &peers;
-        let (_, result) = fetch(&mine, &peers, (node(2), node(0), &[node(1)]), blob, true, |_| {}).await;
-        result.expect("node 1 has it");
-        assert_eq!(mine.read(blob.id).expect("it is whole"), data);
-    }
-
-    #[tokio::test]
-    async fn an_interrupted_fetch_asks_only_for_what_is_missing() {
-        let data = model();
-        let (_d0, origin) = store();
-        let (_d1, mine) = store();
-        let blob = origin.put(&data).expect("room");
-        mine.begin(Manifest::of(&data)).expect("begins");
-        for i in 0..10 {
-            let bytes = origin.chunk(blob.id, i).expect("it is whole");
-            assert!(mine.write_chunk(blob.id, i, &bytes).expect("writes"));
-        }
-        let mut peers = Peers::default();
-        peers.stores.insert(node(0), origin);
-        let peers = &peers;
-        let (report, result) = fetch(&mine, &peers, (node(2), node(0), &[]), blob, true, |_| {}).await;
-        result.expect("the origin serves");
-        assert_eq!(report.bytes, blob.len - 10 * CHUNK_BYTES);
-    }
-}
+mod tests;

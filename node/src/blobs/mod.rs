@@ -10,4 +10,4 @@ mod store;
 pub use fetch::{Ask, FetchError, Fetched, fetch};
 pub use manifest::Manifest;
 pub use serve::serve;
-pub use store::{BlobError, BlobStore};
+pub use store::{BlobError, BlobStore, Fetching, Grown};

@@ -1,21 +1,33 @@
 //! Blobs on disk: `ID.blob` is whole, `ID.part` grows chunk by chunk, `ID.manifest` tells what belongs into both.
 //!
-//! A blob is whole or it is not, also after kill -9: a part becomes a blob by a rename after its bytes are on disk. After
-//! a restart the chunks of a part are hashed again, so that nothing half-written counts.
+//! A blob is whole or it is not, also after kill -9 or a power loss: a part becomes a blob by a rename after its bytes are
+//! on disk. What is found at a start is hashed again, chunk by chunk, so that nothing half-written counts and nothing
+//! that is right is fetched twice.
+
+mod growth;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use paceline_protocol::bounds::MANIFEST_BYTES_MAX;
 use paceline_protocol::{BlobRef, Hash};
 use thiserror::Error;
-use tokio::sync::watch;
 
 use super::manifest::Manifest;
+use crate::store::files;
+use growth::Growth;
+pub use growth::{Fetching, Grown};
+
+/// Bytes of whole blobs that are hashed again at a start: a few seconds' worth. What is beyond is believed by its length
+/// until it is read, which hashes it anyway.
+const VERIFIED_BYTES_MAX: u64 = 4 << 30;
+
+const WHOLE: &str = "blob";
+const PART: &str = "part";
+const MANIFEST: &str = "manifest";
 
 /// Why a blob can't be had from the disk, or put there.
 #[derive(Debug, Error)]
@@ -32,17 +44,8 @@ pub enum BlobError {
     #[error("blob {0} is not here")]
     Missing(Hash),
     /// A file that does not hold what its name says.
-    #[error("{0} is damaged: its bytes do not have the hash of its name; it is fetched again")]
+    #[error("{0} is damaged: its bytes do not have the hash of its name; its damaged chunks are fetched again")]
     Damaged(PathBuf),
-}
-
-/// What is known of a blob that is not whole yet.
-#[derive(Debug)]
-struct Partial {
-    manifest: Arc<Manifest>,
-    have: BTreeSet<u32>,
-    /// Tells those who wait for a chunk that one more is there.
-    grown: watch::Sender<usize>,
 }
 
 /// The blobs of one node.
@@ -50,18 +53,46 @@ struct Partial {
 pub struct BlobStore {
     dir: PathBuf,
     state: Mutex<State>,
-    /// Counts writes, so that each has a temporary file of its own.
-    writes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    whole: BTreeMap<Hash, Arc<Manifest>>,
+    whole: BTreeMap<Hash, Whole>,
     partial: BTreeMap<Hash, Partial>,
-    /// Parts that an earlier life left and nobody has asked for since.
-    leftover: BTreeSet<Hash>,
+    /// What a start found and could not count as whole: parts that a fetch may resume.
+    stray: BTreeSet<Hash>,
+    /// Blobs that `retain` leaves alone once: whoever says what to keep may not have heard of them yet.
+    fresh: BTreeSet<Hash>,
     /// Blobs in use, which `retain` leaves alone, with the count of their users.
     pinned: BTreeMap<Hash, usize>,
+    growth: Growth,
+}
+
+/// A blob of which every chunk is here.
+#[derive(Debug, Clone)]
+struct Whole {
+    manifest: Arc<Manifest>,
+    /// Whether it is on disk under its own name. If not it is a part still, and counts as one after a restart.
+    durable: bool,
+}
+
+impl Whole {
+    fn extension(&self) -> &'static str {
+        if self.durable { WHOLE } else { PART }
+    }
+}
+
+/// What is known of a blob that is not whole yet.
+#[derive(Debug)]
+struct Partial {
+    manifest: Arc<Manifest>,
+    have: BTreeSet<u32>,
+}
+
+impl Partial {
+    fn missing(&self) -> Vec<u32> {
+        (0..self.manifest.chunks()).filter(|i| !self.have.contains(i)).collect()
+    }
 }
 
 fn disk(path: &Path) -> impl FnOnce(io::Error) -> BlobError + '_ {
@@ -75,25 +106,33 @@ impl BlobStore {
     /// The disk fails.
     pub fn open(dir: &Path) -> Result<Self, BlobError> {
         fs::create_dir_all(dir).map_err(disk(dir))?;
-        let store = Self { dir: dir.to_owned(), state: Mutex::default(), writes: AtomicU64::new(0) };
-        let (mut whole, mut leftover) = (BTreeMap::new(), BTreeSet::new());
+        files::sweep(dir).map_err(disk(dir))?;
+        let store = Self { dir: dir.to_owned(), state: Mutex::default() };
+        let mut found: BTreeMap<Hash, bool> = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(disk(dir))? {
             let path = entry.map_err(disk(dir))?.path();
-            let stem = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<Hash>().ok());
-            if let Some(id) = stem.filter(|_| path.extension().is_some_and(|e| e == "blob"))
-                && let Some(manifest) = store.manifest_on_disk(id)
-                && fs::metadata(&path).is_ok_and(|m| m.len() == manifest.blob().len)
-            {
-                whole.insert(id, Arc::new(manifest));
-            } else if path.extension().is_some_and(|e| e == "new") {
-                // A write that a kill cut short.
-                let _ = fs::remove_file(&path);
-            } else if let Some(id) = stem {
-                leftover.insert(id);
+            let id = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<Hash>().ok());
+            let extension = path.extension().and_then(|e| e.to_str());
+            if let (Some(id), Some(extension @ (WHOLE | PART | MANIFEST))) = (id, extension) {
+                *found.entry(id).or_default() |= extension == WHOLE;
             }
         }
-        leftover.retain(|id| !whole.contains_key(id));
-        *store.state() = State { whole, leftover, ..State::default() };
+        let mut budget = VERIFIED_BYTES_MAX;
+        for (id, has_whole) in found {
+            let manifest = has_whole.then(|| store.whole_on_disk(id, &mut budget)).flatten();
+            let mut state = store.state();
+            state.fresh.insert(id);
+            match manifest {
+                Some(manifest) => {
+                    state.whole.insert(id, Whole { manifest: Arc::new(manifest), durable: true });
+                }
+                None => {
+                    state.stray.insert(id);
+                    drop(state);
+                    store.demote(id);
+                }
+            }
+        }
         Ok(store)
     }
 
@@ -107,9 +146,25 @@ impl BlobStore {
 
     fn manifest_on_disk(&self, id: Hash) -> Option<Manifest> {
         let mut bytes = Vec::new();
-        let file = File::open(self.path(id, "manifest")).ok()?;
+        let file = File::open(self.path(id, MANIFEST)).ok()?;
         file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).ok()?;
         Manifest::parse_named(&bytes, id)
+    }
+
+    /// The manifest of a blob whose file has what the manifest says, as far as the budget of bytes goes.
+    fn whole_on_disk(&self, id: Hash, budget: &mut u64) -> Option<Manifest> {
+        let manifest = self.manifest_on_disk(id)?;
+        let path = self.path(id, WHOLE);
+        let len = fs::metadata(&path).ok()?.len();
+        let affordable = *budget >= len;
+        *budget = budget.saturating_sub(len);
+        let right = len == manifest.blob().len && (!affordable || holds(&path, &manifest));
+        right.then_some(manifest)
+    }
+
+    /// A damaged blob becomes a part, whose right chunks count when it is fetched again.
+    fn demote(&self, id: Hash) {
+        let _ = fs::rename(self.path(id, WHOLE), self.path(id, PART));
     }
 
     /// The ids of the blobs that are whole.
@@ -122,42 +177,42 @@ impl BlobStore {
         self.state().whole.contains_key(&id)
     }
 
-    /// Puts bytes on disk, durably.
+    /// Puts bytes on disk, durably. Of one that is here already the bytes on disk are checked, and repaired.
     ///
     /// # Errors
     /// The disk fails or is full; then nothing of it counts.
     pub fn put(&self, bytes: &[u8]) -> Result<BlobRef, BlobError> {
         let manifest = Manifest::of(bytes);
         let blob = manifest.blob();
-        if self.is_whole(blob.id) {
+        let known = self.state().whole.get(&blob.id).cloned();
+        if let Some(known) = known
+            && holds(&self.path(blob.id, known.extension()), &manifest)
+        {
+            self.seal(blob.id, true)?;
             return Ok(blob);
         }
-        self.write_file(&self.path(blob.id, "manifest"), &manifest.encode())?;
-        self.write_file(&self.path(blob.id, "blob"), bytes)?;
+        for (extension, bytes) in [(MANIFEST, &manifest.encode()[..]), (WHOLE, bytes)] {
+            let path = self.path(blob.id, extension);
+            files::write_whole(&path, bytes).map_err(disk(&path))?;
+        }
         self.sync_dir()?;
-        self.state().whole.insert(blob.id, Arc::new(manifest));
+        self.count_as_whole(blob.id, Arc::new(manifest), true);
+        // One that was being fetched meanwhile: the fetch finds it whole.
+        let _ = fs::remove_file(self.path(blob.id, PART));
         Ok(blob)
     }
 
-    /// Writes a file under a temporary name, syncs it, and gives it its own.
-    fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), BlobError> {
-        // Two may write one blob at a time: one that averages a model and one that fetches it.
-        let number = self.writes.fetch_add(1, Ordering::Relaxed);
-        let temporary = path.with_extension(format!("{number}.new"));
-        let write = || {
-            let mut file = File::create(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)
-        };
-        write().map_err(|source| {
-            let _ = fs::remove_file(&temporary);
-            BlobError::Disk { path: path.to_owned(), source }
-        })
+    fn count_as_whole(&self, id: Hash, manifest: Arc<Manifest>, durable: bool) {
+        let mut state = self.state();
+        state.whole.insert(id, Whole { manifest, durable });
+        state.partial.remove(&id);
+        state.stray.remove(&id);
+        state.fresh.insert(id);
+        state.growth.tell(id);
     }
 
     fn sync_dir(&self) -> Result<(), BlobError> {
-        File::open(&self.dir).and_then(|d| d.sync_all()).map_err(disk(&self.dir))
+        files::sync_dir(&self.dir).map_err(disk(&self.dir))
     }
 
     /// All of a blob, checked against its hash.
@@ -165,22 +220,44 @@ impl BlobStore {
     /// # Errors
     /// It is not here, the disk fails, or the file is damaged: then it no longer counts as here.
     pub fn read(&self, id: Hash) -> Result<Vec<u8>, BlobError> {
-        let manifest = self.state().whole.get(&id).cloned().ok_or(BlobError::Missing(id))?;
-        let path = self.path(id, "blob");
-        let bytes = fs::read(&path).map_err(disk(&path))?;
-        if Manifest::of(&bytes) != *manifest {
-            // Whoever needs it fetches it again, after a restart at the latest.
-            self.state().whole.remove(&id);
-            let _ = fs::remove_file(&path);
+        let whole = self.state().whole.get(&id).cloned().ok_or(BlobError::Missing(id))?;
+        // A part may have become a blob meanwhile.
+        let path = self.path(id, whole.extension());
+        let read = fs::read(&path).or_else(|_| fs::read(self.path(id, WHOLE)));
+        let bytes = read.map_err(disk(&path))?;
+        if Manifest::of(&bytes) != *whole.manifest {
+            self.forget_damaged(id);
             return Err(BlobError::Damaged(path));
         }
         Ok(bytes)
     }
 
-    /// The manifest's bytes, of a blob that is here or being fetched.
+    fn forget_damaged(&self, id: Hash) {
+        let mut state = self.state();
+        if state.whole.remove(&id).is_some() {
+            state.stray.insert(id);
+            self.demote(id);
+        }
+    }
+
+    /// The manifest of a blob that is here or being fetched, or was when the node was stopped.
     pub fn manifest(&self, id: Hash) -> Option<Arc<Manifest>> {
+        let is_stray = {
+            let state = self.state();
+            let partial = || state.partial.get(&id).map(|p| &p.manifest);
+            if let Some(manifest) = state.whole.get(&id).map(|w| &w.manifest).or_else(partial) {
+                return Some(manifest.clone());
+            }
+            state.stray.contains(&id)
+        };
+        is_stray.then(|| self.manifest_on_disk(id).map(Arc::new)).flatten()
+    }
+
+    /// Whether a chunk is here.
+    pub fn has_chunk(&self, id: Hash, index: u32) -> bool {
         let state = self.state();
-        state.whole.get(&id).or_else(|| state.partial.get(&id).map(|p| &p.manifest)).cloned()
+        let whole = state.whole.get(&id).is_some_and(|w| index < w.manifest.chunks());
+        whole || state.partial.get(&id).is_some_and(|p| p.have.contains(&index))
     }
 
     /// One chunk, if it is here; also of a blob that is not whole.
@@ -188,25 +265,30 @@ impl BlobStore {
         let (manifest, extension) = {
             let state = self.state();
             match (state.whole.get(&id), state.partial.get(&id)) {
-                (Some(manifest), _) => (manifest.clone(), "blob"),
-                (None, Some(partial)) if partial.have.contains(&index) => (partial.manifest.clone(), "part"),
+                (Some(whole), _) => (whole.manifest.clone(), whole.extension()),
+                (None, Some(partial)) if partial.have.contains(&index) => (partial.manifest.clone(), PART),
                 _ => return None,
             }
         };
         let range = manifest.range(index)?;
         // A part may have become a blob meanwhile.
-        let file = File::open(self.path(id, extension)).or_else(|_| File::open(self.path(id, "blob")));
+        let file = File::open(self.path(id, extension)).or_else(|_| File::open(self.path(id, WHOLE)));
         let bytes = read_range(&mut file.ok()?, range).ok()?;
-        manifest.is_chunk(index, &bytes).then_some(bytes)
+        let right = manifest.is_chunk(index, &bytes);
+        if !right {
+            self.forget_damaged(id);
+            self.state().partial.get_mut(&id).map(|p| p.have.remove(&index));
+        }
+        right.then_some(bytes)
     }
 
-    /// For a blob that is being fetched: which chunks are here, a bit each, and how to learn of more.
-    pub fn partial(&self, id: Hash) -> Option<(Vec<u8>, watch::Receiver<usize>)> {
+    /// The chunks that are here of a blob that is not whole: a bit each, the lowest first.
+    pub fn bitmap(&self, id: Hash) -> Option<Vec<u8>> {
         let state = self.state();
         let partial = state.partial.get(&id)?;
         let mut bits = vec![0u8; partial.manifest.chunks().div_ceil(8) as usize];
         partial.have.iter().for_each(|i| bits[*i as usize / 8] |= 1 << (i % 8));
-        Some((bits, partial.grown.subscribe()))
+        Some(bits)
     }
 
     /// Begins or resumes a blob. Returns the chunks that are missing.
@@ -215,19 +297,19 @@ impl BlobStore {
     /// The disk fails or is full.
     pub fn begin(&self, manifest: Manifest) -> Result<Vec<u32>, BlobError> {
         let blob = manifest.blob();
-        if self.is_whole(blob.id) {
-            return Ok(Vec::new());
+        if let Some(missing) = self.state().missing(blob.id) {
+            return Ok(missing);
         }
-        let missing = |have: &BTreeSet<u32>| (0..manifest.chunks()).filter(|i| !have.contains(i)).collect();
-        if let Some(partial) = self.state().partial.get(&blob.id) {
-            return Ok(missing(&partial.have));
+        // One that is resumed on a full disk needs no more room.
+        if self.manifest_on_disk(blob.id).as_ref() != Some(&manifest) {
+            let path = self.path(blob.id, MANIFEST);
+            files::write_whole(&path, &manifest.encode()).map_err(disk(&path))?;
         }
-        self.write_file(&self.path(blob.id, "manifest"), &manifest.encode())?;
-        let path = self.path(blob.id, "part");
+        let path = self.path(blob.id, PART);
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(disk(&path))?;
         // What an earlier try left counts, chunk by chunk, if it hashes right.
-        let found = file.metadata().map_err(disk(&path))?.len().min(blob.len);
+        let found = file.metadata().map_err(disk(&path))?.len();
         let mut have = BTreeSet::new();
         for index in 0..manifest.chunks() {
             let Some(range) = manifest.range(index).filter(|r| r.end <= found) else { break };
@@ -236,9 +318,16 @@ impl BlobStore {
             }
         }
         file.set_len(blob.len).map_err(disk(&path))?;
-        let missing = missing(&have);
-        let (grown, _) = watch::channel(have.len());
-        self.state().partial.insert(blob.id, Partial { manifest: Arc::new(manifest), have, grown });
+        let mut state = self.state();
+        // Another may have been quicker.
+        if let Some(missing) = state.missing(blob.id) {
+            return Ok(missing);
+        }
+        let partial = Partial { manifest: Arc::new(manifest), have };
+        let missing = partial.missing();
+        state.partial.insert(blob.id, partial);
+        state.stray.remove(&blob.id);
+        state.growth.tell(blob.id);
         Ok(missing)
     }
 
@@ -247,24 +336,38 @@ impl BlobStore {
     /// # Errors
     /// The disk fails or is full, or the blob was never begun.
     pub fn write_chunk(&self, id: Hash, index: u32, bytes: &[u8]) -> Result<bool, BlobError> {
-        let manifest = self.state().partial.get(&id).map(|p| p.manifest.clone()).ok_or(BlobError::Missing(id))?;
+        let (manifest, is_whole) = {
+            let state = self.state();
+            match (state.whole.get(&id), state.partial.get(&id)) {
+                (Some(whole), _) => (whole.manifest.clone(), true),
+                (None, Some(partial)) => (partial.manifest.clone(), false),
+                (None, None) => return Err(BlobError::Missing(id)),
+            }
+        };
         let Some(range) = manifest.range(index).filter(|_| manifest.is_chunk(index, bytes)) else { return Ok(false) };
-        let path = self.path(id, "part");
+        if is_whole {
+            return Ok(true);
+        }
+        let path = self.path(id, PART);
         let write = || {
             let mut file = OpenOptions::new().write(true).open(&path)?;
             file.seek(SeekFrom::Start(range.start))?;
             file.write_all(bytes)
         };
-        write().map_err(disk(&path))?;
-        if let Some(partial) = self.state().partial.get_mut(&id) {
+        if let Err(source) = write() {
+            // It may have become whole by another way meanwhile, and the part be gone.
+            return if self.is_whole(id) { Ok(true) } else { Err(BlobError::Disk { path, source }) };
+        }
+        let mut state = self.state();
+        if let Some(partial) = state.partial.get_mut(&id) {
             partial.have.insert(index);
-            partial.grown.send_replace(partial.have.len());
+            state.growth.tell(id);
         }
         Ok(true)
     }
 
-    /// Ends a blob whose chunks are all here. `durable` syncs it to the disk first; without, a power loss may damage it,
-    /// which its next reader notices.
+    /// Ends a blob whose chunks are all here. `durable` syncs it to the disk and gives it its name; without, it is a part
+    /// again after a restart, whose chunks are checked.
     ///
     /// # Errors
     /// The disk fails, or chunks are missing.
@@ -272,24 +375,35 @@ impl BlobStore {
         let manifest = {
             let state = self.state();
             let complete = state.partial.get(&id).filter(|p| p.have.len() as u32 == p.manifest.chunks());
-            match complete {
-                Some(partial) => partial.manifest.clone(),
-                None if state.whole.contains_key(&id) => return Ok(()),
-                None => return Err(BlobError::Missing(id)),
+            match (state.whole.get(&id), complete) {
+                (Some(whole), _) if whole.durable || !durable => return Ok(()),
+                (Some(whole), _) => whole.manifest.clone(),
+                (None, Some(partial)) => partial.manifest.clone(),
+                (None, None) => return Err(BlobError::Missing(id)),
             }
         };
-        let (part, whole) = (self.path(id, "part"), self.path(id, "blob"));
         if durable {
-            File::open(&part).and_then(|f| f.sync_all()).map_err(disk(&part))?;
-        }
-        fs::rename(&part, &whole).map_err(disk(&whole))?;
-        if durable {
+            let (part, whole) = (self.path(id, PART), self.path(id, WHOLE));
+            let finish = || File::open(&part)?.sync_all().and_then(|()| fs::rename(&part, &whole));
+            match finish() {
+                // It was put there by another way meanwhile.
+                Err(_) if self.state().whole.get(&id).is_some_and(|w| w.durable) => return Ok(()),
+                result => result.map_err(disk(&part))?,
+            }
             self.sync_dir()?;
         }
-        let mut state = self.state();
-        state.whole.insert(id, manifest);
-        state.partial.remove(&id);
+        self.count_as_whole(id, manifest, durable);
         Ok(())
+    }
+
+    /// Says that a blob is being fetched, until the answer is dropped: who asks for its chunks may wait for them.
+    pub fn fetching(self: &Arc<Self>, id: Hash) -> Fetching {
+        Fetching::begin(self.clone(), id)
+    }
+
+    /// For a blob that is being fetched: tells when more of it is here.
+    pub fn grown(&self, id: Hash) -> Option<Grown> {
+        self.state().growth.watch(id)
     }
 
     /// Keeps a blob from being removed until `unpin`.
@@ -308,31 +422,58 @@ impl BlobStore {
         }
     }
 
-    /// Removes everything but `keep` and what is pinned, whole or in part.
+    /// Removes everything but `keep` and what is pinned, whole or in part. What came since the last time, or was found
+    /// at the start, stays once more: it may be of use to somebody who has not said so yet.
     pub fn retain(&self, keep: &BTreeSet<Hash>) {
-        let stale: Vec<Hash> = {
+        let mut gone = Vec::new();
+        {
             let mut state = self.state();
-            let known = state.whole.keys().chain(state.partial.keys()).chain(&state.leftover);
-            let stale: Vec<Hash> =
-                known.filter(|id| !keep.contains(id) && !state.pinned.contains_key(id)).copied().collect();
-            for id in &stale {
-                state.whole.remove(id);
-                state.partial.remove(id);
-                state.leftover.remove(id);
-            }
-            stale
-        };
-        for id in stale {
-            for extension in ["blob", "part", "manifest"] {
-                let _ = fs::remove_file(self.path(id, extension));
+            let fresh = std::mem::take(&mut state.fresh);
+            let known: BTreeSet<Hash> =
+                state.whole.keys().chain(state.partial.keys()).chain(&state.stray).copied().collect();
+            let stays = |id: &Hash| keep.contains(id) || fresh.contains(id) || state.pinned.contains_key(id);
+            for id in known.into_iter().filter(|id| !stays(id)).collect::<Vec<_>>() {
+                state.whole.remove(&id);
+                state.partial.remove(&id);
+                state.stray.remove(&id);
+                gone.extend(self.set_aside(id));
             }
         }
+        for path in gone {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Takes a blob's files out of the way at once, for whoever puts the same blob next; a large one takes long to remove.
+    fn set_aside(&self, id: Hash) -> Vec<PathBuf> {
+        let aside = |extension| {
+            let gone = self.path(id, &format!("{extension}.{}", files::UNFINISHED));
+            fs::rename(self.path(id, extension), &gone).ok().map(|()| gone)
+        };
+        [WHOLE, PART, MANIFEST].into_iter().filter_map(aside).collect()
     }
 
     /// Bytes of the blobs that are whole.
     pub fn bytes_on_disk(&self) -> u64 {
-        self.state().whole.values().map(|m| m.blob().len).sum()
+        self.state().whole.values().map(|w| w.manifest.blob().len).sum()
     }
+}
+
+impl State {
+    /// The chunks that are missing of a blob that is whole or was begun.
+    fn missing(&self, id: Hash) -> Option<Vec<u32>> {
+        if self.whole.contains_key(&id) { Some(Vec::new()) } else { self.partial.get(&id).map(Partial::missing) }
+    }
+}
+
+/// Whether a file holds a blob, chunk by chunk.
+fn holds(path: &Path, manifest: &Manifest) -> bool {
+    let Ok(mut file) = File::open(path) else { return false };
+    let mut right = |index| {
+        let range = manifest.range(index).unwrap_or_default();
+        read_range(&mut file, range).is_ok_and(|bytes| manifest.is_chunk(index, &bytes))
+    };
+    (0..manifest.chunks()).all(&mut right) && file.metadata().is_ok_and(|m| m.len() == manifest.blob().len)
 }
 
 fn read_range(file: &mut File, range: std::ops::Range<u64>) -> io::Result<Vec<u8>> {
@@ -343,78 +484,4 @@ fn read_range(file: &mut File, range: std::ops::Range<u64>) -> io::Result<Vec<u8
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use paceline_protocol::bounds::CHUNK_BYTES;
-
-    fn bytes(len: usize) -> Vec<u8> {
-        (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
-    }
-
-    fn fresh() -> (tempfile::TempDir, BlobStore) {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let store = BlobStore::open(dir.path()).expect("an empty folder opens");
-        (dir, store)
-    }
-
-    #[test]
-    fn what_was_put_is_there_after_a_restart() {
-        let (dir, store) = fresh();
-        let data = bytes(700_000);
-        let blob = store.put(&data).expect("room on the disk");
-        let again = BlobStore::open(dir.path()).expect("it opens again");
-        assert_eq!(again.read(blob.id).expect("it is whole"), data);
-    }
-
-    #[test]
-    fn a_part_resumes_with_the_chunks_that_were_whole() {
-        let (dir, store) = fresh();
-        let data = bytes(3 * CHUNK_BYTES as usize + 5);
-        let manifest = Manifest::of(&data);
-        let id = manifest.blob().id;
-        assert_eq!(store.begin(manifest.clone()).expect("begins"), [0, 1, 2, 3]);
-        let chunk = |i: usize| &data[i * CHUNK_BYTES as usize..data.len().min((i + 1) * CHUNK_BYTES as usize)];
-        assert!(store.write_chunk(id, 1, chunk(1)).expect("writes"));
-        drop(store);
-        let again = BlobStore::open(dir.path()).expect("it opens again");
-        assert!(!again.is_whole(id));
-        assert_eq!(again.begin(manifest).expect("resumes"), [0, 2, 3]);
-        for i in [0, 2, 3] {
-            assert!(again.write_chunk(id, i as u32, chunk(i)).expect("writes"));
-        }
-        again.seal(id, true).expect("all chunks are here");
-        assert_eq!(again.read(id).expect("it is whole"), data);
-    }
-
-    #[test]
-    fn a_chunk_that_fails_its_hash_changes_nothing() {
-        let (_dir, store) = fresh();
-        let data = bytes(1_000);
-        let manifest = Manifest::of(&data);
-        let id = manifest.blob().id;
-        store.begin(manifest).expect("begins");
-        assert!(!store.write_chunk(id, 0, &bytes(999)).expect("no disk error"));
-        assert!(store.seal(id, true).is_err());
-    }
-
-    #[test]
-    fn a_damaged_blob_is_refused_and_forgotten() {
-        let (dir, store) = fresh();
-        let blob = store.put(&bytes(1_000)).expect("room on the disk");
-        let path = dir.path().join(format!("{}.blob", blob.id));
-        let mut data = fs::read(&path).expect("it is a file");
-        data[500] ^= 1;
-        fs::write(&path, data).expect("writes");
-        assert!(matches!(store.read(blob.id), Err(BlobError::Damaged(_))));
-        assert!(!store.is_whole(blob.id));
-    }
-
-    #[test]
-    fn what_is_pinned_survives_a_clean_up() {
-        let (_dir, store) = fresh();
-        let (one, two) = (store.put(&bytes(10)).expect("room"), store.put(&bytes(20)).expect("room"));
-        store.pin(one.id);
-        store.retain(&BTreeSet::new());
-        assert!(store.is_whole(one.id) && !store.is_whole(two.id));
-    }
-}
+mod tests;

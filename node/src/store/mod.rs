@@ -1,6 +1,7 @@
 //! What a node keeps between its lives: the home folder, and in it the database of records, votes and accepts.
 
 mod database;
+pub(crate) mod files;
 mod home;
 mod writer;
 
