@@ -1,17 +1,21 @@
 //! The database of one node: records, foundings, votes, accepts. Every write is on disk when it returns.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use paceline_protocol::bounds::MESSAGE_BYTES_MAX;
+use paceline_protocol::bounds::{FOUNDINGS_MAX, MESSAGE_BYTES_MAX};
 use paceline_protocol::codec::{self, CodecError};
 use paceline_protocol::machine::{Figures, Persist, Recovered, RecoveredBallot, RecoveredFounding};
 use paceline_protocol::message::Proposal;
-use paceline_protocol::record::{Bind, Committed, Contribution, Evidence, Founding, Refusal, Vote};
+use paceline_protocol::record::{Bind, Committed, Contribution, Evidence, Founding, Kind, Refusal, Vote};
 use paceline_protocol::{Hash, RunId};
-use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::files;
 
 /// Grows with every change of what is stored.
 const VERSION: u32 = 1;
@@ -27,6 +31,9 @@ const EVIDENCE: TableDefinition<u64, &[u8]> = TableDefinition::new("evidence");
 
 /// Bytes of one value: a record of the largest roster, and what stands beside it.
 const VALUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+
+/// Bytes of the file that redb holds in memory: a node reads it once, and writes at its end.
+const CACHE_BYTES: usize = 64 << 20;
 
 /// Why the database can't be used.
 #[derive(Debug, Error)]
@@ -105,39 +112,57 @@ fn split_key(key: &[u8]) -> Option<(Hash, u64)> {
 }
 
 impl Database {
-    /// Opens or makes the database of `run`.
+    /// Opens or makes the database of `run`. All of the file is read: one that is damaged is refused here.
     ///
     /// # Errors
-    /// It can't be opened, is of another version or of another run.
+    /// It can't be opened, is damaged, of another version or of another run.
     pub fn open(path: &Path, run: RunId) -> Result<Self, StoreError> {
-        let error = |source: redb::Error| StoreError::Database { path: path.to_owned(), source: Box::new(source) };
-        let redb = redb::Database::create(path).map_err(|e| error(e.into()))?;
-        let database = Self { path: path.to_owned(), redb };
-        database.write_all(|tx| {
-            let mut meta = tx.open_table(META)?;
-            if meta.get("version")?.is_none() {
-                meta.insert("version", &VERSION.to_le_bytes()[..])?;
-                meta.insert("run", &run.as_bytes()[..])?;
-            }
-            drop(meta);
-            for table in [FOUNDINGS, VOTES, ACCEPTED] {
-                tx.open_table(table)?;
-            }
-            for table in [RECORDS, ASIDE, EVIDENCE] {
-                tx.open_table(table)?;
-            }
-            Ok(())
-        })?;
-        let found = database.meta("version")?.and_then(|v| Some(u32::from_le_bytes(v.try_into().ok()?))).unwrap_or(0);
-        if found != VERSION {
-            return Err(StoreError::Version { path: path.to_owned(), found });
+        if !path.exists() {
+            Self::make(path, run)?;
         }
-        let found =
-            database.meta("run")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))).unwrap_or(Hash::ZERO);
-        if found != run {
-            return Err(StoreError::OtherRun { path: path.to_owned(), found, wanted: run });
+        Self::prepared(path, builder().open(path), run)
+    }
+
+    /// A new file gets its name once all of it is on disk: one that is half made could never be opened.
+    fn make(path: &Path, run: RunId) -> Result<(), StoreError> {
+        let error = |source: io::Error| StoreError::Database { path: path.to_owned(), source: Box::new(source.into()) };
+        let unfinished = path.with_extension(format!("redb.{}", files::UNFINISHED));
+        match fs::remove_file(&unfinished) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
+            _ => {}
         }
+        drop(Self::prepared(&unfinished, builder().create(&unfinished), run)?);
+        fs::rename(&unfinished, path).map_err(error)?;
+        files::sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(error)
+    }
+
+    fn prepared(
+        path: &Path,
+        redb: Result<redb::Database, redb::DatabaseError>,
+        run: RunId,
+    ) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let redb = match redb {
+            Ok(redb) => redb,
+            Err(e) => return Err(StoreError::Database { path, source: Box::new(e.into()) }),
+        };
+        let database = Self { path, redb };
+        database.write_all(|tx| make_tables(tx, run))?;
+        database.check(run)?;
         Ok(database)
+    }
+
+    fn check(&self, run: RunId) -> Result<(), StoreError> {
+        let path = || self.path.clone();
+        let version = self.meta("version")?.and_then(|v| Some(u32::from_le_bytes(v.try_into().ok()?))).unwrap_or(0);
+        if version != VERSION {
+            return Err(StoreError::Version { path: path(), found: version });
+        }
+        let found = self.meta("run")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))).unwrap_or(Hash::ZERO);
+        if found != run {
+            return Err(StoreError::OtherRun { path: path(), found, wanted: run });
+        }
+        Ok(())
     }
 
     fn error(&self, source: impl Into<redb::Error>) -> StoreError {
@@ -251,16 +276,41 @@ impl Database {
     }
 }
 
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    // Every page is checked, so that a damaged file is refused at once and not believed, or stumbled over, later.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
+fn make_tables(tx: &WriteTransaction, run: RunId) -> Result<(), redb::Error> {
+    let mut meta = tx.open_table(META)?;
+    if meta.get("version")?.is_none() {
+        meta.insert("version", &VERSION.to_le_bytes()[..])?;
+        meta.insert("run", &run.as_bytes()[..])?;
+    }
+    for table in [FOUNDINGS, VOTES, ACCEPTED] {
+        tx.open_table(table)?;
+    }
+    for table in [RECORDS, ASIDE, EVIDENCE] {
+        tx.open_table(table)?;
+    }
+    Ok(())
+}
+
 fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), redb::Error> {
     match item {
-        Persist::Founding(founding) => update_founding(tx, founding.id(), |stored| {
-            stored.get_or_insert(StoredFounding {
-                founding: founding.clone(),
-                bind: None,
-                refusal: None,
-                decided: None,
-            });
-        }),
+        Persist::Founding(founding) => {
+            make_room_for_founding(tx)?;
+            update_founding(tx, founding.id(), |stored| {
+                stored.get_or_insert(StoredFounding {
+                    founding: founding.clone(),
+                    bind: None,
+                    refusal: None,
+                    decided: None,
+                });
+            })
+        }
         Persist::Bind { founding, bind } => {
             update_founding(tx, *founding, |s| s.iter_mut().for_each(|s| s.bind = Some(*bind)))
         }
@@ -282,7 +332,10 @@ fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), redb::Error> 
         Persist::Committed { genesis, committed, figures } => {
             let round = committed.record.round;
             let row = Row { committed: committed.clone(), figures: *figures };
-            tx.open_table(RECORDS)?.insert(round, &codec::encode(&row)[..])?;
+            let mut records = tx.open_table(RECORDS)?;
+            // Of a chain that could not be read to its end, what is behind the new record is of no use.
+            records.retain_in(round + 1.., |_, _| false)?;
+            records.insert(round, &codec::encode(&row)[..])?;
             tx.open_table(META)?.remove("contribution")?;
             forget_ballots(tx, *genesis, round)
         }
@@ -323,6 +376,19 @@ fn forget_ballots(tx: &WriteTransaction, genesis: Hash, round: u64) -> Result<()
     Ok(())
 }
 
+/// As the machine does: beyond its bound, proofs of what came to nothing are the first to go.
+fn make_room_for_founding(tx: &WriteTransaction) -> Result<(), redb::Error> {
+    let mut table = tx.open_table(FOUNDINGS)?;
+    if table.len()? < FOUNDINGS_MAX as u64 {
+        return Ok(());
+    }
+    let came_to_nothing = |stored: &StoredFounding| {
+        stored.decided.as_ref().is_some_and(|committed| matches!(committed.record.kind, Kind::Abort { .. }))
+    };
+    table.retain(|_, bytes| !codec::decode::<_, VALUE_BYTES_MAX>(bytes).is_ok_and(|s| came_to_nothing(&s)))?;
+    Ok(())
+}
+
 fn update_founding(
     tx: &WriteTransaction,
     id: Hash,
@@ -341,102 +407,4 @@ fn update_founding(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use paceline_protocol::record::{Kind, Record};
-    use paceline_protocol::rule::Rule;
-    use paceline_protocol::sign::Scope;
-    use paceline_protocol::{Ballot, BlobRef, Identity, NodeId};
-
-    const RUN: Hash = Hash::from_bytes([5; 32]);
-    const GENESIS: Hash = Hash::from_bytes([6; 32]);
-
-    fn me() -> Identity {
-        Identity::from_secret(&[1; 32])
-    }
-
-    fn record(round: u64) -> Record {
-        Record {
-            kind: Kind::Empty,
-            round,
-            attempt: 0,
-            coordinator: me().node_id(),
-            parent: GENESIS,
-            model: BlobRef { id: GENESIS, len: 4 },
-            participants: vec![],
-            contributions: vec![],
-            evaluations: vec![],
-            rule: Rule::FedAvg,
-            joined: vec![],
-            left: vec![],
-            evicted: vec![],
-            open_ms: 1,
-        }
-    }
-
-    fn vote(round: u64, candidate: NodeId) -> Vote {
-        let scope = Scope { run: RUN, genesis: GENESIS, parent: GENESIS };
-        Vote::new(&me(), &scope, Ballot { round, attempt: 0 }, candidate, None, vec![])
-    }
-
-    fn open(dir: &tempfile::TempDir) -> Database {
-        Database::open(&dir.path().join("store.redb"), RUN).expect("it opens")
-    }
-
-    #[test]
-    fn votes_and_accepts_are_there_after_a_restart_until_their_round_commits() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let vote = vote(3, me().node_id());
-        let proposal = Proposal {
-            genesis: GENESIS,
-            ballot: vote.ballot,
-            coordinator: me().node_id(),
-            record: record(3),
-            votes: vec![vote.clone()],
-        };
-        let database = open(&dir);
-        let items = [
-            Persist::Vote { genesis: GENESIS, vote: vote.clone() },
-            Persist::Accepted { genesis: GENESIS, proposal: proposal.clone() },
-        ];
-        database.write(&items).expect("room on the disk");
-        drop(database);
-        let database = open(&dir);
-        let expected = RecoveredBallot { genesis: GENESIS, round: 3, vote: Some(vote), accepted: Some(proposal) };
-        assert_eq!(database.recover(vec![]).expect("reads").ballots, [expected]);
-        let committed = Committed { record: record(3), accepts: vec![] };
-        let item = Persist::Committed { genesis: GENESIS, committed, figures: Figures::default() };
-        database.write(&[item]).expect("room on the disk");
-        let recovered = database.recover(vec![]).expect("reads");
-        assert_eq!((recovered.ballots.len(), recovered.chain.len()), (0, 1));
-    }
-
-    #[test]
-    fn a_chain_that_was_given_up_is_kept_aside() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let database = open(&dir);
-        let committed = |round| Committed { record: record(round), accepts: vec![] };
-        let item =
-            |round| Persist::Committed { genesis: GENESIS, committed: committed(round), figures: Figures::default() };
-        database.write(&[item(0), item(1), Persist::SwitchChain { from: GENESIS, to: RUN }]).expect("room");
-        let recovered = database.recover(vec![]).expect("reads");
-        assert_eq!((recovered.chain, recovered.aside), (vec![], vec![committed(0), committed(1)]));
-    }
-
-    #[test]
-    fn the_home_of_another_run_is_refused() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        drop(open(&dir));
-        let error = Database::open(&dir.path().join("store.redb"), GENESIS).expect_err("another run");
-        assert!(matches!(error, StoreError::OtherRun { .. }), "{error}");
-    }
-
-    #[test]
-    fn a_file_that_is_no_database_is_named() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("store.redb");
-        std::fs::write(&path, b"not a database at all").expect("writes");
-        let error = Database::open(&path, RUN).expect_err("garbage");
-        assert!(error.to_string().contains("store.redb"), "{error}");
-    }
-}
+mod tests;
