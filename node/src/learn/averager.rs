@@ -104,6 +104,10 @@ fn fold(
     update: BlobRef,
     samples: u64,
 ) -> Result<(), Reject> {
+    // Folded twice it would count twice, which no comparison of the lists would show.
+    if let Some(before) = sum.folded.get(&node) {
+        return if *before == (update, samples) { Ok(()) } else { Err(Reject::Twice) };
+    }
     let delta = blobs.read(update.id).map_err(|error| match error {
         BlobError::Damaged(_) => Reject::WrongHash,
         BlobError::Missing(_) | BlobError::Disk { .. } => Reject::ModelMissing,
@@ -193,6 +197,54 @@ mod tests {
         assert_eq!(bench.fold(3, &[1.0], 1).0, Err(Reject::WrongShape));
         assert_eq!(bench.fold(4, &[17.0, 0.0], 1).0, Err(Reject::OutOfRange));
         assert_eq!(bench.fold(5, &[1.0, 1.0], 0).0, Err(Reject::BadMetrics));
+        assert_eq!(bench.aggregate(vec![good]), Ok(floats(&[1.5, 1.5])));
+    }
+
+    #[test]
+    fn an_update_folded_again_counts_once_and_another_of_its_node_is_refused() {
+        let mut bench = Bench::new();
+        let (_, one) = bench.fold(1, &[1.0, 0.0], 3);
+        assert_eq!(bench.fold(1, &[1.0, 0.0], 3).0, Ok(()));
+        assert_eq!(bench.fold(1, &[1.0, 0.0], 4).0, Err(Reject::Twice));
+        assert_eq!(bench.fold(1, &[0.0, 1.0], 3).0, Err(Reject::Twice));
+        let (_, two) = bench.fold(2, &[0.0, 4.0], 1);
+        assert_eq!(bench.aggregate(vec![one, two]), Ok(floats(&[1.75, 2.0])));
+    }
+
+    #[test]
+    fn the_average_does_not_depend_on_the_order_of_arrival() {
+        let deltas: [(u8, [f32; 2], u64); 3] = [(1, [0.1, -15.9], 7), (2, [1e-7, 16.0], 1 << 20), (3, [-0.3, 2e-8], 3)];
+        let averages = [[0, 1, 2], [2, 0, 1], [1, 2, 0], [2, 1, 0]].map(|order| {
+            let mut bench = Bench::new();
+            let updates = order.map(|i: usize| bench.fold(deltas[i].0, &deltas[i].1, deltas[i].2).1);
+            bench.aggregate(updates.to_vec()).expect("all are in")
+        });
+        assert!(averages.iter().all(|average| *average == averages[0]));
+    }
+
+    #[test]
+    fn a_new_ballot_begins_a_new_sum() {
+        let mut bench = Bench::new();
+        bench.fold(1, &[1.0, 0.0], 3).0.expect("it is sound");
+        let later = Ballot { round: 1, attempt: 1 };
+        let update = bench.blobs.put(&floats(&[0.5, 0.5])).expect("room");
+        let node = NodeId::from_public_key([2; 32]);
+        work(&mut bench.sum, 2, &bench.blobs, Job::Fold { ballot: later, node, update, samples: 1 });
+        let sum = bench.sum.as_ref().expect("a sum was begun");
+        assert_eq!((sum.ballot, sum.exact.samples()), (later, 1));
+    }
+
+    #[test]
+    fn an_update_that_is_damaged_or_gone_is_refused_and_changes_nothing() {
+        let mut bench = Bench::new();
+        let (_, good) = bench.fold(1, &[0.5, 0.5], 2);
+        let node = NodeId::from_public_key([2; 32]);
+        let update = BlobRef { id: paceline_protocol::Hash::ZERO, len: 8 };
+        let job = Job::Fold { ballot: BALLOT, node, update, samples: 1 };
+        let Input::Folded { result, .. } = work(&mut bench.sum, 2, &bench.blobs, job) else {
+            panic!("a fold is answered as one")
+        };
+        assert_eq!(result, Err(Reject::ModelMissing));
         assert_eq!(bench.aggregate(vec![good]), Ok(floats(&[1.5, 1.5])));
     }
 

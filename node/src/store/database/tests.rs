@@ -1,5 +1,6 @@
 use super::*;
-use paceline_protocol::record::{Accept, Record, Rule};
+use paceline_protocol::record::{Accept, Record};
+use paceline_protocol::rule::Rule;
 use paceline_protocol::sign::Scope;
 use paceline_protocol::{Ballot, BlobRef, Identity, NodeId, Signature};
 use redb::StorageBackend;
