@@ -229,7 +229,7 @@ mod tests {
         let later = Ballot { round: 1, attempt: 1 };
         let update = bench.blobs.put(&floats(&[0.5, 0.5])).expect("room");
         let node = NodeId::from_public_key([2; 32]);
-        work(&mut bench.sum, 2, &bench.blobs, Job::Fold { ballot: later, node, update, samples: 1 });
+        work(&mut bench.sum, &Rule::FedAvg, 2, &bench.blobs, Job::Fold { ballot: later, node, update, samples: 1 });
         let sum = bench.sum.as_ref().expect("a sum was begun");
         assert_eq!((sum.ballot, sum.exact.samples()), (later, 1));
     }
@@ -241,7 +241,7 @@ mod tests {
         let node = NodeId::from_public_key([2; 32]);
         let update = BlobRef { id: paceline_protocol::Hash::ZERO, len: 8 };
         let job = Job::Fold { ballot: BALLOT, node, update, samples: 1 };
-        let Input::Folded { result, .. } = work(&mut bench.sum, 2, &bench.blobs, job) else {
+        let Input::Folded { result, .. } = work(&mut bench.sum, &Rule::FedAvg, 2, &bench.blobs, job) else {
             panic!("a fold is answered as one")
         };
         assert_eq!(result, Err(Reject::ModelMissing));

@@ -4,12 +4,14 @@
 //! last, so it says which file counts: an update that never came into a record leaves the variate as it was, whatever
 //! crashed in between.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use paceline_model::{WeightsError, check_weights};
 use paceline_protocol::Hash;
+
+use crate::store::files;
 
 /// Why there is no control variate where there should be one.
 #[derive(Debug, thiserror::Error)]
@@ -64,14 +66,10 @@ impl Controls {
     /// The disk fails or is full.
     pub fn put(&self, update: Hash, control: &[u8]) -> Result<(), ControlError> {
         let path = self.path(update);
-        let temporary = path.with_extension("new");
         let write = || -> io::Result<()> {
             fs::create_dir_all(&self.dir)?;
-            let mut file = File::create(&temporary)?;
-            file.write_all(control)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.dir)?.sync_all()
+            files::write_whole(&path, control)?;
+            files::sync_dir(&self.dir)
         };
         write().map_err(|source| ControlError::Disk { path: path.clone(), source })
     }

@@ -16,6 +16,7 @@ use paceline_protocol::runfile::RunFile;
 use crate::blobs::Manifest;
 use crate::learn::Controls;
 use crate::report::Round;
+use crate::store::files;
 
 /// The folder of one simulation.
 #[derive(Debug)]
@@ -171,16 +172,10 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
 }
 
 /// Writes a file at once or not at all.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = path.with_file_name(name);
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let write = || {
+        files::write_whole(path, bytes)?;
+        path.parent().map_or(Ok(()), files::sync_dir)
     };
     write().with_context(|| format!("{} can't be written", path.display()))
 }

@@ -6,16 +6,19 @@
 //! options.json   how the node was started, so that `paceline join --home HOME` goes on
 //! store.redb     records, votes, accepts
 //! blobs/         models and updates
+//! controls/      with SCAFFOLD: this node's control variate
 //! peers.json     addresses of nodes seen last
 //! http           address of the control API while the node runs
 //! lock           held while the node runs
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use super::files;
 
 /// The secret's file.
 const IDENTITY: &str = "identity.key";
@@ -188,17 +191,9 @@ impl Home {
     /// The disk fails or is full.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), HomeError> {
         let path = self.dir.join(name);
-        let temporary = self.dir.join(format!("{name}.new"));
         let write = || {
-            let mut options = OpenOptions::new();
-            options.create(true).truncate(true).write(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut file = options.open(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.dir)?.sync_all()
+            files::write_whole(&path, bytes)?;
+            files::sync_dir(&self.dir)
         };
         write().map_err(disk(&path))
     }
