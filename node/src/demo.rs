@@ -13,7 +13,7 @@ use paceline_protocol::runfile::RunFile;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::cli::{Coded, read_run_file, rounds_of, rounds_table, short, stdin_ends};
+use crate::cli::{Coded, Exit, read_run_file, rounds_of, rounds_table, short, stdin_ends};
 use crate::report::Round;
 
 /// How the demo runs.
@@ -41,6 +41,9 @@ const RUN: &str = include_str!("demo/run.toml");
 
 /// The bootstrap listens within this time, or something is wrong.
 const BOOTSTRAP_WAIT: Duration = Duration::from_secs(20);
+
+/// Nodes whose stdin has ended are gone within this time.
+const NODES_END: Duration = Duration::from_secs(1);
 
 /// How often the demo looks at the first node.
 const LOOK: Duration = Duration::from_millis(300);
@@ -74,7 +77,14 @@ pub(crate) async fn run(options: Options, json: bool) -> Result<(), Coded> {
     run_file.run.rounds = options.rounds.unwrap_or(run_file.run.rounds);
     run_file.run.min_nodes = options.nodes;
     let mut folder = folder(options.keep.clone())?;
-    let result = watch(&options, &run_file, &folder.path, json).await;
+    let result = tokio::select! {
+        result = watch(&options, &run_file, &folder.path, json) => result,
+        _ = tokio::signal::ctrl_c() => {
+            // Their stdin has ended, and so do they; what they still write must not outlive the folder.
+            tokio::time::sleep(NODES_END).await;
+            return Err(Coded::new(Exit::Failed, anyhow!("interrupted")));
+        }
+    };
     if result.is_err() && !folder.keep {
         folder.keep = true;
         eprintln!("The homes and logs of the nodes are left in {}", folder.path.display());

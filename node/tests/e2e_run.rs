@@ -23,6 +23,26 @@ fn a_demo_ends_with_one_model_for_all() {
     assert!(rounds.iter().all(|r| r["accuracy"].is_f64()), "the closing record completes the last row");
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let left = || std::fs::read_dir(temporary.path()).expect("it can be read").count();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_paceline"))
+        .args(["demo", "--nodes", "2", "--rounds", "500", "--quiet"])
+        .env("TMPDIR", temporary.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    while left() == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let interrupt = Command::new("kill").args(["-INT", &demo.id().to_string()]).status();
+    assert!(interrupt.expect("kill is there").success());
+    assert_eq!(demo.wait().expect("it ends").code(), Some(1));
+    assert_eq!(left(), 0);
+}
+
 #[test]
 fn a_run_goes_on_when_its_bootstrap_is_gone() {
     let mut cluster = Cluster::new(&shapes(3, 4, 600, "shapes-cnn"));

@@ -41,7 +41,9 @@ fn agent() -> ureq::Agent {
 fn get<T: DeserializeOwned>(url: &str, path: &str) -> anyhow::Result<T> {
     let url = format!("{}{path}", url.trim_end_matches('/'));
     let mut response = agent().get(&url).call().with_context(|| format!("{url} does not answer"))?;
-    response.body_mut().read_json().with_context(|| format!("{url} is no paceline node"))
+    // A node of this machine is trusted not to fill its memory: a history has no bound of its own.
+    let body = response.body_mut().with_config().limit(u64::MAX);
+    body.read_json().with_context(|| format!("{url} is no paceline node"))
 }
 
 fn source(from: &Which) -> Result<Source, Coded> {

@@ -2,6 +2,7 @@
 //! answers while it trains.
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -40,6 +41,17 @@ pub enum Job {
         /// The model.
         model: BlobRef,
     },
+}
+
+impl Job {
+    /// The outcome of a job whose work panicked.
+    fn panicked(self) -> Outcome {
+        let why = "training panicked, which is a defect of this program; stderr says where".to_owned();
+        match self {
+            Self::Train { round, parent, .. } => Outcome::Trained { round, parent, result: Err(why) },
+            Self::Evaluate { round, .. } => Outcome::Evaluated { round, evaluation: None },
+        }
+    }
 }
 
 /// What came of a job. A stopped one comes to nothing.
@@ -130,7 +142,9 @@ impl Trainer {
         let run = move || {
             lower_priority();
             while let Ok((id, job)) = received.recv() {
-                if let Some(outcome) = worker.work(id, job) {
+                // What it works on is read anew with each job, so a panic leaves nothing half done for the next.
+                let worked = catch_unwind(AssertUnwindSafe(|| worker.work(id, job.clone())));
+                if let Some(outcome) = worked.unwrap_or_else(|_| Some(job.panicked())) {
                     done(outcome);
                 }
                 worker.progress.send_replace(Progress::default());
