@@ -32,6 +32,7 @@ fn an_interrupted_demo_leaves_nothing_behind() {
         .args(["demo", "--nodes", "2", "--rounds", "500", "--quiet"])
         .env("TMPDIR", temporary.path())
         .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
         .spawn()
         .expect("the program starts");
     while left() == 0 {
