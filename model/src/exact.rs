@@ -130,7 +130,7 @@ mod tests {
 
     /// The new model of plain FedAvg.
     fn average(sum: &ExactSum, parent: &[u8]) -> Result<Vec<u8>, ExactError> {
-        Rule::FedAvg.step(parent, sum, sum.contributions())
+        Rule::FedAvg.step(parent, sum, sum.samples())
     }
 
     /// `numerator / denominator` and then `+ old`, each rounded once to f64, then to f32, from integers alone.

@@ -41,8 +41,9 @@ pub enum Rule {
         /// The degree of adaptivity (τ), above 0.
         tau: f64,
     },
-    /// x ← x + lr·Δ and c ← c + |S|/N·Δc, with |S| clients of N (Karimireddy et al. 2020, algorithm 1). Every client counts
-    /// alike, however many images it has: only so c stays the mean of the clients' variates.
+    /// x ← x + lr·Δ and c ← c + share·Δc (Karimireddy et al. 2020, algorithm 1), the share being that of the round's samples
+    /// in those of all clients. The paper's clients count alike, these by their samples, as FedAvg's do: with parts of one
+    /// size that is the same, and share·Δc is Σ_S n_i·Δc_i/n, so c stays the mean of the clients' variates, whoever takes part.
     Scaffold {
         /// Server learning rate (η_g), above 0.
         lr: f64,
@@ -98,11 +99,6 @@ impl Rule {
         &state[..state.len() / self.state_sections()]
     }
 
-    /// What an update of a client with so many images weighs in the mean.
-    pub fn weight(&self, samples: u64) -> u64 {
-        if self.has_controls() { 1 } else { samples }
-    }
-
     /// Checks foreign bytes that claim to be a state of a net with so many parameters.
     ///
     /// # Errors
@@ -140,11 +136,11 @@ impl Rule {
         weights
     }
 
-    /// The state after a round with these updates, of a roster of `clients`.
+    /// The state after a round with these updates, of clients that have `samples` together, those that did not train included.
     ///
     /// # Errors
     /// There is no update, the state's bytes are wrong, or a new value is beyond f32.
-    pub fn step(&self, state: &[u8], updates: &ExactSum, clients: usize) -> Result<Vec<u8>, ExactError> {
+    pub fn step(&self, state: &[u8], updates: &ExactSum, samples: u64) -> Result<Vec<u8>, ExactError> {
         let means = updates.means()?;
         let len = updates.len() / self.update_sections();
         self.check_state(state, len).map_err(ExactError::Parent)?;
@@ -167,7 +163,7 @@ impl Rule {
                 write(len, values)
             }
             Self::Scaffold { lr } => {
-                let share = updates.contributions() as f64 / clients.max(updates.contributions()) as f64;
+                let share = updates.samples() as f64 / samples.max(updates.samples()) as f64;
                 let controls = updates.means()?.skip(len);
                 let values = old(0).zip(old(1)).zip(means.zip(controls));
                 write(len, values.map(|((x, c), (delta, of_c))| [x + lr * delta, c + share * of_c]))
@@ -261,12 +257,11 @@ mod tests {
                 let updates: Vec<(Vec<f32>, u64)> =
                     (1..=3).map(|n| (random(&mut stream, LEN * rule.update_sections()), n * 100)).collect();
                 let mut sum = ExactSum::new(LEN * rule.update_sections());
-                let weight = |samples: u64| rule.weight(samples);
-                updates.iter().for_each(|(update, n)| sum.add(&bytes(update), weight(*n)).expect("in range"));
-                let total: u64 = updates.iter().map(|(_, n)| weight(*n)).sum();
-                let of_all = |i: usize| updates.iter().map(|(u, n)| f64::from(u[i]) * weight(*n) as f64).sum::<f64>();
+                updates.iter().for_each(|(update, n)| sum.add(&bytes(update), *n).expect("in range"));
+                let total: u64 = updates.iter().map(|(_, n)| n).sum();
+                let of_all = |i: usize| updates.iter().map(|(u, n)| f64::from(u[i]) * *n as f64).sum::<f64>();
                 let mean: Vec<f64> = (0..LEN * rule.update_sections()).map(|i| of_all(i) / total as f64).collect();
-                state = rule.step(&state, &sum, 12).expect("finite");
+                state = rule.step(&state, &sum, 2_400).expect("finite");
                 expected = reference(&rule, &expected, &mean, 0.25);
                 for (found, expected) in floats(&state).iter().zip(&expected) {
                     let off = (found - expected).abs();
@@ -287,11 +282,6 @@ mod tests {
         state[20..].copy_from_slice(&(-1e-9f32).to_le_bytes());
         assert!(matches!(rule.check_state(&state, 2), Err(WeightsError::OutOfRange { index: 5, .. })));
         assert!(rule.check_state(&state, 3).is_err());
-    }
-
-    #[test]
-    fn clients_of_scaffold_count_alike_and_those_of_the_others_by_their_images() {
-        assert_eq!(RULES.map(|rule| rule.weight(600)), [600, 600, 600, 600, 600, 1]);
     }
 
     #[test]

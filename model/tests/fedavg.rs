@@ -68,7 +68,7 @@ fn federated_averaging_learns_the_built_in_data_set() {
             sum.add(&update.update, update.samples).expect("in range");
         }
         assert_eq!(sum.samples(), 3_000);
-        model = Rule::FedAvg.step(&model, &sum, CLIENTS).expect("finite");
+        model = Rule::FedAvg.step(&model, &sum, 3_000).expect("finite");
         accuracies.push(accuracy(&model));
     }
     assert!(accuracies[0] < 0.2, "an untrained net guesses: {accuracies:?}");
@@ -84,7 +84,7 @@ fn one_client_alone_in_a_round_keeps_exactly_its_own_weights_up_to_rounding() {
     let update = trained(&spec, &parent, &part, 1, 0, &threads);
     let mut sum = ExactSum::new(spec.parameter_count().expect("a preset"));
     sum.add(&update.update, update.samples).expect("in range");
-    let new = Rule::FedAvg.step(&parent, &sum, 1).expect("finite");
+    let new = Rule::FedAvg.step(&parent, &sum, sum.samples()).expect("finite");
     let value = |bytes: &[u8], i: usize| f32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"));
     for i in 0..new.len() / 4 {
         let expected = value(&parent, i) + value(&update.update, i);

@@ -1,10 +1,12 @@
 //! A run repeated in one process from its records and data: every update trained again, every average made again, and
 //! their hashes compared (promise 5: faithful).
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use paceline_protocol::chain::samples_of_all;
 use paceline_protocol::record::{Kind, Record};
 use paceline_protocol::roster::Roster;
 use paceline_protocol::runfile::RunFile;
@@ -52,7 +54,10 @@ pub fn replay(
         if matches!(record.kind, Kind::Train) {
             let clients = clients(record, &records[..index], &roster)?;
             let (sum, locals) = cohort.train(&state, record.round, &clients, &|| ControlFlow::Continue(()));
-            state = plan.rule.step(&state, &sum, roster.len()).with_context(|| format!("round {}", record.round))?;
+            let told = records[..=index].iter().flat_map(|record| &record.contributions);
+            let known: BTreeMap<_, _> = told.filter(|c| roster.contains(c.node)).map(|c| (c.node, c.samples)).collect();
+            let samples = samples_of_all(known.into_values(), roster.len());
+            state = plan.rule.step(&state, &sum, samples).with_context(|| format!("round {}", record.round))?;
             let contributions = || records[..=index].iter().rev().flat_map(|record| &record.contributions);
             let last = roster.nodes().filter_map(|n| contributions().find(|c| c.node == n)).map(|c| c.update.id);
             controls.retain(&last.collect::<Vec<_>>());

@@ -3,6 +3,8 @@
 //! [`Chain::check`] is what a member checks before it accepts a proposal, what a node that catches up checks of every
 //! record, and what an offline verifier checks of all of them: one set of rules.
 
+use std::collections::BTreeMap;
+
 use crate::bounds::{NAME_BYTES_MAX, REQUEST_ROUNDS, ROSTER_MAX, SAMPLES_MAX};
 use crate::ids::{Ballot, BlobRef, Hash, NodeId, RunId};
 use crate::record::{Committed, Contribution, Eviction, Founding, Kind, Record, Vote};
@@ -147,6 +149,16 @@ impl Chain {
     /// Whether the closing record is there.
     pub fn is_closed(&self) -> bool {
         matches!(self.head().kind, Kind::Closing)
+    }
+
+    /// Samples of the whole roster, as far as contributions told, those to the next record included.
+    pub fn samples_of_roster<'a>(&'a self, next: impl Iterator<Item = &'a Contribution>) -> u64 {
+        let mut known = BTreeMap::new();
+        let before = self.records.iter().flat_map(|c| &c.record.contributions);
+        before.chain(next).filter(|c| self.roster.contains(c.node)).for_each(|c| {
+            known.insert(c.node, c.samples);
+        });
+        samples_of_all(known.values().copied(), self.roster.len())
     }
 
     /// The last update of a node that was averaged in this chain.
@@ -375,6 +387,13 @@ impl Chain {
     }
 }
 
+/// Samples of so many nodes, of which some are known: the others are taken to have as many on average.
+pub fn samples_of_all(known: impl Iterator<Item = u64>, nodes: usize) -> u64 {
+    let (sum, count) = known.fold((0, 0), |(sum, count), samples| (sum + samples, count + 1));
+    // Both factors are bounded: 2^20 samples a node, 4096 nodes.
+    sum * nodes as u64 / u64::max(count, 1)
+}
+
 /// Whether a request made for `made` no longer counts in `now`, or was made for a round that has not come.
 fn is_void(made: u64, now: u64) -> bool {
     made > now || now - made > REQUEST_ROUNDS
@@ -453,4 +472,16 @@ pub fn check_accepts(committed: &Committed, scope: &Scope, roster: &Roster) -> R
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_never_contributed_count_as_the_mean_of_the_others() {
+        assert_eq!(samples_of_all([100, 300].into_iter(), 3), 600);
+        assert_eq!(samples_of_all([100, 300].into_iter(), 2), 400);
+        assert_eq!(samples_of_all(std::iter::empty(), 2), 0);
+    }
 }

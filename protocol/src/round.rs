@@ -535,7 +535,8 @@ impl Round {
         let updates = collection.contributions().map(|c| (c.node, c.update, c.samples)).collect();
         self.contest.aggregating();
         let (ballot, parent_model) = (collection.ballot, chain.head().model);
-        core.effect(Effect::Aggregate { ballot, parent_model, updates, members: chain.roster().len() });
+        let roster_samples = chain.samples_of_roster(collection.contributions());
+        core.effect(Effect::Aggregate { ballot, parent_model, updates, roster_samples });
     }
 
     /// The new model is on disk, or could not be made.

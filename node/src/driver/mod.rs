@@ -262,8 +262,8 @@ impl Driver {
                     self.give(Input::Folded { ballot, node, result: Err(Reject::TooMany) });
                 }
             }
-            Effect::Aggregate { ballot, parent_model, updates, members } => {
-                if !self.averager.aggregate(ballot, parent_model, updates, members) {
+            Effect::Aggregate { ballot, parent_model, updates, roster_samples } => {
+                if !self.averager.aggregate(ballot, parent_model, updates, roster_samples) {
                     self.give(Input::Aggregated { ballot, result: Err("the averager is not there".into()) });
                 }
             }

@@ -20,7 +20,7 @@ const QUEUE: usize = 4096;
 #[derive(Debug)]
 enum Job {
     Fold { ballot: Ballot, node: NodeId, update: BlobRef, samples: u64 },
-    Aggregate { ballot: Ballot, parent_model: BlobRef, updates: Vec<(NodeId, BlobRef, u64)>, members: usize },
+    Aggregate { ballot: Ballot, parent_model: BlobRef, updates: Vec<(NodeId, BlobRef, u64)>, roster_samples: u64 },
 }
 
 /// Gives jobs to the averager's thread.
@@ -57,15 +57,15 @@ impl Averager {
         self.jobs.try_send(Job::Fold { ballot, node, update, samples }).is_ok()
     }
 
-    /// Makes the state after the ballot's sum, which must hold exactly these updates, for a roster of so many members.
+    /// Makes the state after the ballot's sum, which must hold exactly these updates, of a roster with so many samples.
     pub fn aggregate(
         &self,
         ballot: Ballot,
         parent_model: BlobRef,
         updates: Vec<(NodeId, BlobRef, u64)>,
-        members: usize,
+        roster_samples: u64,
     ) -> bool {
-        self.jobs.try_send(Job::Aggregate { ballot, parent_model, updates, members }).is_ok()
+        self.jobs.try_send(Job::Aggregate { ballot, parent_model, updates, roster_samples }).is_ok()
     }
 }
 
@@ -79,13 +79,12 @@ fn work(sum: &mut Option<Sum>, rule: &Rule, parameters: usize, blobs: &BlobStore
                     folded: BTreeMap::new(),
                 });
             }
-            let result =
-                sum.as_mut().map_or(Err(Reject::NotCollecting), |s| fold(s, rule, blobs, node, update, samples));
+            let result = sum.as_mut().map_or(Err(Reject::NotCollecting), |s| fold(s, blobs, node, update, samples));
             Input::Folded { ballot, node, result }
         }
-        Job::Aggregate { ballot, parent_model, updates, members } => {
+        Job::Aggregate { ballot, parent_model, updates, roster_samples } => {
             let result = match sum.as_ref().filter(|s| s.ballot == ballot) {
-                Some(sum) => aggregate(sum, rule, blobs, parent_model, &updates, members),
+                Some(sum) => aggregate(sum, rule, blobs, parent_model, &updates, roster_samples),
                 None => Err("no update of this ballot was folded".to_owned()),
             };
             if let Err(why) = &result {
@@ -96,14 +95,7 @@ fn work(sum: &mut Option<Sum>, rule: &Rule, parameters: usize, blobs: &BlobStore
     }
 }
 
-fn fold(
-    sum: &mut Sum,
-    rule: &Rule,
-    blobs: &BlobStore,
-    node: NodeId,
-    update: BlobRef,
-    samples: u64,
-) -> Result<(), Reject> {
+fn fold(sum: &mut Sum, blobs: &BlobStore, node: NodeId, update: BlobRef, samples: u64) -> Result<(), Reject> {
     // Folded twice it would count twice, which no comparison of the lists would show.
     if let Some(before) = sum.folded.get(&node) {
         return if *before == (update, samples) { Ok(()) } else { Err(Reject::Twice) };
@@ -112,7 +104,7 @@ fn fold(
         BlobError::Damaged(_) => Reject::WrongHash,
         BlobError::Missing(_) | BlobError::Disk { .. } => Reject::ModelMissing,
     })?;
-    sum.exact.add(&delta, rule.weight(samples)).map_err(|error| match error {
+    sum.exact.add(&delta, samples).map_err(|error| match error {
         ExactError::Delta(error) => reject_of(&error),
         ExactError::Samples { .. } => Reject::BadMetrics,
         _ => Reject::OverBound,
@@ -127,14 +119,14 @@ fn aggregate(
     blobs: &BlobStore,
     parent_model: BlobRef,
     updates: &[(NodeId, BlobRef, u64)],
-    members: usize,
+    roster_samples: u64,
 ) -> Result<BlobRef, String> {
     let wanted: BTreeMap<NodeId, (BlobRef, u64)> = updates.iter().map(|(n, u, s)| (*n, (*u, *s))).collect();
     if wanted != sum.folded {
         return Err("the sum does not hold the updates of the record".to_owned());
     }
     let parent = blobs.read(parent_model.id).map_err(|e| e.to_string())?;
-    let state = rule.step(&parent, &sum.exact, members).map_err(|e| e.to_string())?;
+    let state = rule.step(&parent, &sum.exact, roster_samples).map_err(|e| e.to_string())?;
     blobs.put(&state).map_err(|e| e.to_string())
 }
 
@@ -173,7 +165,7 @@ mod tests {
 
         fn aggregate(&mut self, updates: Vec<(NodeId, BlobRef, u64)>) -> Result<Vec<u8>, String> {
             let parent_model = self.blobs.put(&floats(&[1.0, 1.0])).expect("room");
-            let job = Job::Aggregate { ballot: BALLOT, parent_model, updates, members: 2 };
+            let job = Job::Aggregate { ballot: BALLOT, parent_model, updates, roster_samples: 4 };
             let Input::Aggregated { result, .. } = work(&mut self.sum, &Rule::FedAvg, 2, &self.blobs, job) else {
                 panic!("an aggregation is answered as one")
             };

@@ -156,7 +156,7 @@ impl Cohort<'_> {
         if let Some(control) = &trained.control {
             self.controls.put(update.id, control)?;
         }
-        lock(sum).add(&trained.update, plan.rule.weight(trained.samples))?;
+        lock(sum).add(&trained.update, trained.samples)?;
         Ok(Local {
             part,
             samples: trained.samples,

@@ -8,6 +8,7 @@ mod curve;
 mod folder;
 mod plots;
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -20,6 +21,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use paceline_model::{DataSet, Device, Evaluation, TrainError};
+use paceline_protocol::chain::samples_of_all;
 use paceline_protocol::roster::{Member, Part, Roster};
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Hash, NodeId};
@@ -179,7 +181,7 @@ impl Simulation {
             return Ok(None);
         }
         let locals = self.arrived(round, &clients, locals)?;
-        let state = self.plan.rule.step(parent, &sum, self.roster.len())?;
+        let state = self.plan.rule.step(parent, &sum, self.samples_of_all(&locals))?;
         let Some(evaluation) = self.evaluate(&state, stop)? else { return Ok(None) };
         let report = self.report(round, &locals, &state, evaluation, began.elapsed());
         Ok(Some((report, state)))
@@ -233,6 +235,14 @@ impl Simulation {
             }
             _ => Ok(arrived),
         }
+    }
+
+    /// Samples of all clients, as the nodes of a run would know them: from contributions.
+    fn samples_of_all(&self, now: &[Local]) -> u64 {
+        let before = self.folder.rounds.iter().flat_map(|round| &round.contributions);
+        let mut known: BTreeMap<String, u64> = before.map(|c| (c.node_id.clone(), c.samples)).collect();
+        known.extend(now.iter().map(|local| (local.part.to_string(), local.samples)));
+        samples_of_all(known.into_values(), self.roster.len())
     }
 
     fn evaluate(&self, state: &[u8], stop: &AtomicBool) -> anyhow::Result<Option<Evaluation>> {

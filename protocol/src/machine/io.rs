@@ -199,8 +199,8 @@ pub enum Effect {
         parent_model: BlobRef,
         /// What must be in the sum: whose update, and with which weight.
         updates: Vec<(NodeId, BlobRef, u64)>,
-        /// Members of the roster, those that did not train included.
-        members: usize,
+        /// Samples of the whole roster, those of nodes that did not train included.
+        roster_samples: u64,
     },
     /// The blobs that must stay on disk; others may go.
     Keep {
