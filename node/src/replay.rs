@@ -1,14 +1,12 @@
 //! A run repeated in one process from its records and data: every update trained again, every average made again, and
 //! their hashes compared (promise 5: faithful).
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use paceline_protocol::chain::samples_of_all;
+use paceline_protocol::chain::{Chain, Rules};
 use paceline_protocol::record::{Kind, Record};
-use paceline_protocol::roster::Roster;
 use paceline_protocol::runfile::RunFile;
 
 use crate::blobs::Manifest;
@@ -32,7 +30,7 @@ pub struct Repeated {
 /// given; SCAFFOLD's control variates go to `scratch`. `on_round` hears of each round.
 ///
 /// # Errors
-/// The home or the data can't be read, or a node had data of its own.
+/// The home or the data can't be read, a record does not follow from those before it, or a node had data of its own.
 pub fn replay(
     home: &Home,
     data: Option<&Path>,
@@ -48,40 +46,39 @@ pub fn replay(
     let (data, workers, controls) = (plan.data(data, None)?, Workers::new(threads)?, Controls::at(scratch));
     let cohort = Cohort { plan: &plan, data: &data, workers: &workers, controls: &controls };
     let mut state = plan.initial_state()?;
-    let mut roster = Roster::default();
-    let records: Vec<&Record> = rows.iter().map(|row| &row.committed.record).collect();
-    for (index, record) in records.iter().enumerate() {
+    let rules = Rules::of(&run_file, Manifest::of(&state).blob(), plan.update_len());
+    let mut records = rows.into_iter().map(|row| row.committed);
+    let genesis = records.next().with_context(|| format!("{} holds no records", home.dir().display()))?;
+    let mut chain = Chain::begin(rules, genesis).context("the genesis is refused")?;
+    for committed in records {
+        let record = &committed.record;
+        let round = record.round;
         if matches!(record.kind, Kind::Train) {
-            let clients = clients(record, &records[..index], &roster)?;
-            let (sum, locals) = cohort.train(&state, record.round, &clients, &|| ControlFlow::Continue(()));
-            let told = records[..=index].iter().flat_map(|record| &record.contributions);
-            let known: BTreeMap<_, _> = told.filter(|c| roster.contains(c.node)).map(|c| (c.node, c.samples)).collect();
-            let samples = samples_of_all(known.into_values(), roster.len());
-            state = plan.rule.step(&state, &sum, samples).with_context(|| format!("round {}", record.round))?;
-            let contributions = || records[..=index].iter().rev().flat_map(|record| &record.contributions);
-            let last = roster.nodes().filter_map(|n| contributions().find(|c| c.node == n)).map(|c| c.update.id);
-            controls.retain(&last.collect::<Vec<_>>());
+            let (sum, locals) = cohort.train(&state, round, &clients(record, &chain)?, &|| ControlFlow::Continue(()));
+            let samples = chain.samples_of_roster(record.contributions.iter());
+            state = plan.rule.step(&state, &sum, samples).with_context(|| format!("round {round}"))?;
             let pairs = record.contributions.iter().zip(&locals);
             let equal = pairs.filter(|(theirs, ours)| ours.as_ref().is_ok_and(|ours| ours.update == theirs.update));
             on_round(Repeated {
-                round: record.round,
+                round,
                 updates: record.contributions.len(),
                 updates_equal: equal.count(),
                 model_equal: Manifest::of(&state).blob() == record.model,
             });
         }
-        roster = record.roster_after(&roster);
+        chain.append(committed).with_context(|| format!("the record of round {round} is refused"))?;
+        let last = chain.roster().nodes().filter_map(|node| chain.last_update_of(node));
+        controls.retain(&last.collect::<Vec<_>>());
     }
     Ok(())
 }
 
-/// Those who contributed to a record.
-fn clients(record: &Record, before: &[&Record], roster: &Roster) -> anyhow::Result<Vec<Client>> {
-    let contributions = || before.iter().rev().flat_map(|record| &record.contributions);
+/// Those who contributed to the chain's next record.
+fn clients(record: &Record, chain: &Chain) -> anyhow::Result<Vec<Client>> {
     let client = |node| {
-        let member = roster.get(node).context("a contribution of a stranger")?;
+        let member = chain.roster().get(node).context("a contribution of a stranger")?;
         let part = member.part.ok_or_else(|| anyhow!("{} has data of its own", member.name))?;
-        Ok(Client { part, last_update: contributions().find(|c| c.node == node).map(|c| c.update.id) })
+        Ok(Client { part, last_update: chain.last_update_of(node) })
     };
     record.contributions.iter().map(|contribution| client(contribution.node)).collect()
 }
