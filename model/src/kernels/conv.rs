@@ -8,6 +8,7 @@
 
 use super::matrix::{Matrix, product, transpose};
 use super::norm::{self, Norm};
+use super::normed::Normed;
 use super::pool::{NONE, Window};
 use super::scratch::{self, Kept};
 use super::unfold::{self, Geometry, SLACK};
@@ -88,14 +89,14 @@ struct Conv {
 }
 
 enum Memory {
-    /// For each output which element of its window it came from.
-    Chosen(Kept<u8>),
+    /// For each output of the pooling which element of its window it came from.
+    Pooled { window: Window, chosen: Kept<u8> },
     /// The convolution's output, and mean and inverse deviation of each image's channels.
-    Raw { raw: Kept<f32>, statistics: Kept<f32> },
+    Normed { normed: Normed, raw: Kept<f32>, statistics: Kept<f32> },
 }
 
 /// The sizes of one call.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     images: usize,
     conv: Geometry,
@@ -246,27 +247,9 @@ fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], relu: bool) {
     }
 }
 
-#[inline(always)]
-pub(super) fn add_bias(y: &mut [f32], bias: &[f32]) {
-    for y in y.chunks_exact_mut(bias.len()) {
-        for (y, bias) in y.iter_mut().zip(bias) {
-            *y += bias;
-        }
-    }
-}
-
-#[inline(always)]
-pub(super) fn add_all_rows(rows: &[f32], sums: &mut [f32]) {
-    for row in rows.chunks_exact(sums.len()) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += value;
-        }
-    }
-}
-
 /// Adds the gradients that pass to the bias's gradient, row by row.
 #[inline(always)]
-fn add_rows(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
+fn add_passed(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
     for (grad, chosen) in grad.chunks_exact(sums.len()).zip(chosen.chunks_exact(sums.len())) {
         for ((sum, &grad), &chosen) in sums.iter_mut().zip(grad).zip(chosen) {
             *sum += if chosen == NONE { 0.0 } else { grad };
@@ -277,7 +260,7 @@ fn add_rows(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
 impl Conv {
     fn forward(&self, call: &Call, [x, weight, rest]: [&[f32]; 3]) -> (Vec<f32>, Memory) {
         let Call { conv, images, .. } = *call;
-        let (block, bias) = (images_per_block(images), &rest[..conv.out]);
+        let block = images_per_block(images);
         let inputs = x.par_chunks(block * conv.image_len());
         match self.layer.after {
             After::Pool { relu, size } => {
@@ -291,26 +274,21 @@ impl Conv {
                         let (out, chosen) = (&mut out[image * len..][..len], &mut chosen[image * len..][..len]);
                         window.pool(y, out, chosen);
                         // The bias is the same over a window and the rectifier is monotonous: both can wait for the maximum.
-                        wide(|| finish(out, chosen, bias, relu));
+                        wide(|| finish(out, chosen, rest, relu));
                     });
                 });
-                (out, Memory::Chosen(chosen))
+                (out, Memory::Pooled { window, chosen })
             }
             After::Norm { groups, relu } => {
-                let norm = Norm { channels: conv.out, groups, relu };
-                let (scale, shift) = rest[conv.out..].split_at(conv.out);
-                let (len, of_norm) = (call.raw_len(), norm.statistics_len());
+                let normed = Normed { conv: *call, norm: Norm { channels: conv.out, groups, relu } };
+                let (len, of_norm) = (call.raw_len(), normed.norm.statistics_len());
                 let mut out = vec![0f32; images * len];
                 let (mut raw, mut statistics) = (Kept::take(images * len), Kept::take(images * of_norm));
                 let kept = raw.par_chunks_mut(block * len).zip(statistics.par_chunks_mut(block * of_norm));
                 inputs.zip(out.par_chunks_mut(block * len).zip(kept)).for_each(|(x, (out, (raw, statistics)))| {
-                    call.forward(x, weight, Some(raw), |image, y| {
-                        wide(|| add_bias(y, bias));
-                        let statistics = &mut statistics[image * of_norm..][..of_norm];
-                        norm.forward(y, scale, shift, statistics, &mut out[image * len..][..len]);
-                    });
+                    normed.forward(x, weight, rest, [raw, statistics], out);
                 });
-                (out, Memory::Raw { raw, statistics })
+                (out, Memory::Normed { normed, raw, statistics })
             }
         }
     }
@@ -328,7 +306,7 @@ impl Conv {
         let Call { conv, images, .. } = *call;
         let block = images_per_block(images);
         let blocks = images.div_ceil(block);
-        let out_len = grad.len() / images;
+        let piece = block * (grad.len() / images);
         // Without an input gradient every block gets an empty piece.
         let dx_is_wanted = !dx.is_empty();
         let mut pieces: Vec<&mut [f32]> = dx.chunks_mut(block * conv.image_len()).collect();
@@ -341,33 +319,22 @@ impl Conv {
             }
             let transposed = &*transposed;
             let sums = dw.par_chunks_mut(weight.len()).zip(d_rest.par_chunks_mut(rest.len()));
-            let inputs = x.par_chunks(block * conv.image_len()).zip(pieces.into_par_iter());
-            inputs.zip(sums).enumerate().for_each(|(number, ((x, dx), (dw, d_rest)))| {
-                let start = number * block;
-                let of_image = |image: usize, len: usize| (start + image) * len..(start + image + 1) * len;
-                match (kept, self.layer.after) {
-                    (Memory::Chosen(chosen), After::Pool { size, .. }) => {
-                        let window = call.window(size);
-                        call.backward(x, transposed, dx, dw, |image, dy| {
-                            let range = of_image(image, out_len);
-                            let (grad, chosen) = (&grad[range.clone()], &chosen[range]);
-                            window.spread(grad, chosen, dy);
-                            wide(|| add_rows(grad, chosen, d_rest));
-                        });
-                    }
-                    (Memory::Raw { raw, statistics }, After::Norm { groups, relu }) => {
-                        let norm = Norm { channels: conv.out, groups, relu };
-                        let (d_bias, d_norm) = d_rest.split_at_mut(conv.out);
-                        let scale = &rest[conv.out..2 * conv.out];
-                        call.backward(x, transposed, dx, dw, |image, dy| {
-                            let range = of_image(image, out_len);
-                            let statistics = &statistics[of_image(image, norm.statistics_len())];
-                            let [raw, res, grad] = [&raw[..], res, grad].map(|values| &values[range.clone()]);
-                            norm.backward([raw, res, grad], statistics, scale, dy, d_norm);
-                            wide(|| add_all_rows(dy, d_bias));
-                        });
-                    }
-                    _ => {}
+            let inputs = x.par_chunks(block * conv.image_len()).zip(grad.par_chunks(piece));
+            let work = inputs.zip(pieces.into_par_iter().zip(sums)).enumerate();
+            work.for_each(|(number, ((x, grad), (dx, (dw, d_rest))))| match kept {
+                Memory::Pooled { window, chosen } => {
+                    let (chosen, len) = (&chosen[number * piece..][..grad.len()], window.out_len());
+                    call.backward(x, transposed, dx, dw, |image, dy| {
+                        let (grad, chosen) = (&grad[image * len..][..len], &chosen[image * len..][..len]);
+                        window.spread(grad, chosen, dy);
+                        wide(|| add_passed(grad, chosen, d_rest));
+                    });
+                }
+                Memory::Normed { normed, raw, statistics } => {
+                    let of_norm = block * normed.norm.statistics_len();
+                    let [raw, res] = [&raw[..], res].map(|values| &values[number * piece..][..grad.len()]);
+                    let given = [raw, &statistics[number * of_norm..], res, grad];
+                    normed.backward([x, transposed, rest], given, [dx, dw, d_rest]);
                 }
             });
             let mut sums = vec![0f32; rest.len()];

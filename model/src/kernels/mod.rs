@@ -13,6 +13,7 @@ pub mod linear;
 pub mod loss;
 pub(crate) mod matrix;
 pub mod norm;
+mod normed;
 pub mod pool;
 #[cfg(test)]
 mod pytorch;

@@ -1,9 +1,10 @@
 //! The basic block of a residual net (He et al. 2016, section 3.3) with group normalisation, as one operation: between its
 //! convolutions a block of images stays in the cache, and no tensor of candle's has to be made and added up.
 
-use super::conv::{After, Call, ConvLayer, add_all_rows, add_bias, add_blocks, conv};
+use super::conv::{After, Call, ConvLayer, add_blocks, conv};
 use super::matrix::transpose;
 use super::norm::Norm;
+use super::normed::Normed;
 use super::scratch::{self, Kept};
 use super::{images_per_block, slice, wide, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
@@ -64,13 +65,12 @@ struct Memory {
     hidden: Kept<f32>,
 }
 
-/// The convolutions of a block: the first, the second, the shortcut's.
+/// The convolutions of a block, each with its norm: the first, the second, the shortcut's.
 struct Calls {
     images: usize,
-    convs: [Call; 3],
+    layers: [Normed; 3],
     /// How many of them there are.
     count: usize,
-    norm: Norm,
 }
 
 impl Calls {
@@ -81,48 +81,45 @@ impl Calls {
         if height == 0 || width == 0 || out == 0 || stride == 0 || groups == 0 || out % groups != 0 {
             candle_core::bail!("a residual block of {x:?} to {out} channels in {groups} groups is impossible")
         }
-        let convs = [
-            Call::of(images, [height, width, inputs, out], 3, stride, 1),
-            Call::of(images, [height.div_ceil(stride), width.div_ceil(stride), out, out], 3, 1, 1),
-            Call::of(images, [height, width, inputs, out], 1, stride, 0),
+        let layer = |sides: [usize; 4], kernel: usize, stride: usize, relu: bool| Normed {
+            conv: Call::of(images, sides, kernel, stride, kernel / 2),
+            norm: Norm { channels: out, groups, relu },
+        };
+        let layers = [
+            layer([height, width, inputs, out], 3, stride, true),
+            layer([height.div_ceil(stride), width.div_ceil(stride), out, out], 3, 1, false),
+            layer([height, width, inputs, out], 1, stride, false),
         ];
-        let expected: usize = convs[..count].iter().map(Call::weight_len).sum();
+        let expected: usize = layers[..count].iter().map(|layer| layer.conv.weight_len()).sum();
         let same = shortcut || (inputs == out && stride == 1);
         if expected != weights || rest != 3 * count * out || !same {
             candle_core::bail!("{weights} weights and {rest} other parameters for a residual block of {x:?}")
         }
-        Ok(Self { images, convs, count, norm: Norm { channels: out, groups, relu: false } })
+        Ok(Self { images, layers, count })
     }
 
     /// Values of an image's output.
     fn len(&self) -> usize {
-        self.convs[0].raw_len()
+        self.layers[0].conv.raw_len()
     }
 
-    /// The weights of each convolution; nothing for a shortcut that is none.
+    /// Values that the norm of a layer leaves of an image.
+    fn statistics_len(&self) -> usize {
+        self.layers[0].norm.statistics_len()
+    }
+
+    /// The weights of each layer; nothing for a shortcut that is none.
     fn split<'a>(&self, weights: &'a [f32]) -> [&'a [f32]; 3] {
-        let (first, others) = weights.split_at(self.convs[0].weight_len());
-        let (second, shortcut) = others.split_at(self.convs[1].weight_len());
+        let (first, others) = weights.split_at(self.layers[0].conv.weight_len());
+        let (second, shortcut) = others.split_at(self.layers[1].conv.weight_len());
         [first, second, shortcut]
     }
 
-    /// Bias, scale and shift of a convolution.
-    fn rest<'a>(&self, rest: &'a [f32], number: usize) -> [&'a [f32]; 3] {
-        let out = self.norm.channels;
-        [0, 1, 2].map(|i| &rest[(3 * number + i) * out..][..out])
-    }
-
-    /// Convolves and normalises some images; `output` gives where an image's output goes.
-    fn layer(&self, number: usize, x: &[f32], [weights, rest]: [&[f32]; 2], kept: [&mut [f32]; 2], out: &mut [f32]) {
-        let [bias, scale, shift] = self.rest(rest, number);
-        let [raw, statistics] = kept;
-        let (len, of_norm) = (self.len(), self.norm.statistics_len());
-        let norm = Norm { relu: number == 0, ..self.norm };
-        self.convs[number].forward(x, self.split(weights)[number], Some(raw), |image, y| {
-            wide(|| add_bias(y, bias));
-            let statistics = &mut statistics[image * of_norm..][..of_norm];
-            norm.forward(y, scale, shift, statistics, &mut out[image * len..][..len]);
-        });
+    /// Bias, scale and shift of each layer, likewise.
+    fn split_rest<'a>(&self, rest: &'a [f32]) -> [&'a [f32]; 3] {
+        let (first, others) = rest.split_at(rest.len() / self.count);
+        let (second, shortcut) = others.split_at(first.len());
+        [first, second, shortcut]
     }
 }
 
@@ -150,7 +147,7 @@ fn add(to: &mut [f32], from: &[f32]) {
     }
 }
 
-/// One block of images: its pieces of what the forward pass wrote and what the backward pass reads and writes.
+/// One block of images: its pieces of what the backward pass reads and writes.
 struct Piece<'a> {
     x: &'a [f32],
     res: &'a [f32],
@@ -164,7 +161,7 @@ struct Piece<'a> {
 
 impl Residual {
     fn forward(&self, calls: &Calls, [x, weights, rest]: [&[f32]; 3]) -> (Vec<f32>, Memory) {
-        let (images, len, of_norm) = (calls.images, calls.len(), calls.norm.statistics_len());
+        let (images, len, of_norm) = (calls.images, calls.len(), calls.statistics_len());
         let block = images_per_block(images);
         let has = |number: usize| if number < calls.count { images } else { 0 };
         let mut memory = Memory {
@@ -174,6 +171,7 @@ impl Residual {
         };
         let mut out = vec![0f32; images * len];
         let image_len = x.len() / images.max(1);
+        let ([w1, w2, w3], [r1, r2, r3]) = (calls.split(weights), calls.split_rest(rest));
         let Memory { raw: [raw1, raw2, raw3], statistics: [of1, of2, of3], hidden } = &mut memory;
         let mut pieces3: Vec<[&mut [f32]; 2]> =
             raw3.chunks_mut(block * len).zip(of3.chunks_mut(block * of_norm)).map(|(raw, of)| [raw, of]).collect();
@@ -182,14 +180,15 @@ impl Residual {
         let kept = kept.zip(raw2.par_chunks_mut(block * len).zip(of2.par_chunks_mut(block * of_norm)));
         let kept = kept.zip(pieces3).zip(hidden.par_chunks_mut(block * len));
         let work = x.par_chunks(block * image_len).zip(out.par_chunks_mut(block * len)).zip(kept);
-        work.for_each(|((x, out), ((((raw1, of1), (raw2, of2)), [raw3, of3]), hidden))| {
-            calls.layer(0, x, [weights, rest], [raw1, of1], hidden);
-            calls.layer(1, hidden, [weights, rest], [raw2, of2], out);
+        let [first, second, third] = &calls.layers;
+        work.for_each(|((x, out), ((((raw1, of1), (raw2, of2)), kept3), hidden))| {
+            first.forward(x, w1, r1, [raw1, of1], hidden);
+            second.forward(hidden, w2, r2, [raw2, of2], out);
             if calls.count < 3 {
                 return wide(|| add_relu(out, x));
             }
             scratch::with([out.len()], |[other]| {
-                calls.layer(2, x, [weights, rest], [raw3, of3], other);
+                third.forward(x, w3, r3, kept3, other);
                 wide(|| add_relu(out, other));
             });
         });
@@ -205,7 +204,7 @@ impl Residual {
         dx: &mut [f32],
     ) -> Result<(Vec<f32>, Vec<f32>)> {
         let Some(memory) = self.kept.get() else { candle_core::bail!("backward before forward") };
-        let (images, len, out) = (calls.images, calls.len(), calls.norm.channels);
+        let (images, len) = (calls.images, calls.len());
         let block = images_per_block(images);
         let (blocks, image_len) = (images.div_ceil(block), x.len() / images.max(1));
         scratch::with(
@@ -214,7 +213,7 @@ impl Residual {
                 d_rest.fill(0.0);
                 let mut at = 0;
                 for weight in calls.split(weights) {
-                    transpose(weight, out, &mut transposed[at..at + weight.len()]);
+                    transpose(weight, self.block.out, &mut transposed[at..at + weight.len()]);
                     at += weight.len();
                 }
                 let transposed = &*transposed;
@@ -224,7 +223,7 @@ impl Residual {
                 let work = inputs.zip(outputs).zip(sums).enumerate();
                 work.for_each(|(number, (((x, dx), (res, grad)), (d_weights, d_rest)))| {
                     let piece = Piece { x, res, grad, start: number * block, dx, d_weights, d_rest };
-                    self.backward_piece(calls, memory, rest, transposed, piece);
+                    backward_piece(calls, memory, [transposed, rest], piece);
                 });
                 let (mut of_weights, mut of_rest) = (vec![0f32; weights.len()], vec![0f32; rest.len()]);
                 add_blocks(d_weights, &mut of_weights);
@@ -233,44 +232,33 @@ impl Residual {
             },
         )
     }
+}
 
-    fn backward_piece(&self, calls: &Calls, memory: &Memory, rest: &[f32], transposed: &[f32], piece: Piece<'_>) {
-        let Piece { x, res, grad, start, dx, d_weights, d_rest } = piece;
-        let (len, of_norm, out) = (calls.len(), calls.norm.statistics_len(), calls.norm.channels);
-        let images = grad.len() / len;
-        let hidden = &memory.hidden[start * len..][..images * len];
-        let transposed = calls.split(transposed);
-        let (d_first, others) = d_weights.split_at_mut(calls.convs[0].weight_len());
-        let (d_second, d_shortcut) = others.split_at_mut(calls.convs[1].weight_len());
-        // The gradient of one convolution's output, given that of its norm's.
-        let spread = |number: usize, image: usize, grad: &[f32], dy: &mut [f32], d_rest: &mut [f32]| {
-            let raw = &memory.raw[number][(start + image) * len..][..len];
-            let statistics = &memory.statistics[number][(start + image) * of_norm..][..of_norm];
-            let norm = Norm { relu: number == 0, ..calls.norm };
-            let y = if number == 0 { &hidden[image * len..][..len] } else { raw };
-            let (d_bias, d_norm) = d_rest[3 * out * number..][..3 * out].split_at_mut(out);
-            let [_, scale, _] = calls.rest(rest, number);
-            norm.backward([raw, y, &grad[image * len..][..len]], statistics, scale, dy, d_norm);
-            wide(|| add_all_rows(dy, d_bias));
-        };
-        let other = if calls.count < 3 { 0 } else { dx.len() };
-        scratch::with([grad.len(), grad.len(), other], |[passed, d_hidden, d_other]| {
-            wide(|| pass(grad, res, passed));
-            calls.convs[1].backward(hidden, transposed[1], d_hidden, d_second, |image, dy| {
-                spread(1, image, passed, dy, d_rest);
-            });
-            calls.convs[0].backward(x, transposed[0], dx, d_first, |image, dy| {
-                spread(0, image, d_hidden, dy, d_rest);
-            });
-            if calls.count < 3 {
-                return wide(|| add(dx, passed));
-            }
-            calls.convs[2].backward(x, transposed[2], d_other, d_shortcut, |image, dy| {
-                spread(2, image, passed, dy, d_rest);
-            });
-            wide(|| add(dx, d_other));
-        });
-    }
+fn backward_piece(calls: &Calls, memory: &Memory, [transposed, rest]: [&[f32]; 2], piece: Piece<'_>) {
+    let Piece { x, res, grad, start, dx, d_weights, d_rest } = piece;
+    let (len, of_norm) = (calls.len(), calls.statistics_len());
+    let ([w1, w2, w3], [r1, r2, r3]) = (calls.split(transposed), calls.split_rest(rest));
+    let (dw1, others) = d_weights.split_at_mut(w1.len());
+    let (dw2, dw3) = others.split_at_mut(w2.len());
+    let (dr1, others) = d_rest.split_at_mut(r1.len());
+    let (dr2, dr3) = others.split_at_mut(r2.len());
+    let hidden = &memory.hidden[start * len..][..grad.len()];
+    let kept = |number: usize| [&memory.raw[number][start * len..], &memory.statistics[number][start * of_norm..]];
+    let ([raw1, of1], [raw2, of2]) = (kept(0), kept(1));
+    let [first, second, third] = &calls.layers;
+    let of_shortcut = if calls.count < 3 { 0 } else { dx.len() };
+    scratch::with([grad.len(), grad.len(), of_shortcut], |[passed, d_hidden, other]| {
+        wide(|| pass(grad, res, passed));
+        // The second and the third norm are not rectified themselves, so their outputs don't matter.
+        second.backward([hidden, w2, r2], [raw2, of2, raw2, passed], [d_hidden, dw2, dr2]);
+        first.backward([x, w1, r1], [raw1, of1, hidden, d_hidden], [&mut *dx, dw1, dr1]);
+        if calls.count < 3 {
+            return wide(|| add(dx, passed));
+        }
+        let [raw3, of3] = kept(2);
+        third.backward([x, w3, r3], [raw3, of3, raw3, passed], [&mut *other, dw3, dr3]);
+        wide(|| add(dx, other));
+    });
 }
 
 impl CustomOp3 for Residual {
@@ -291,7 +279,7 @@ impl CustomOp3 for Residual {
         let (out, memory) = self.forward(&calls, [slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?]);
         // An operation runs forward once; were it to run again, what it keeps would be the same.
         let _ = self.kept.set(memory);
-        let [height, width] = calls.convs[0].out_sides();
+        let [height, width] = calls.layers[0].conv.out_sides();
         Ok((CpuStorage::F32(out), (calls.images, height, width, self.block.out).into()))
     }
 
