@@ -89,16 +89,25 @@ pub fn node_id(peer: &PeerId) -> Option<NodeId> {
     NodeId::from_peer_id_bytes(&peer.to_bytes())
 }
 
-/// The libp2p peer of a node.
+/// The libp2p peer of a node, whatever its 32 bytes are: a `PeerId` is the form of a key, not a proof that there is one.
 pub fn peer_id(node: NodeId) -> PeerId {
-    PeerId::from_bytes(&node.to_peer_id_bytes()).expect("a node id is the multihash of an ed25519 key")
+    PeerId::from_bytes(&node.to_peer_id_bytes()).expect("the prefix makes any 32 bytes an identity multihash of a key")
 }
 
 #[cfg(test)]
 mod tests {
     use paceline_protocol::Identity;
+    use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_32_bytes_that_a_peer_calls_a_node_are_a_libp2p_peer(bytes in any::<[u8; 32]>()) {
+            let node = NodeId::from_public_key(bytes);
+            prop_assert_eq!(node_id(&peer_id(node)), Some(node));
+        }
+    }
 
     #[test]
     fn a_node_and_its_libp2p_peer_have_the_same_text() {

@@ -92,13 +92,8 @@ impl ExactSum {
     }
 
     /// Values of each delta.
-    pub fn len(&self) -> usize {
+    pub fn values(&self) -> usize {
         self.sums.len()
-    }
-
-    /// Whether the deltas have no values at all.
-    pub fn is_empty(&self) -> bool {
-        self.sums.is_empty()
     }
 
     /// Samples of all the contributions.

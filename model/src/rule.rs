@@ -142,7 +142,7 @@ impl Rule {
     /// There is no update, the state's bytes are wrong, or a new value is beyond f32.
     pub fn step(&self, state: &[u8], updates: &ExactSum, samples: u64) -> Result<Vec<u8>, ExactError> {
         let means = updates.means()?;
-        let len = updates.len() / self.update_sections();
+        let len = updates.values() / self.update_sections();
         self.check_state(state, len).map_err(ExactError::Parent)?;
         let old = |section: usize| weights::values(&state[4 * len * section..4 * len * (section + 1)]).map(f64::from);
         match *self {

@@ -22,8 +22,8 @@ pub enum WeightsError {
         /// Its place among the parameters.
         index: usize,
     },
-    /// A value is out of its range: a delta's beyond ±16, or a second moment below zero.
-    #[error("the value {index} is {value}, out of its range")]
+    /// A value is out of its range.
+    #[error("the value {index} is {value}: a delta's lies within ±{DELTA_MAX}, a second moment is not below 0")]
     OutOfRange {
         /// Its place among the parameters.
         index: usize,

@@ -7,6 +7,15 @@ use super::source::{Entry, File, Key, Result, Section, suggestion};
 use super::*;
 use crate::bounds::{CLASSES_MAX, LAYERS_MAX, NAME_BYTES_MAX, ROSTER_MAX, ROUNDS_MAX, SAMPLES_MAX};
 
+const AGGREGATE: &[Key] = &[
+    ("rule", "rule = \"fedavg\""),
+    ("lr", "lr = 0.1"),
+    ("momentum", "momentum = 0.9"),
+    ("beta1", "beta1 = 0.9"),
+    ("beta2", "beta2 = 0.99"),
+    ("tau", "tau = 0.001"),
+];
+
 /// The keys of each section, each with a line to show as an example.
 pub(super) const SECTIONS: [(&str, &[Key]); 6] = [
     (
@@ -53,17 +62,7 @@ pub(super) const SECTIONS: [(&str, &[Key]); 6] = [
             ("keep_updates", "keep_updates = 2"),
         ],
     ),
-    (
-        "aggregate",
-        &[
-            ("rule", "rule = \"fedavg\""),
-            ("lr", "lr = 0.1"),
-            ("momentum", "momentum = 0.9"),
-            ("beta1", "beta1 = 0.9"),
-            ("beta2", "beta2 = 0.99"),
-            ("tau", "tau = 0.001"),
-        ],
-    ),
+    ("aggregate", AGGREGATE),
 ];
 
 const CONV: &[Key] =
@@ -309,7 +308,7 @@ fn aggregate_section(section: &Section) -> Result<AggregateSection> {
     let name = section.get("rule").map_or(Ok(Rule::default().name()), |entry| entry.one_of(&Rule::NAMES))?;
     let mut rule = Rule::named(name).unwrap_or_default();
     let mut parameters = rule.parameters_mut();
-    for (key, _) in SECTIONS[5].1.iter().filter(|(key, _)| *key != "rule") {
+    for (key, _) in AGGREGATE.iter().filter(|(key, _)| *key != "rule") {
         let Some(entry) = section.get(key) else { continue };
         let Some((_, value)) = parameters.iter_mut().find(|(name, _)| name == key) else {
             return Err(
