@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use paceline_bootstrap::{Ticket, discover_runs, fetch_run_file};
@@ -19,14 +19,14 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::read::{find_home, known_addresses, run_file};
-use super::{Coded, DeviceKind, Exit, JoinOptions};
+use super::{Coded, DeviceKind, Exit, JoinOptions, cores};
 use crate::blobs::BlobStore;
 use crate::console;
 use crate::driver::{self, Driver, INPUTS_MAX, Parts, Shared, input_of, input_of_write};
 use crate::http::{self, Api};
 use crate::learn::{Averager, Controls, Material, Plan, PlanError, StateCheck, Trainer};
 use crate::net::{NetOptions, Network};
-use crate::store::{Database, Home, HomeError, HomeLock, Writer};
+use crate::store::{Database, Home, Writer};
 
 /// How long a run file is looked for with a ticket.
 const FETCH_WAIT: Duration = Duration::from_secs(20);
@@ -36,9 +36,6 @@ const DISCOVER_WAIT: Duration = Duration::from_secs(4);
 
 /// How long another holder of the home's lock is waited for: long for a command that looks, short for a person.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
-
-/// Between two tries.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Events of the network that may wait for the driver.
 const EVENTS_MAX: usize = 4_096;
@@ -52,7 +49,10 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
     let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &origin))?;
     let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(usage)?;
     let listener = listen(options.http).await?;
-    let _lock = lock(&home).await?;
+    let _lock = {
+        let home = home.clone();
+        blocking(move || home.lock_within(LOCK_WAIT)).await??
+    };
     same_run(&home, &run_file)?;
     let part = options.part;
     let data = {
@@ -187,21 +187,6 @@ fn origin(options: &JoinOptions, home: &Home) -> PathBuf {
 
 fn usage(error: impl Into<anyhow::Error>) -> Coded {
     Coded::new(Exit::Usage, error)
-}
-
-/// Takes the home's lock. A command that only looks holds it for a moment, which is waited for.
-async fn lock(home: &Home) -> Result<HomeLock, Coded> {
-    let began = Instant::now();
-    loop {
-        match home.lock() {
-            Err(HomeError::Locked(_)) if began.elapsed() < LOCK_WAIT => tokio::time::sleep(LOCK_PAUSE).await,
-            other => return Ok(other?),
-        }
-    }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, Into::into)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {

@@ -242,6 +242,11 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
+/// Threads that train where nothing else is asked for: one a core.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
 /// Prints a result on stdout, with an end of line.
 pub(crate) fn print(text: &str) {
     use std::io::Write;

@@ -3,7 +3,7 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -23,9 +23,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Another command that looks holds a home's lock for some milliseconds, a node for as long as it runs.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
-
-/// Between two tries.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where answers come from.
 enum Source {
@@ -67,14 +64,7 @@ fn source(from: &Which) -> Result<Source, Coded> {
 
 /// Whether a node is on a home, and not just another command that looks at it.
 fn stays_taken(home: &Home) -> bool {
-    let began = Instant::now();
-    while home.is_running() {
-        if began.elapsed() >= LOCK_WAIT {
-            return true;
-        }
-        std::thread::sleep(LOCK_PAUSE);
-    }
-    false
+    home.is_running() && matches!(home.lock_within(LOCK_WAIT), Err(HomeError::Locked(_)))
 }
 
 /// The node of a home, once it was started.
@@ -122,17 +112,13 @@ fn database(home: &Home) -> Result<Option<(HomeLock, Database)>, Coded> {
     if !home.database().exists() {
         return Ok(None);
     }
-    let began = Instant::now();
-    let lock = loop {
-        match home.lock() {
-            Err(HomeError::Locked(_)) if began.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_PAUSE),
-            Err(HomeError::Locked(dir)) => {
-                let error =
-                    anyhow!("the node of {} does not answer: it starts or stops; ask again soon", dir.display());
-                return Err(error.into());
-            }
-            other => break other?,
+    let lock = match home.lock_within(LOCK_WAIT) {
+        Err(HomeError::Locked(dir)) => {
+            return Err(
+                anyhow!("the node of {} does not answer: it starts or stops; ask again soon", dir.display()).into()
+            );
         }
+        result => result?,
     };
     Ok(Some((lock, Database::open(&home.database(), run_file(home)?.run_id())?)))
 }

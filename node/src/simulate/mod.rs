@@ -27,7 +27,7 @@ use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
-use crate::cli::{Coded, Exit, Experiment, Prepared, lr_place, print};
+use crate::cli::{Coded, Exit, Experiment, Prepared, cores, lr_place, print};
 use crate::learn::{Client, Cohort, Local, LocalError, Plan, Workers};
 use crate::report::{ContributionReport, Round};
 
@@ -96,7 +96,6 @@ impl Simulation {
     fn prepare(options: Options) -> Result<Self, Coded> {
         let bad_input = |error: anyhow::Error| Coded::new(Exit::BadInput, error);
         let Prepared { run_file, plan, data, clients } = options.experiment.prepare()?;
-        let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let workers = Workers::new(options.threads.map_or_else(cores, NonZeroUsize::get))?;
         let out = options.out.unwrap_or_else(|| format!("{}-simulation", run_file.run.name).into());
         let folder = Folder::open(&out, &run_file, clients, || Ok(plan.initial_state()?)).map_err(bad_input)?;

@@ -15,10 +15,14 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use super::files;
+
+/// Between two tries for a lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The secret's file.
 const IDENTITY: &str = "identity.key";
@@ -146,6 +150,21 @@ impl Home {
             Ok(()) => Ok(HomeLock { _file: file }),
             Err(TryLockError::WouldBlock) => Err(HomeError::Locked(self.dir.clone())),
             Err(TryLockError::Error(source)) => Err(HomeError::Disk { path, source }),
+        }
+    }
+
+    /// The same, but another holder is waited for: a command that only looks at a home holds its lock for some milliseconds, a
+    /// node for as long as it runs.
+    ///
+    /// # Errors
+    /// Another process still holds it after this time, or the disk fails.
+    pub fn lock_within(&self, wait: Duration) -> Result<HomeLock, HomeError> {
+        let began = Instant::now();
+        loop {
+            match self.lock() {
+                Err(HomeError::Locked(_)) if began.elapsed() < wait => std::thread::sleep(LOCK_PAUSE),
+                result => return result,
+            }
         }
     }
 
