@@ -29,7 +29,7 @@ pub mod train;
 pub mod weights;
 
 pub use candle_core::Device;
-pub use data::{DataError, DataSet, Images, Partition, Preprocess, Source, load, load_part, partition};
+pub use data::{DataError, DataSet, Images, Partition, Preprocess, Source, Totals, load, load_part, partition};
 pub use evaluate::{Evaluation, evaluate};
 pub use exact::{ExactError, ExactSum};
 pub use net::{Mode, Model, ModelError};

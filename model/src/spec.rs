@@ -192,6 +192,11 @@ impl NetSpec {
         Ok(self.parameters()?.iter().map(|p| p.shape.iter().product::<usize>()).sum())
     }
 
+    /// Values that the largest layer takes or gives for one image.
+    pub fn largest_activation(&self) -> Result<usize, SpecError> {
+        Ok(self.shapes()?.into_iter().map(Shape::len).max().unwrap_or(0))
+    }
+
     /// The shape that goes into each layer, and last what the net gives; every bound is checked here.
     pub(crate) fn shapes(&self) -> Result<Vec<Shape>, SpecError> {
         let [channels, height, width] = self.input;
@@ -204,7 +209,7 @@ impl NetSpec {
         let values = [channels, height, width].iter().try_fold(1usize, |product, &side| product.checked_mul(side));
         if !values.is_some_and(|values| (1..=ACTIVATIONS_MAX).contains(&values)) {
             return Err(SpecError::Net(format!(
-                "the input {channels}x{height}x{width} has no value, or more than {ACTIVATIONS_MAX}"
+                "the input {channels}x{height}x{width} has no value, or more than {ACTIVATIONS_MAX}: scale the images"
             )));
         }
         let mut shapes = vec![Shape::Image { height, width, channels }];
@@ -255,7 +260,7 @@ impl Layer {
             }
             (&Self::GroupNorm { groups }, Shape::Image { channels, .. }) => {
                 if groups == 0 || channels % groups != 0 {
-                    return Err(format!("{groups} groups don't divide {channels} channels"));
+                    return Err(indivisible(groups, channels));
                 }
                 Ok((shape, 2 * channels))
             }
@@ -268,7 +273,7 @@ impl Layer {
             }
             (&Self::Residual { out, stride, groups }, Shape::Image { height, width, channels }) => {
                 if groups == 0 || out % groups != 0 {
-                    return Err(format!("{groups} groups don't divide {out} channels"));
+                    return Err(indivisible(groups, out));
                 }
                 let (shape, _) = conv_after([height, width, channels], out, 3, stride, 1)?;
                 if let Shape::Image { height, width, channels } = shape {
@@ -294,9 +299,15 @@ impl Layer {
                 }
                 Ok((Shape::Row(out), shape.len().saturating_add(1).saturating_mul(out)))
             }
-            (_, Shape::Row(len)) => Err(format!("it needs an image, and gets a row of {len} numbers")),
+            (_, Shape::Row(len)) => Err(format!(
+                "it needs an image, and gets a row of {len} numbers: move it before the layer that flattens the image"
+            )),
         }
     }
+}
+
+fn indivisible(groups: usize, channels: usize) -> String {
+    format!("{groups} groups don't divide {channels} channels: choose a divisor")
 }
 
 /// Kernel and input channels of the convolutions of a residual block, the shortcut's last, if it has one.

@@ -102,7 +102,7 @@ pub enum TrainError {
     #[error("stopped before the end")]
     Cancelled,
     /// The loss or a weight left all bounds.
-    #[error("training diverged in round {round}, epoch {epoch}, batch {batch} ({what}): lower `lr`")]
+    #[error("training diverged in round {round}, epoch {epoch}, batch {batch} ({what}): lower {lower}")]
     Diverged {
         /// The round.
         round: u64,
@@ -112,6 +112,8 @@ pub enum TrainError {
         batch: usize,
         /// What was seen.
         what: String,
+        /// The run file's settings that may be too large.
+        lower: String,
     },
     /// The data, the net or the settings don't fit together.
     #[error("{0}")]
@@ -221,7 +223,15 @@ impl TrainJob<'_> {
     }
 
     fn diverged(&self, (epoch, batch): (usize, usize), what: String) -> TrainError {
-        TrainError::Diverged { round: self.round, epoch, batch, what }
+        let TrainConfig { prox_mu, weight_decay, .. } = *self.config;
+        let settings = [
+            (true, "`lr`"),
+            (weight_decay > 0.0, "`weight_decay`"),
+            (prox_mu > 0.0, "`prox_mu`"),
+            (*self.rule != Rule::FedAvg && self.round > 1, "`lr` in [aggregate]"),
+        ];
+        let lower: Vec<&str> = settings.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name).collect();
+        TrainError::Diverged { round: self.round, epoch, batch, what, lower: lower.join(" or ") }
     }
 
     fn delta(&self, model: &Model, last: (usize, usize)) -> Result<Vec<u8>, TrainError> {
@@ -443,6 +453,12 @@ mod tests {
         let config = TrainConfig { lr: 1e30, ..CONFIG };
         let error = world.run(&world.job(&config)).expect_err("it diverges");
         assert!(matches!(error, TrainError::Diverged { round: 1, epoch: 1, batch: 2.., .. }), "{error}");
+        assert!(error.to_string().ends_with(": lower `lr`"), "{error}");
+        let config = TrainConfig { lr: 1e30, prox_mu: 0.1, ..CONFIG };
+        let job = TrainJob { rule: &Rule::FedAvgM { lr: 1.0, momentum: 0.9 }, round: 2, ..world.job(&config) };
+        let state = [world.parent.clone(), vec![0; world.parent.len()]].concat();
+        let error = world.run(&TrainJob { parent: &state, ..job }).expect_err("it diverges").to_string();
+        assert!(error.ends_with(": lower `lr` or `prox_mu` or `lr` in [aggregate]"), "{error}");
         let config = TrainConfig { lr: 1e3, epochs: 1, batch: 30, ..CONFIG };
         let error = world.run(&world.job(&config)).expect_err("a weight moves too far");
         assert!(error.to_string().contains("a weight went from"), "{error}");
@@ -465,14 +481,42 @@ mod tests {
     }
 
     #[test]
-    fn momentum_changes_the_path_and_a_decayed_rate_shortens_it() {
+    fn momentum_lengthens_the_path() {
         let world = World::new();
         let free = world.run(&world.job(&CONFIG)).expect("it trains");
         let config = TrainConfig { momentum: 0.9, ..CONFIG };
         assert!(size(&world.run(&world.job(&config)).expect("it trains").update) > size(&free.update));
-        let config = TrainConfig { lr_decay: 0.5, ..CONFIG };
-        let late = TrainJob { round: 4, ..world.job(&config) };
-        assert!(size(&world.run(&late).expect("it trains").update) < size(&free.update));
+    }
+
+    #[test]
+    fn the_learning_rate_of_a_round_is_decayed_once_a_round_before_it() {
+        let world = World::new();
+        // A single batch of everything: the draws of a round change nothing but the order of the sum.
+        let decayed = TrainConfig { epochs: 1, batch: 30, lr_decay: 0.5, ..CONFIG };
+        let third = world.run(&TrainJob { round: 3, ..world.job(&decayed) }).expect("it trains").update;
+        let quarter = one_step(&world, &TrainConfig { lr: CONFIG.lr / 4.0, ..CONFIG });
+        for (found, expected) in weights::values(&third).zip(quarter) {
+            assert!((f64::from(found) - expected).abs() < 1e-6, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn every_preset_trains_to_the_same_bits_on_any_number_of_threads() {
+        let data = load(&Source::Shapes { samples: 60 }, None, 1).expect("it is generated").train;
+        for arch in crate::spec::PRESETS {
+            let spec = NetSpec::preset(arch, data.shape(), data.classes()).expect("it fits");
+            let preprocess = Preprocess::for_preset(arch, data.shape());
+            let parent = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
+            let world = World { spec, data: data.clone(), parent };
+            let config = TrainConfig { epochs: 1, batch: 25, augment: true, ..CONFIG };
+            let job = TrainJob { preprocess, ..world.job(&config) };
+            let run = |threads: usize| {
+                let threads = Threads::new(threads).expect("threads");
+                train(&job, &threads, &mut |_| ControlFlow::Continue(())).expect("it trains").update
+            };
+            let one = run(1);
+            assert!([2, 3, 7].into_iter().all(|threads| run(threads) == one), "{arch}");
+        }
     }
 
     #[test]
@@ -569,10 +613,15 @@ mod tests {
         let config = TrainConfig { epochs: 1, batch: 30, ..CONFIG };
         let parent = [world.parent.clone(), constant(0.5)].concat();
         let job = TrainJob { rule: &rule, parent: &parent, control: None, ..world.job(&config) };
-        let corrected = world.run(&job).expect("it trains").update;
+        let corrected = world.run(&job).expect("it trains");
         let plain = world.run(&world.job(&config)).expect("it trains").update;
-        for (corrected, plain) in weights::values(&corrected).zip(weights::values(&plain)) {
+        for (corrected, plain) in weights::values(&corrected.update).zip(weights::values(&plain)) {
             assert!((corrected - (plain - 0.5 * 0.05)).abs() < 1e-6);
+        }
+        // (x - y)/lr is the corrected gradient g + c - c_i; c_i+ = c_i - c + (x - y)/lr is g again, whatever c is.
+        let new = corrected.control.expect("of SCAFFOLD");
+        for (new, plain) in weights::values(&new).zip(weights::values(&plain)) {
+            assert!((f64::from(new) + f64::from(plain) / 0.05).abs() < 1e-4, "{new} {plain}");
         }
     }
 }

@@ -165,6 +165,35 @@ mod tests {
     }
 
     #[test]
+    fn a_training_image_is_cropped_flipped_brightened_stretched_and_whitened() {
+        let images = images();
+        for flip in [false, true] {
+            let draw = Draw { top: 3, left: 5, flip, brightness: 17.0, contrast: 1.5 };
+            let mut found = vec![0f32; 24 * 24 * 3];
+            cropped(images.pixels(1), [3, 32, 32], [3, 24, 24], Some(draw), &mut found);
+            // The same in double precision, each pass over whole channels.
+            let pixel = |channel: usize, y: usize, x: usize| {
+                let x = if flip { 23 - x } else { x };
+                f64::from(images.pixels(1)[channel * 1024 + (3 + y) * 32 + 5 + x]) + 17.0
+            };
+            let places = || (0..24).flat_map(|y| (0..24).map(move |x| (y, x)));
+            let stretched: Vec<Vec<f64>> = (0..3)
+                .map(|channel| {
+                    let mean = places().map(|(y, x)| pixel(channel, y, x)).sum::<f64>() / 576.0;
+                    places().map(|(y, x)| (pixel(channel, y, x) - mean) * 1.5 + mean).collect()
+                })
+                .collect();
+            let count = found.len() as f64;
+            let mean = stretched.iter().flatten().sum::<f64>() / count;
+            let deviation = (stretched.iter().flatten().map(|v| (v - mean).powi(2)).sum::<f64>() / count).sqrt();
+            for (i, found) in found.iter().enumerate() {
+                let expected = (stretched[i % 3][i / 3] - mean) / deviation;
+                assert!((f64::from(*found) - expected).abs() < 1e-4, "flip {flip}, value {i}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn the_middle_crop_is_the_middle() {
         let mut pixels = vec![0u8; 32 * 32];
         pixels[4 * 32 + 4] = 255;

@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-const SHAPE: [usize; 3] = [3, 32, 32];
-const CLASSES: usize = 10;
+pub(super) const IMAGE: [usize; 3] = [3, 32, 32];
+pub(super) const CLASSES: usize = 10;
 const RECORD: usize = 1 + 3 * 32 * 32;
 const FOLDER: &str = "cifar-10-batches-bin";
 const BATCHES: usize = 6;
@@ -40,7 +40,7 @@ pub(super) fn load(path: &Path, choose: &Choose<'_>) -> Result<DataSet, DataErro
     })?;
     let [train @ .., test] = &labels;
     let train = train.concat();
-    check_size(SHAPE, train.len().max(test.len()))?;
+    check_size(IMAGE, train.len().max(test.len()))?;
     let places = choose(&train, CLASSES, test.len())?;
     let mut train = Chosen::new(&places.train, &train);
     let mut test_images = Chosen::new(&places.test, test);
@@ -157,7 +157,7 @@ impl<'a> Chosen<'a> {
     }
 
     fn images(self) -> Result<Images, DataError> {
-        Images::new(SHAPE, CLASSES, self.pixels, self.labels)
+        Images::new(IMAGE, CLASSES, self.pixels, self.labels)
     }
 }
 
@@ -225,7 +225,7 @@ mod tests {
             let expected = whole.part(k, 3, &Partition::Iid, 7).expect("a part");
             for path in [folder.path(), &packed] {
                 let part = load_part(&Source::Cifar10, Some(path), (k, 3), &Partition::Iid, 7).expect("a part");
-                assert_eq!(part, (expected.clone(), 10));
+                assert_eq!(part, (expected.clone(), whole.train.totals()));
             }
         }
     }

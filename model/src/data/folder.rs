@@ -53,7 +53,7 @@ fn held_out(file: &Labelled, classes: &[String], holdout: f64) -> bool {
 fn list(path: &Path, classes: &[String]) -> Result<Vec<Labelled>, DataError> {
     for name in names(path)? {
         if path.join(&name).is_dir() && !classes.contains(&name) {
-            return Err(DataError::Image {
+            return Err(DataError::Classes {
                 path: path.join(&name),
                 expected: format!("a folder of one of the run file's classes ({})", classes.join(", ")),
                 found: format!("the class `{name}`: rename or remove it, or add it to `classes`"),
@@ -64,10 +64,10 @@ fn list(path: &Path, classes: &[String]) -> Result<Vec<Labelled>, DataError> {
     for (label, class) in classes.iter().enumerate() {
         let folder = path.join(class);
         if !folder.is_dir() {
-            return Err(DataError::Missing {
+            return Err(DataError::Classes {
                 path: path.to_owned(),
-                missing: format!("the folder of the class `{class}`"),
-                fix: "make it, or correct `classes` in the run file".to_owned(),
+                expected: format!("a folder for each of the run file's {} classes", classes.len()),
+                found: format!("none of the class `{class}`: make it and fill it, or correct `classes`"),
             });
         }
         let label = u16::try_from(label).map_err(|_| DataError::Invalid("more than 65536 classes".to_owned()))?;
@@ -126,19 +126,23 @@ fn decode_all(files: &[Labelled], classes: usize, image: [usize; 3]) -> Result<I
 
 /// Decodes one image into `[channel, height, width]`. The size is read from the header and checked before decoding.
 fn decode(path: &Path, [channels, height, width]: [usize; 3], to: &mut [u8]) -> Result<(), DataError> {
-    let refuse = |found: String| DataError::Image {
-        path: path.to_owned(),
-        expected: format!("an image {width} wide and {height} high, as the run file says"),
-        found,
-    };
+    let expected = format!("an image {width} wide and {height} high, as the run file says");
     let open = || -> Result<ImageReader<BufReader<std::fs::File>>, DataError> {
         let reader = ImageReader::open(path).map_err(unreadable(path))?;
         reader.with_guessed_format().map_err(unreadable(path))
     };
-    let broken = |error: image::ImageError| refuse(format!("a broken file ({error})"));
+    let broken = |error: image::ImageError| DataError::Image {
+        path: path.to_owned(),
+        expected: expected.clone(),
+        found: format!("a broken file ({error}): write it again or remove it"),
+    };
     let (found_width, found_height) = open()?.into_dimensions().map_err(broken)?;
     if (found_width as usize, found_height as usize) != (width, height) {
-        return Err(refuse(format!("{found_width} wide and {found_height} high: scale it, or correct `image`")));
+        return Err(DataError::Size {
+            path: path.to_owned(),
+            expected,
+            found: format!("{found_width} wide and {found_height} high: scale it, or correct `image`"),
+        });
     }
     let mut reader = open()?;
     let mut limits = Limits::default();

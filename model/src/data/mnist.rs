@@ -4,7 +4,10 @@ use super::files::{malformed, read, unreadable};
 use super::{DataError, DataSet, Images, check_size};
 use std::path::{Path, PathBuf};
 
-const CLASSES: usize = 10;
+/// The digits.
+pub(super) const CLASSES: usize = 10;
+/// Channels, height and width of MNIST's images.
+pub(super) const IMAGE: [usize; 3] = [1, 28, 28];
 /// Unsigned bytes in three dimensions.
 const IMAGES_MAGIC: u32 = 0x0803;
 /// Unsigned bytes in one dimension.

@@ -45,6 +45,45 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Channels, height and width of its images.
+    pub fn image(&self) -> [usize; 3] {
+        match self {
+            Self::Shapes { .. } => SHAPES_IMAGE,
+            Self::Cifar10 => cifar::IMAGE,
+            Self::Mnist => mnist::IMAGE,
+            Self::Folder { image, .. } => *image,
+        }
+    }
+
+    /// How many classes it tells apart.
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::Shapes { .. } => SHAPES_CLASSES,
+            Self::Cifar10 => cifar::CLASSES,
+            Self::Mnist => mnist::CLASSES,
+            Self::Folder { classes, .. } => classes.len(),
+        }
+    }
+}
+
+/// What all the training images of a data set come to, whatever part of them is at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// How many there are.
+    pub images: usize,
+    /// Classes that have any.
+    pub classes: usize,
+}
+
+impl Totals {
+    fn of(labels: &[u16], classes: usize) -> Self {
+        let mut held = vec![false; classes];
+        labels.iter().for_each(|&label| held[usize::from(label)] = true);
+        Self { images: labels.len(), classes: held.into_iter().filter(|held| *held).count() }
+    }
+}
+
 /// Labelled images of one size, in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Images {
@@ -112,6 +151,26 @@ pub enum DataError {
         /// What the file says.
         found: String,
     },
+    /// The folders are not those of the run file's classes.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Classes {
+        /// The folder that is missing or unexpected, or what should hold it.
+        path: PathBuf,
+        /// What the run file says.
+        expected: String,
+        /// What is there, and what to do.
+        found: String,
+    },
+    /// An image has another size than the run file says.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Size {
+        /// Which.
+        path: PathBuf,
+        /// What the run file says.
+        expected: String,
+        /// What the file has, and what to do.
+        found: String,
+    },
     /// The description of the data contradicts itself or a bound.
     #[error("{0}")]
     Invalid(String),
@@ -129,26 +188,26 @@ pub fn load(source: &Source, path: Option<&Path>, seed: u64) -> Result<DataSet, 
 }
 
 /// Loads part `k` of `n` of a data set, as [`DataSet::part`] divides it; where images lie one by one in large files, without
-/// ever holding the others. Gives with it how many training images all parts have together.
+/// ever holding the others. Gives with it what all parts have together.
 pub fn load_part(
     source: &Source,
     path: Option<&Path>,
     (k, n): (usize, usize),
     rule: &Partition,
     seed: u64,
-) -> Result<(DataSet, usize), DataError> {
+) -> Result<(DataSet, Totals), DataError> {
     match (source, path) {
         (Source::Cifar10, Some(path)) => {
-            let total = std::cell::Cell::new(0);
+            let totals = std::cell::Cell::new(Totals { images: 0, classes: 0 });
             let part = cifar::load(path, &|labels, classes, tests| {
-                total.set(labels.len());
+                totals.set(Totals::of(labels, classes));
                 Ok(Places { train: train_places(labels, classes, k, n, rule, seed)?, test: test_places(tests, k, n) })
             })?;
-            Ok((part, total.get()))
+            Ok((part, totals.get()))
         }
         _ => {
             let whole = load(source, path, seed)?;
-            Ok((whole.part(k, n, rule, seed)?, whole.train.len()))
+            Ok((whole.part(k, n, rule, seed)?, whole.train.totals()))
         }
     }
 }
@@ -240,6 +299,11 @@ impl Images {
     /// The label of every image.
     pub fn labels(&self) -> &[u16] {
         &self.labels
+    }
+
+    /// How many there are, of how many classes.
+    pub fn totals(&self) -> Totals {
+        Totals::of(&self.labels, self.classes)
     }
 
     /// The pixels of an image, `[channel, height, width]`; empty for an image that there isn't.

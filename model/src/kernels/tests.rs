@@ -181,6 +181,50 @@ fn kernels_and_their_twins_of_candle_operations_agree() {
 }
 
 #[test]
+fn a_convolution_with_pooling_is_one_after_the_other_on_odd_sizes() {
+    for [n, h, w, c, out, kernel, stride, pad] in SIZES {
+        let mut stream = stream();
+        let arguments = [&[n, h, w, c][..], &[kernel, kernel, c, out], &[out]].map(|shape| random(&mut stream, shape));
+        let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let apart = |size: usize, relu: bool| {
+            let y = conv(x, weight, bias, plain(stride, pad), None)?;
+            let y = max_pool(&if relu { y.relu()? } else { y }, size)?;
+            y.contiguous()
+        };
+        let sides = [h, w].map(|side| (side + 2 * pad - kernel) / stride + 1);
+        for size in (1..=3).filter(|&size| sides.iter().all(|&side| side >= size)) {
+            for relu in [false, true] {
+                let layer = ConvLayer { after: After::Pool { relu, size }, ..plain(stride, pad) };
+                let what = format!("{n} {h}x{w}x{c} to {out} k{kernel} s{stride} p{pad}, pool {size}, relu {relu}");
+                check_twins(&arguments, conv(x, weight, bias, layer, None), apart(size, relu), &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_convolution_with_norm_is_one_after_the_other_on_odd_sizes() {
+    for [n, h, w, c, out, kernel, stride, pad] in SIZES {
+        let mut stream = stream();
+        let shapes = [&[n, h, w, c][..], &[kernel, kernel, c, out], &[3 * out]];
+        let arguments = shapes.map(|shape| random(&mut stream, shape));
+        let [x, weight, rest] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let apart = |groups: usize, relu: bool| {
+            let part = |i: usize| rest.narrow(0, i * out, out)?.contiguous();
+            let y = conv(x, weight, &part(0)?, plain(stride, pad), None)?;
+            group_norm(&y, &part(1)?, &part(2)?, groups, relu)
+        };
+        for groups in (1..=out).filter(|&groups| out % groups == 0) {
+            for relu in [false, true] {
+                let layer = ConvLayer { after: After::Norm { groups, relu }, ..plain(stride, pad) };
+                let what = format!("{n} {h}x{w}x{c} to {out} k{kernel} s{stride} p{pad}, groups {groups}, relu {relu}");
+                check_twins(&arguments, conv(x, weight, rest, layer, None), apart(groups, relu), &what);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_residual_block_is_that_of_its_layers() {
     for [n, h, w, inputs, out, stride] in
         [[3, 5, 7, 4, 4, 1], [14, 6, 5, 3, 6, 2], [2, 4, 4, 6, 4, 1], [1, 1, 1, 2, 2, 1]]
@@ -286,6 +330,7 @@ fn the_gradients_of_a_whole_net_are_those_of_differences() {
         Layer::GroupNorm { groups: 2 },
         Layer::Conv { out: 3, kernel: 3, stride: 2, pad: 1 },
         Layer::Flatten,
+        Layer::Dropout { rate: 0.4 },
         Layer::Linear { out: 5 },
     ];
     let spec = NetSpec { input: [2, 7, 9], classes: 5, layers };

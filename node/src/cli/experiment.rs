@@ -7,8 +7,8 @@ use paceline_model::DataSet;
 use paceline_protocol::bounds::ROSTER_MAX;
 use paceline_protocol::runfile::RunFile;
 
-use super::{Coded, at_fault, read_run_file};
-use crate::learn::Plan;
+use super::{Coded, Exit, at_fault, read_run_file};
+use crate::learn::{Plan, PlanError};
 
 /// One data set, divided among clients by a run file.
 #[derive(Debug, Args)]
@@ -37,8 +37,12 @@ impl Experiment {
     pub(crate) fn prepare(&self) -> Result<Prepared, Coded> {
         let run_file = read_run_file(&self.run)?;
         let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &self.run))?;
-        let data = plan.whole_data(self.data.as_deref()).map_err(|e| at_fault(e, &self.run))?;
         let clients = self.clients.unwrap_or(run_file.run.min_nodes);
+        let data = plan.whole_data(self.data.as_deref(), clients).map_err(|e| match (&e, self.clients) {
+            // The run file is not at fault for what an option asks.
+            (PlanError::Clients { .. }, Some(_)) => Coded::new(Exit::BadInput, e),
+            _ => at_fault(e, &self.run),
+        })?;
         Ok(Prepared { run_file, plan, data, clients })
     }
 }

@@ -61,6 +61,9 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
         blocking(move || plan.data(path.as_deref(), part)).await?.map_err(|e| at_fault(e, &origin))?
     };
     tracing::info!("{} training images, {} held out", data.train.len(), data.test.len());
+    if plan.config.batch > data.train.len() {
+        tracing::warn!("fewer images than `batch` in [train], {}: a step takes all of them", plan.config.batch);
+    }
     // Only now: what can't be used must not be remembered for the next start.
     remember(&home, &run_file, &options)?;
     let identity = home.identity()?;

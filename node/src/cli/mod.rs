@@ -275,10 +275,19 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Coded { exit, error }) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             ExitCode::from(exit as u8)
         }
     }
+}
+
+/// An error with its causes, each of them once: many tell theirs in their own text.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        known if known.contains(&cause) => text,
+        known => format!("{known}: {cause}"),
+    })
 }
 
 async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Coded> {
@@ -304,6 +313,14 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no such file");
+        let error = paceline_model::DataError::Read { path: "nope".into(), source: cause };
+        let error = anyhow::Error::from(error).context("part 1/2");
+        assert_eq!(told(&error), "part 1/2: nope: can't be read: no such file");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! exact sum as soon as it is there. Memory is the sum and one update a thread, whatever the number of clients.
 //!
 //! A thread to itself is what a client trains fastest on, counted over all threads: two clients on two threads share
-//! nothing. Only those that are left over when the rest is done evenly get all threads, one after the other.
+//! nothing. Those that are left over when the rest is done evenly divide all threads among them.
 
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
@@ -57,6 +57,13 @@ impl Workers {
         let singles = (0..all.count()).map(|_| Threads::new(1)).collect::<Result<_, _>>()?;
         Ok(Self { all, singles })
     }
+
+    /// A pool for each of so many clients, together as many threads as there are; none for a single client, which gets
+    /// all, or where the system gives no more threads.
+    fn shares(&self, clients: usize) -> Vec<Threads> {
+        let pools = if clients > 1 { clients } else { 0 };
+        (0..pools).map(|_| Threads::new(self.all.count() / pools)).collect::<Result<_, _>>().unwrap_or_default()
+    }
 }
 
 /// What one client's training came to.
@@ -104,23 +111,11 @@ impl Cohort<'_> {
         let sum = Mutex::new(ExactSum::new(self.plan.parameters * self.plan.rule.update_sections()));
         let Workers { all, singles } = self.workers;
         let (even, left) = clients.split_at(clients.len() / singles.len() * singles.len());
-        let waiting = Mutex::new(even.iter().enumerate());
-        let done = Mutex::new(Vec::with_capacity(clients.len()));
-        let next = || lock(&waiting).next();
-        std::thread::scope(|scope| {
-            for thread in singles {
-                scope.spawn(|| {
-                    while let Some((place, &client)) = next() {
-                        let local = self.client(state, round, client, thread, &sum, on_batch);
-                        lock(&done).push((place, local));
-                    }
-                });
-            }
-        });
-        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        done.sort_by_key(|(place, _)| *place);
-        let mut locals: Vec<_> = done.into_iter().map(|(_, local)| local).collect();
-        locals.extend(left.iter().map(|&client| self.client(state, round, client, all, &sum, on_batch)));
+        let train = |client, threads: &Threads| self.client(state, round, client, threads, &sum, on_batch);
+        let mut locals = side_by_side(even, singles, &train);
+        let shares = self.workers.shares(left.len());
+        let pools = if shares.is_empty() { std::slice::from_ref(all) } else { &shares };
+        locals.extend(side_by_side(left, pools, &train));
         (sum.into_inner().unwrap_or_else(PoisonError::into_inner), locals)
     }
 
@@ -165,6 +160,30 @@ impl Cohort<'_> {
             train_ms: began.elapsed().as_millis() as u64,
         })
     }
+}
+
+/// Does `work` for every client, on as many at a time as there are pools; the results are in the clients' order.
+fn side_by_side<T: Send>(
+    clients: &[Client],
+    pools: &[Threads],
+    work: &(dyn Fn(Client, &Threads) -> T + Sync),
+) -> Vec<T> {
+    let waiting = Mutex::new(clients.iter().enumerate());
+    let done = Mutex::new(Vec::with_capacity(clients.len()));
+    let next = || lock(&waiting).next();
+    std::thread::scope(|scope| {
+        for threads in pools {
+            scope.spawn(|| {
+                while let Some((place, &client)) = next() {
+                    let result = work(client, threads);
+                    lock(&done).push((place, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// What is behind these locks is whole between any two statements, so a panic elsewhere spoils nothing.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use paceline_model::{
     DataError, DataSet, Device, Layer, Model, ModelError, Moment, NetSpec, Partition, Preprocess, Rule, Source,
-    SpecError, TrainConfig,
+    SpecError, Totals, TrainConfig,
 };
 use paceline_protocol::bounds::BLOB_BYTES_MAX;
 use paceline_protocol::roster::Part;
@@ -15,9 +15,33 @@ use thiserror::Error;
 /// Why a run file, sound in itself, can't be trained.
 #[derive(Debug, Error)]
 pub enum PlanError {
-    /// The net does not fit the images, or not together.
+    /// The layers do not fit the images, or each other.
     #[error("[model]: {0}; the images are {1:?} (channels, height, width)")]
     Net(SpecError, [usize; 3]),
+    /// A net by name does not fit the images.
+    #[error(
+        "`arch = \"{arch}\"` does not fit images of {image:?} (channels, height, width): {error}; take another net, or images \
+         of another size"
+    )]
+    Preset {
+        /// Its name.
+        arch: String,
+        /// What is wrong.
+        error: SpecError,
+        /// Channels, height and width.
+        image: [usize; 3],
+    },
+    /// What a layer gives for a batch is too large for memory.
+    #[error(
+        "`batch` in [train] is {batch}, and a layer gives {values} values an image: {VALUES_MAX} together at most, so make it \
+         smaller"
+    )]
+    Memory {
+        /// Images a step.
+        batch: usize,
+        /// Values that the largest layer gives for one of them.
+        values: usize,
+    },
     /// The data can't be had.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -33,6 +57,38 @@ pub enum PlanError {
     /// A node without images can't take part.
     #[error("there are no training images for this node: give it other --data, or a --part of fewer parts")]
     Empty,
+    /// The files hold images of another size.
+    #[error(
+        "the images are {found:?} (channels, height, width), and those of this data set {expected:?}: scale them, or describe \
+         them as `dataset = \"folder\"`"
+    )]
+    Size {
+        /// What the run file's data set has.
+        expected: [usize; 3],
+        /// What is there.
+        found: [usize; 3],
+    },
+    /// Nobody has an image of some class.
+    #[error(
+        "all training images together are of {found} of the {classes} classes that the net tells apart: give --data with images \
+         of each, or describe those that there are as `dataset = \"folder\"` with its `classes`"
+    )]
+    Classes {
+        /// Classes that have images.
+        found: usize,
+        /// Classes of the data set.
+        classes: usize,
+    },
+    /// Some clients would have nothing to train on.
+    #[error(
+        "{clients} clients for {images} training images: at least one each, so let there be fewer (--clients, or `min_nodes` in [run])"
+    )]
+    Clients {
+        /// How many there should be.
+        clients: u32,
+        /// Images of all of them.
+        images: usize,
+    },
     /// More images a step than there are at all.
     #[error("`batch` in [train] is {batch}, and there are {images} training images in all: make it smaller")]
     Batch {
@@ -60,13 +116,21 @@ impl PlanError {
         let (section, key, item) = match self {
             Self::Net(SpecError::Layer { number, .. }, _) => ("model", "layers", Some(number - 1)),
             Self::Net(..) => ("model", "layers", None),
-            Self::Batch { .. } => ("train", "batch", None),
+            Self::Preset { .. } => ("model", "arch", None),
+            Self::Batch { .. } | Self::Memory { .. } => ("train", "batch", None),
+            Self::Data(DataError::Classes { .. }) => ("data", "classes", None),
+            Self::Data(DataError::Size { .. }) => ("data", "image", None),
+            Self::Size { .. } | Self::Classes { .. } => ("data", "dataset", None),
+            Self::Clients { .. } => ("run", "min_nodes", None),
             Self::State { .. } => ("aggregate", "rule", None),
             Self::Data(_) | Self::Model(_) | Self::Device(_) | Self::Part(_) | Self::Empty => return None,
         };
         Some(RunFile::place(text, origin, section, key, item))
     }
 }
+
+/// Values that a layer may give for a batch: 4 GiB of them are more than a step should take.
+const VALUES_MAX: usize = 1 << 30;
 
 /// All that learning needs of a run.
 #[derive(Debug, Clone)]
@@ -93,27 +157,34 @@ impl Plan {
     /// The plan of a run file.
     ///
     /// # Errors
-    /// The net does not fit the images.
+    /// The net does not fit the images, or something is too large.
     pub fn of(run_file: &RunFile) -> Result<Self, PlanError> {
-        let (source, image, classes) = match &run_file.data.dataset {
-            Dataset::Shapes { samples } => (Source::Shapes { samples: *samples as usize }, [3, 32, 32], 10),
-            Dataset::Cifar10 => (Source::Cifar10, [3, 32, 32], 10),
-            Dataset::Mnist => (Source::Mnist, [1, 28, 28], 10),
+        let source = match &run_file.data.dataset {
+            Dataset::Shapes { samples } => Source::Shapes { samples: *samples as usize },
+            Dataset::Cifar10 => Source::Cifar10,
+            Dataset::Mnist => Source::Mnist,
             Dataset::Folder { classes, image, holdout } => {
                 let image = image.map(|side| side as usize);
-                let source = Source::Folder { classes: classes.clone(), image, holdout: *holdout };
-                (source, image, classes.len())
+                Source::Folder { classes: classes.clone(), image, holdout: *holdout }
             }
         };
-        let net = |e| PlanError::Net(e, image);
+        let (image, classes) = (source.image(), source.classes());
         let (spec, preprocess) = match &run_file.model.arch {
-            Some(arch) => (NetSpec::preset(arch, image, classes).map_err(net)?, Preprocess::for_preset(arch, image)),
+            Some(arch) => {
+                let preset = |error| PlanError::Preset { arch: arch.clone(), error, image };
+                (NetSpec::preset(arch, image, classes).map_err(preset)?, Preprocess::for_preset(arch, image))
+            }
             None => {
                 let layers = run_file.model.layers.iter().map(layer).collect();
                 (NetSpec { input: image, classes, layers }, Preprocess::Plain)
             }
         };
+        let net = |error| PlanError::Net(error, image);
         let parameters = spec.parameter_count().map_err(net)?;
+        let (batch, values) = (run_file.train.batch as usize, spec.largest_activation().map_err(net)?);
+        if batch.saturating_mul(values) > VALUES_MAX {
+            return Err(PlanError::Memory { batch, values });
+        }
         let partition = match run_file.data.partition {
             PartitionRule::Iid => Partition::Iid,
             PartitionRule::Dirichlet(alpha) => Partition::Dirichlet(alpha),
@@ -151,25 +222,36 @@ impl Plan {
         4 * (self.parameters * self.rule.update_sections()) as u64
     }
 
-    /// The whole data set, of which clients have parts.
+    /// The whole data set, which these clients divide among them.
     ///
     /// # Errors
-    /// Files are missing or malformed, there is nothing to train on, or a step would take more images than there are.
-    pub fn whole_data(&self, path: Option<&Path>) -> Result<DataSet, PlanError> {
+    /// Files are missing or malformed or don't go with the run file, or there are fewer images than clients or in a step.
+    pub fn whole_data(&self, path: Option<&Path>, clients: u32) -> Result<DataSet, PlanError> {
         let data = self.data(path, None)?;
-        self.check_batch(data.train.len())?;
+        let totals = data.train.totals();
+        self.check_totals(totals)?;
+        if clients as usize > totals.images {
+            return Err(PlanError::Clients { clients, images: totals.images });
+        }
         Ok(data)
     }
 
-    /// Refuses a batch larger than all images together. A client may well have fewer: its steps are smaller then.
-    fn check_batch(&self, images: usize) -> Result<(), PlanError> {
-        if self.config.batch > images { Err(PlanError::Batch { batch: self.config.batch, images }) } else { Ok(()) }
+    /// Refuses a batch larger than all images together, and classes of which there is none. A client may well have fewer
+    /// images than a batch, whose steps are smaller then, and fewer classes.
+    fn check_totals(&self, Totals { images, classes }: Totals) -> Result<(), PlanError> {
+        if classes < self.spec.classes {
+            return Err(PlanError::Classes { found: classes, classes: self.spec.classes });
+        }
+        if self.config.batch > images {
+            return Err(PlanError::Batch { batch: self.config.batch, images });
+        }
+        Ok(())
     }
 
     /// This node's images.
     ///
     /// # Errors
-    /// Files are missing or malformed, the part is not one, or nothing is left to train on.
+    /// Files are missing or malformed or don't go with the run file, the part is not one, or nothing is left to train on.
     pub fn data(&self, path: Option<&Path>, part: Option<Part>) -> Result<DataSet, PlanError> {
         if let Some(part) = part.filter(|p| !p.is_valid()) {
             return Err(PlanError::Part(part));
@@ -177,13 +259,18 @@ impl Plan {
         let data = match part {
             Some(Part { index, of }) => {
                 let (k, n) = (index as usize, of as usize);
-                let (data, images) = paceline_model::load_part(&self.source, path, (k, n), &self.partition, self.seed)?;
-                self.check_batch(images)?;
+                let (data, totals) = paceline_model::load_part(&self.source, path, (k, n), &self.partition, self.seed)?;
+                self.check_totals(totals)?;
                 data
             }
             None => paceline_model::load(&self.source, path, self.seed)?,
         };
-        if data.train.is_empty() { Err(PlanError::Empty) } else { Ok(data) }
+        let (expected, found) = (self.source.image(), data.train.shape());
+        match data.train.is_empty() {
+            _ if found != expected => Err(PlanError::Size { expected, found }),
+            true => Err(PlanError::Empty),
+            false => Ok(data),
+        }
     }
 
     /// The initial state: a function of the run file alone.

@@ -40,6 +40,7 @@ impl Folder {
     ) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("{} can't be made", dir.display()))?;
         let lock = lock(dir)?;
+        files::sweep(dir).with_context(|| format!("{} can't be read", dir.display()))?;
         let (run, count) = (dir.join("run.toml"), dir.join("clients"));
         if run.exists() && count.exists() {
             let origin = run.display().to_string();
@@ -52,8 +53,8 @@ impl Folder {
                     before.trim()
                 );
             }
-        } else if dir.join("rounds.jsonl").exists() || run.exists() {
-            bail!("{} holds something else than a simulation: give another --out", dir.display());
+        } else if let Some(other) = other_file(dir)? {
+            bail!("{} holds `{other}`, which is no simulation's: give another --out", dir.display());
         } else {
             write(&count, clients.to_string().as_bytes())?;
             write(&run, run_file.canonical().as_bytes())?;
@@ -64,6 +65,7 @@ impl Folder {
             Some(last) => folder.read_state(last)?,
             None => initial()?,
         };
+        folder.clear_states()?;
         Ok(folder)
     }
 
@@ -78,13 +80,25 @@ impl Folder {
             file.sync_all()
         };
         append().with_context(|| format!("{} can't be written", path.display()))?;
-        if let Some(before) = self.rounds.last() {
-            // A left-over file costs space alone.
-            let _ = fs::remove_file(self.state_file(before.round));
-        }
         self.rounds.push(round);
         self.state = state;
-        Ok(())
+        self.clear_states()
+    }
+
+    /// Removes every state but that of the last round.
+    fn clear_states(&self) -> anyhow::Result<()> {
+        let last = self.rounds.last().map(|last| self.state_file(last.round));
+        let clear = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.dir)? {
+                let entry = entry?;
+                let is_state = entry.file_name().to_string_lossy().starts_with(STATE);
+                if is_state && Some(entry.path()) != last {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        clear().with_context(|| format!("{} can't be cleared of old states", self.dir.display()))
     }
 
     /// Where the clients' control variates lie.
@@ -114,7 +128,7 @@ impl Folder {
     }
 
     fn state_file(&self, round: u64) -> PathBuf {
-        self.file(&format!("state-{round}"))
+        self.file(&format!("{STATE}{round}"))
     }
 
     fn read_rounds(&self) -> anyhow::Result<Vec<Round>> {
@@ -155,6 +169,23 @@ impl Folder {
         }
         Ok(bytes)
     }
+}
+
+/// What the names of global states begin with; the round follows.
+const STATE: &str = "state-";
+
+/// A file that a simulation which has just begun does not leave.
+fn other_file(dir: &Path) -> anyhow::Result<Option<String>> {
+    let read = || -> io::Result<Option<String>> {
+        for entry in fs::read_dir(dir)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if !["lock", "clients"].contains(&name.as_str()) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    };
+    read().with_context(|| format!("{} can't be read", dir.display()))
 }
 
 /// What to do about files that don't fit together.

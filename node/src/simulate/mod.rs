@@ -117,7 +117,7 @@ impl Simulation {
         if before > 0 {
             tracing::info!("goes on after round {before}");
         }
-        let bar = bar(self.run_file.run.rounds, quiet);
+        let bar = bar(self.run_file.run.rounds, before as u64, quiet);
         while !self.is_over() {
             let round = self.folder.rounds.len() as u64 + 1;
             match self.round(round, stop, &bar)? {
@@ -348,13 +348,16 @@ fn roster(clients: u32) -> Roster {
     Roster::new((1..=clients).map(member).collect())
 }
 
-fn bar(rounds: u64, quiet: bool) -> ProgressBar {
+/// The bar after so many rounds. What is left is reckoned from those to come: earlier ones ran at another time.
+fn bar(rounds: u64, before: u64, quiet: bool) -> ProgressBar {
     let shown = std::io::stderr().is_terminal() && !quiet;
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(rounds * BAR_STEPS), target);
     if let Ok(style) = ProgressStyle::with_template("  {bar:40} {percent} % of the rounds, {eta} left") {
         bar.set_style(style);
     }
+    bar.set_position(before * BAR_STEPS);
+    bar.reset_eta();
     bar.enable_steady_tick(BAR);
     bar
 }

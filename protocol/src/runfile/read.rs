@@ -87,6 +87,9 @@ const SHAPES_SAMPLES: u32 = 5000;
 /// Fewest images of the `shapes` data set: one test image for each of its 10 classes needs 5 times as many.
 const SHAPES_SAMPLES_MIN: u64 = 50;
 
+/// Least learning rate with SCAFFOLD: below it, steps drown in the rounding of the weights.
+const SCAFFOLD_LR_MIN: f64 = 1e-9;
+
 pub(super) fn run_file(text: &str, origin: &str) -> Result<RunFile> {
     let file = File { text, origin };
     file.check_length(text.len(), "of text")?;
@@ -108,7 +111,7 @@ pub(super) fn run_file(text: &str, origin: &str) -> Result<RunFile> {
         round: round_section(&round?)?,
         aggregate: aggregate_section(&aggregate?)?,
     };
-    check_scaffold(&train, &read.aggregate.rule)?;
+    check_scaffold(&train, &read)?;
     file.check_length(read.canonical().len(), "in canonical form")?;
     Ok(read)
 }
@@ -324,14 +327,30 @@ fn aggregate_section(section: &Section) -> Result<AggregateSection> {
 }
 
 /// SCAFFOLD's control variates are means of gradients, which momentum would distort.
-fn check_scaffold(train: &Section, rule: &Rule) -> Result<()> {
-    match train.get("momentum") {
-        Some(entry) if matches!(rule, Rule::Scaffold { .. }) && entry.number("a number", |x| x >= 0.0)? > 0.0 => {
-            Err(entry
-                .conflict("`momentum` in [train] does not go with `rule = \"scaffold\"` in [aggregate]: remove one"))
-        }
-        _ => Ok(()),
+/// SCAFFOLD's control variates are means of gradients, told from steps of the learning rate.
+fn check_scaffold(train: &Section, read: &RunFile) -> Result<()> {
+    let TrainSection { momentum, lr, lr_decay, .. } = read.train;
+    if !matches!(read.aggregate.rule, Rule::Scaffold { .. }) {
+        return Ok(());
     }
+    let conflict = |key, text: String| match train.get(key) {
+        Some(entry) => Err(entry.conflict(text)),
+        None => Ok(()),
+    };
+    if momentum > 0.0 {
+        let text = "`momentum` in [train] does not go with `rule = \"scaffold\"` in [aggregate]: remove one";
+        return conflict("momentum", text.to_owned());
+    }
+    let last = lr * lr_decay.powi((read.run.rounds - 1) as i32);
+    if last >= SCAFFOLD_LR_MIN {
+        return Ok(());
+    }
+    let key = if lr < SCAFFOLD_LR_MIN { "lr" } else { "lr_decay" };
+    let text = format!(
+        "`{key}` in [train] makes the last round's learning rate {last:e}: with `rule = \"scaffold\"` at least \
+         {SCAFFOLD_LR_MIN:e}, so raise it"
+    );
+    conflict(key, text)
 }
 
 pub(super) fn place(text: &str, origin: &str, section: &str, key: &str, item: Option<usize>) -> String {

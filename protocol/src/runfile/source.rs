@@ -136,7 +136,7 @@ impl<'a> Section<'a> {
         let example = match (line, self.table) {
             ("", _) => format!("{key} = \"relu\""),
             (line, Some(_)) => line.to_owned(),
-            (line, None) => format!("{}\\n{line}", self.name),
+            (line, None) => format!("{}` and under it `{line}", self.name),
         };
         let what = format!("`{key}` in {}", self.name);
         self.file.error(self.offset, Problem::Missing { what, example })

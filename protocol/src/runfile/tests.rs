@@ -124,6 +124,19 @@ fn scaffold_takes_no_momentum() {
 }
 
 #[test]
+fn scaffold_takes_no_learning_rate_that_drowns_in_rounding() {
+    let scaffold = |train: &str| format!("{SMALL}[train]\n{train}\n[aggregate]\nrule = \"scaffold\"\n");
+    let tiny = error(&scaffold("lr = 1e-12"));
+    assert!(tiny.starts_with("a.toml:9:6: `lr` in [train] makes the last round's learning rate 1e-12"), "{tiny}");
+    let text = scaffold("lr = 0.1\nlr_decay = 0.001");
+    let decayed = error(&text);
+    assert!(
+        decayed.starts_with("a.toml:10:12: `lr_decay` in [train] makes") && decayed.contains("raise it"),
+        "{decayed}"
+    );
+}
+
+#[test]
 fn a_key_or_an_item_of_a_list_has_a_place() {
     let text = SMALL.replace("arch = \"mlp\"", "layers = [\n  { type = 'flatten' },\n  { type = 'relu' }]");
     let place = |section, key, item| RunFile::place(&text, "a.toml", section, key, item);
@@ -276,6 +289,8 @@ prop_compose! {
     ) -> RunFile {
         if matches!(rule, Rule::Scaffold { .. }) {
             train.momentum = 0.0;
+            train.lr = train.lr.max(1e-9);
+            train.lr_decay = 1.0;
         }
         RunFile {
             run: RunSection { name, rounds, min_nodes, seed }, model, data: DataSection { dataset, partition }, train,
