@@ -107,7 +107,7 @@ fn data_that_is_not_there_is_found_before_anything_is_remembered() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["demo", "init", "join", "status", "rounds", "peers", "ticket", "leave"] {
+    for command in ["demo", "init", "join", "status", "rounds", "peers", "ticket", "leave", "simulate", "data"] {
         let out = paceline(&[command, "--help"]);
         assert!(out.status.success());
         assert!(String::from_utf8_lossy(&out.stdout).contains("Example"), "{command}");

@@ -39,6 +39,10 @@ fn compare(run_file: &str) {
     cluster.wait_for_end();
     let networked = cluster.rounds(0);
     assert_eq!(simulated.len(), networked.len());
+    let keys = |rounds: &[Value]| -> Vec<String> {
+        rounds.iter().flat_map(|round| round.as_object().expect("an object").keys().cloned()).collect()
+    };
+    assert_eq!(keys(&simulated), keys(&networked));
     for key in ["round", "kind", "model_hash"] {
         assert_eq!(column(&simulated, key), column(&networked, key), "{key}");
     }
@@ -98,9 +102,22 @@ fn a_simulation_ends_when_its_accuracy_is_reached() {
     let run = dir.path().join("run.toml");
     std::fs::write(&run, shapes(3, 50, 300, "shapes-cnn")).expect("room");
     assert!(rounds(&run, &dir.path().join("out"), &["--until", "15"]).len() < 50);
-    assert!(
-        dir.path().join("out/accuracy-rounds.svg").is_file() && dir.path().join("out/accuracy-rounds.png").is_file()
-    );
+    for against in ["rounds", "bytes", "time"] {
+        let file =
+            |kind: &str| std::fs::read(dir.path().join(format!("out/accuracy-{against}.{kind}"))).expect("a plot");
+        assert!(file("png").starts_with(b"\x89PNG") && file("svg").starts_with(b"<svg"), "{against}");
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_models() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run.toml");
+    std::fs::write(&run, shapes(3, 2, 300, "shapes-cnn")).expect("room");
+    // With 7 threads each of three clients gets two, with 2 one is left over and gets both.
+    let models = ["1", "2", "7"]
+        .map(|threads| column(&rounds(&run, &dir.path().join(threads), &["--threads", threads]), "model_hash"));
+    assert!(models.iter().all(|other| *other == models[0]), "{models:?}");
 }
 
 #[test]
@@ -115,12 +132,45 @@ fn a_folder_of_another_simulation_is_left_alone() {
     assert!(error.contains("another simulation, of 3 clients") && error.contains("--out"), "{error}");
 }
 
+#[test]
+fn a_folder_of_something_else_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (run, out) = (dir.path().join("run.toml"), dir.path().join("out"));
+    std::fs::write(&run, shapes(3, 1, 300, "shapes-cnn")).expect("room");
+    std::fs::create_dir(&out).expect("room");
+    std::fs::write(out.join("thesis.tex"), "years of work").expect("room");
+    let output = simulate(&run, &out, &[]).output().expect("the program starts");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(4) && error.contains("holds `thesis.tex`"), "{error}");
+}
+
+#[test]
+fn states_that_a_kill_left_behind_are_cleared() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (run, out) = (dir.path().join("run.toml"), dir.path().join("out"));
+    std::fs::write(&run, shapes(3, 2, 300, "shapes-cnn")).expect("room");
+    rounds(&run, &out, &[]);
+    std::fs::copy(out.join("state-2"), out.join("state-1")).expect("room");
+    std::fs::write(out.join("state-2.7.new"), "half").expect("room");
+    rounds(&run, &out, &[]);
+    let names = std::fs::read_dir(&out).expect("a folder").map(|e| e.expect("an entry").file_name());
+    let states: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("state")).collect();
+    assert_eq!(states, ["state-2"]);
+}
+
 /// The error of a run file that can't be simulated.
 fn refused(run_file: &str) -> (Option<i32>, String) {
+    refused_with(run_file, &[], |_| ())
+}
+
+/// The same with more options, after `prepare` has put files into the folder of the run file.
+fn refused_with(run_file: &str, more: &[&str], prepare: impl FnOnce(&Path)) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = dir.path().join("run.toml");
     std::fs::write(&run, run_file).expect("room");
-    let output = simulate(&run, &dir.path().join("out"), &[]).output().expect("the program starts");
+    prepare(dir.path());
+    let mut command = simulate(&run, &dir.path().join("out"), more);
+    let output = command.current_dir(dir.path()).output().expect("the program starts");
     let error = String::from_utf8_lossy(&output.stderr).replace(&dir.path().display().to_string(), "DIR");
     (output.status.code(), error)
 }
@@ -156,6 +206,67 @@ fn run_files_that_can_not_be_trained_are_refused_with_line_and_fix() {
         let (code, error) = refused(&text);
         assert!(code == Some(4) && error.contains(expected), "{code:?} {error}\nexpected {expected}");
     }
+}
+
+#[test]
+fn a_batch_that_fits_in_no_memory_is_refused_with_its_line() {
+    let layers = "layers = [\n  { type = \"conv\", out = 60000, kernel = 1 },\n  { type = \"global_avg_pool\" },\n  \
+                  { type = \"linear\", out = 10 },\n]";
+    let run = shapes(3, 1, 300, "shapes-cnn").replace("arch = \"shapes-cnn\"", layers);
+    let (code, error) = refused(&run);
+    assert!(code == Some(4) && error.contains("`batch` in [train] is"), "{code:?} {error}");
+    assert!(error.contains("values an image") && error.contains("run.toml:"), "{error}");
+}
+
+#[test]
+fn a_named_net_that_does_not_fit_its_images_is_named_with_them() {
+    let data = "dataset = \"folder\"\nclasses = [\"a\", \"b\"]\nimage = [1, 2, 2]";
+    let run = format!("[run]\nname = \"x\"\nrounds = 1\n[model]\narch = \"mnist-cnn\"\n[data]\n{data}\n");
+    let (code, error) = refused(&run);
+    let expected = "run.toml:5:1: `arch = \"mnist-cnn\"` does not fit images of [1, 2, 2]";
+    assert!(code == Some(4) && error.contains(expected), "{code:?} {error}");
+}
+
+#[test]
+fn data_with_fewer_classes_than_the_net_is_refused_with_line_and_fix() {
+    let data = "dataset = \"folder\"\nclasses = [\"a\", \"b\"]\nimage = [1, 8, 8]";
+    let run = format!("[run]\nname = \"x\"\nrounds = 1\n[model]\narch = \"mlp\"\n[data]\n{data}\n");
+    let pictures = |dir: &Path, class: &str, side: u32| {
+        let folder = dir.join("pictures").join(class);
+        std::fs::create_dir_all(&folder).expect("room");
+        for i in 0..60 {
+            image::GrayImage::new(side, side).save(folder.join(format!("{i}.png"))).expect("room");
+        }
+    };
+    let more = ["--data", "pictures"];
+    let (code, error) = refused_with(&run, &more, |dir| pictures(dir, "a", 8));
+    let expected =
+        "run.toml:8:1: pictures: expected a folder for each of the run file's 2 classes, found none of the class `b`";
+    assert!(code == Some(4) && error.contains(expected), "{code:?} {error}");
+    let (code, error) = refused_with(&run, &more, |dir| {
+        pictures(dir, "a", 8);
+        std::fs::create_dir_all(dir.join("pictures/b")).expect("room");
+    });
+    let expected = "run.toml:7:1: all training images together are of 1 of the 2 classes";
+    assert!(code == Some(4) && error.contains(expected) && error.contains("give --data"), "{code:?} {error}");
+    let (code, error) =
+        refused_with(&run, &more, |dir| ["a", "b"].map(|class| pictures(dir, class, 9)).into_iter().collect());
+    assert!(
+        code == Some(4) && error.contains("run.toml:9:1: pictures/a/0.png: expected an image 8 wide"),
+        "{code:?} {error}"
+    );
+}
+
+#[test]
+fn more_clients_than_images_are_refused_before_anything_starts() {
+    let run = shapes(3, 1, 300, "shapes-cnn");
+    let (code, error) = refused_with(&run, &["--clients", "301"], |_| ());
+    assert!(code == Some(4) && error.contains("301 clients for 300 training images"), "{code:?} {error}");
+    let (code, error) = refused(&run.replace("min_nodes = 3", "min_nodes = 400"));
+    assert!(
+        code == Some(4) && error.contains("run.toml:") && error.contains("400 clients for 300"),
+        "{code:?} {error}"
+    );
 }
 
 #[test]
