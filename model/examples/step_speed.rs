@@ -165,6 +165,7 @@ fn seconds_of([m, n, k]: [usize; 3]) -> f64 {
     let mut out = vec![0f32; m * n];
     let repeat = (200_000_000 / (2 * m * n * k)).clamp(1, 1000);
     let once = |out: &mut [f32]| {
+        #[allow(unsafe_code)]
         // SAFETY: `left` is m x k, `right` k x n and `out` m x n, all in columns and of exactly these lengths.
         unsafe {
             gemm::gemm(

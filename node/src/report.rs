@@ -185,6 +185,7 @@ pub fn activity(activity: Activity) -> &'static str {
         Activity::Done => "done",
         Activity::Coordinating => "coordinating",
         Activity::Joining => "joining",
+        Activity::Failed => "failed",
     }
 }
 

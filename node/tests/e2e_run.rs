@@ -45,6 +45,24 @@ fn an_interrupted_demo_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_node_whose_training_diverges_says_so_and_sends_no_update() {
+    let mut cluster = Cluster::new(&shapes(3, 2, 300, "shapes-cnn").replace("lr = 0.1", "lr = 1e9"));
+    cluster.start_all(3);
+    let reason = cluster.wait("the failure in everybody's status", |c| {
+        let all: Option<Vec<_>> = (0..3).map(|i| c.status(i)).collect();
+        let all = all?;
+        let failed = |p: &serde_json::Value| p["state"] == "failed";
+        let everywhere =
+            all.iter().all(|s| s["participants"].as_array().is_some_and(|p| p.len() == 3 && p.iter().all(failed)));
+        everywhere.then(|| all[0]["reason"].as_str().unwrap_or_default().to_owned())
+    });
+    // They joined with a ticket: the run file at fault is the one in their home.
+    assert!(reason.contains("/run.toml:18:1: training diverged in round 1"), "{reason}");
+    assert!(reason.ends_with("lower `lr`"), "{reason}");
+    assert!(cluster.rounds(0).is_empty());
+}
+
+#[test]
 fn a_run_goes_on_when_its_bootstrap_is_gone() {
     let mut cluster = Cluster::new(&shapes(3, 4, 600, "shapes-cnn"));
     cluster.start_all(3);

@@ -32,6 +32,8 @@ pub enum Activity {
     Coordinating,
     /// Not on the roster yet.
     Joining,
+    /// Its training failed: no update of this round will come from it.
+    Failed,
 }
 
 /// A node's sign of life, and where it stands.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::bounds::{ROSTER_MAX, SILENT_MAX};
-use crate::ids::{NodeId, Time};
-use crate::message::Presence;
+use crate::ids::{Hash, NodeId, Time};
+use crate::message::{Activity, Presence};
 use crate::roster::Roster;
 use crate::timing::{GONE_GRACE_MS, SILENT_MS, SILENT_ROUNDS};
 
@@ -87,6 +87,12 @@ impl Peers {
     /// Whether a node's connection is lost for longer than the grace.
     pub(crate) fn is_gone(&self, node: NodeId, now: Time) -> bool {
         self.peers.get(&node).is_none_or(|p| !p.connected && now.since_ms(p.since) >= GONE_GRACE_MS)
+    }
+
+    /// Whether a node has said that no update of this round will come from it.
+    pub(crate) fn has_failed(&self, node: NodeId, genesis: Hash, round: u64) -> bool {
+        let presence = self.peers.get(&node).and_then(|p| p.presence.as_ref());
+        presence.is_some_and(|p| p.activity == Activity::Failed && p.genesis == Some(genesis) && p.round == round)
     }
 
     /// When the first of these nodes that is not connected will count as gone.

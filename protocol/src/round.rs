@@ -26,8 +26,8 @@ enum Work {
     Training,
     /// The update is on disk.
     Trained(Contribution),
-    /// Training failed: the round goes on without this node.
-    Failed,
+    /// Training failed, and why: the round goes on without this node.
+    Failed(String),
     /// The trainer evaluates the last model.
     Evaluating,
     /// The evaluation for the closing record.
@@ -106,7 +106,16 @@ impl Round {
             _ if core.is_fetching(chain.head().model.id) => Activity::Fetching,
             Work::Trained(_) if self.has_to_offer(core) => Activity::Uploading,
             Work::Trained(_) | Work::Evaluated(_) => Activity::Done,
-            Work::Waiting | Work::Failed => Activity::Idle,
+            Work::Waiting => Activity::Idle,
+            Work::Failed(_) => Activity::Failed,
+        }
+    }
+
+    /// Why this node brings no update.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        match &self.work {
+            Work::Failed(why) => Some(why),
+            _ => None,
         }
     }
 
@@ -203,18 +212,26 @@ impl Round {
         self.contest.open(core, Opening { closing, participants, remaining_ms: length_ms });
     }
 
-    /// The first of the order that everybody can compute, and after them as many as it takes to have `wanted` that are
-    /// there; never fewer than before.
+    /// The first of the order that everybody can compute, and after them as many as it takes to have `wanted` that can
+    /// bring an update; never fewer than before.
     fn choose(&self, core: &Core, chain: &Chain, wanted: usize, before: usize) -> Vec<NodeId> {
         let order = chain.roster().trainees(chain.head().model.id, chain.next_round());
-        let is_there = |node: &NodeId| *node == core.me || !core.peers.is_gone(*node, core.now);
-        let there = order.iter().filter(|n| is_there(n)).count();
+        let able = order.iter().filter(|n| self.can_deliver(core, chain, **n)).count();
         let (mut end, mut live) = (0, 0);
-        while end < order.len() && (end < wanted.max(before) || live < wanted.min(there)) {
-            live += usize::from(is_there(&order[end]));
+        while end < order.len() && (end < wanted.max(before) || live < wanted.min(able)) {
+            live += usize::from(self.can_deliver(core, chain, order[end]));
             end += 1;
         }
         order[..end].to_vec()
+    }
+
+    /// Whether an update can come from a node: it is there, and its training has not failed.
+    fn can_deliver(&self, core: &Core, chain: &Chain, node: NodeId) -> bool {
+        if node == core.me {
+            return self.failure().is_none();
+        }
+        let peers = &core.peers;
+        !peers.is_gone(node, core.now) && !peers.has_failed(node, chain.genesis(), chain.next_round())
     }
 
     /// Begins to train, or to evaluate for the closing record, once a coordinator asks for it and the model is here.
@@ -269,8 +286,8 @@ impl Round {
                 self.work = Work::Trained(contribution);
             }
             Err(why) => {
-                core.emit(Event::TrainingFailed { round, why });
-                self.work = Work::Failed;
+                core.emit(Event::TrainingFailed { round, why: why.clone() });
+                self.work = Work::Failed(why);
             }
         }
     }
@@ -493,8 +510,8 @@ impl Round {
         if collection.intakes.values().any(|(_, intake)| *intake == Intake::Folding) {
             return;
         }
-        let is_there = |node: &NodeId| *node == core.me || !core.peers.is_gone(*node, now);
         if collection.closing {
+            let is_there = |node: &NodeId| *node == core.me || !core.peers.is_gone(*node, now);
             let missing = chain.roster().nodes().any(|n| is_there(&n) && !collection.evaluations.contains_key(&n));
             if !missing || now >= collection.ends {
                 let record = self.record(core, chain, Kind::Closing, chain.head().model, Some(requests));
@@ -502,7 +519,7 @@ impl Round {
             }
             return;
         }
-        let all_in = !collection.awaited().iter().any(is_there);
+        let all_in = !collection.awaited().into_iter().any(|node| self.can_deliver(core, chain, node));
         let out_of_patience = collection.patience_ends().is_some_and(|at| now >= at);
         if collection.enough.is_some() && (all_in || out_of_patience || now >= collection.ends) {
             return self.aggregate(core, chain);
@@ -514,7 +531,7 @@ impl Round {
         self.extend(core, chain);
     }
 
-    /// Lets the next in the order step in for participants that are gone.
+    /// Lets the next in the order step in for participants that are gone or whose training failed.
     fn extend(&mut self, core: &mut Core, chain: &Chain) {
         let Some(collection) = &self.collection else { return };
         let wanted = chain.rules().participants_of(chain.roster().len());

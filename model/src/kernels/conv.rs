@@ -12,8 +12,9 @@ use super::normed::Normed;
 use super::pool::{NONE, Window};
 use super::scratch::{self, Kept};
 use super::unfold::{self, Geometry, SLACK};
-use super::{images_per_block, slice, weight_gradient, wide, with_values};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use super::{channels_first, channels_last, images_per_block, slice, weight_gradient, wide, with_values};
+use candle_core::{CpuStorage, CustomOp3, Layout, Module, Result, Shape, Tensor};
+use candle_nn::Conv2dConfig;
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -63,13 +64,13 @@ pub fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer, into: 
     composed(x, weight, rest, layer)
 }
 
-/// The same, composed of candle's operations.
+/// The same with candle's own layers.
 pub(super) fn composed(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer) -> Result<Tensor> {
     let out = weight.dim(3)?;
-    let x = x.permute((0, 3, 1, 2))?.contiguous()?;
+    let config = Conv2dConfig { padding: layer.pad, stride: layer.stride, ..Conv2dConfig::default() };
     let weight = weight.permute((3, 2, 0, 1))?.contiguous()?;
-    let y = x.conv2d(&weight, layer.pad, layer.stride, 1, 1)?;
-    let y = y.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(&rest.narrow(0, 0, out)?)?;
+    let conv = candle_nn::Conv2d::new(weight, Some(rest.narrow(0, 0, out)?), config);
+    let y = channels_last(&conv.forward(&channels_first(x)?)?)?;
     match layer.after {
         After::Pool { relu, size } => {
             let y = if relu { y.relu()? } else { y };

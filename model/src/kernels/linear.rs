@@ -4,7 +4,7 @@
 
 use super::matrix::{Matrix, product, transpose};
 use super::{scratch, slice, with_values};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Module, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Rows or columns of the weight that one task works on.
@@ -28,9 +28,9 @@ pub fn linear(
     composed(x, weight, bias, relu)
 }
 
-/// The same, composed of candle's operations.
+/// The same with candle's own layer.
 pub(super) fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool) -> Result<Tensor> {
-    let y = x.matmul(weight)?.broadcast_add(bias)?;
+    let y = candle_nn::Linear::new(weight.t()?, Some(bias.clone())).forward(x)?;
     if relu { y.relu() } else { Ok(y) }
 }
 

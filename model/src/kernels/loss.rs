@@ -1,7 +1,7 @@
 //! Softmax and cross-entropy, together because their gradient is simple: probability minus one for the label, over n.
 
 use super::{slice, with_values};
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 /// The mean over the batch of -log softmax(logits)[label]. `logits`: `[n, classes]`, a label an image, each below the
 /// number of classes.
@@ -16,13 +16,11 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     composed(logits, labels)
 }
 
-/// The same, composed of candle's operations.
+/// The same with candle's own loss.
 pub(super) fn composed(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     let labels: Vec<u32> = labels.iter().map(|&label| u32::from(label)).collect();
-    let labels = Tensor::from_vec(labels, (logits.dim(0)?, 1), logits.device())?;
-    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
-    let log = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
-    log.gather(&labels, 1)?.mean_all()?.neg()?.to_dtype(DType::F32)
+    let labels = Tensor::from_vec(labels, logits.dim(0)?, logits.device())?;
+    candle_nn::loss::cross_entropy(logits, &labels)
 }
 
 /// Loss (as the sum, not the mean) and number of right answers of rows of logits. The first of equal logits is the answer;

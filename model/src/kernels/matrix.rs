@@ -66,6 +66,7 @@ pub(crate) fn product(
         in_pieces([m, n, k], left, right, out, out_step, add);
         return;
     }
+    #[allow(unsafe_code)]
     // SAFETY: the assertions above keep every element that gemm reads or writes inside its slice, `out` is borrowed
     // mutably and its elements are distinct (the step is at least a column), and isize holds any slice's length.
     unsafe {

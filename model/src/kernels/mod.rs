@@ -3,7 +3,7 @@
 //! Images are kept channels last, `[image, height, width, channel]`, so that every matrix product reads its operands in
 //! the order in which they lie, and pooling runs over contiguous channels.
 //!
-//! Every kernel has a twin that is composed of candle's operations, for other devices; tests hold the two together.
+//! Every kernel has a twin made of candle's own layers and operations, for other devices; tests hold the two together.
 //!
 //! Results don't depend on the number of threads: work is cut into blocks of images whose borders depend on the batch
 //! alone, each block is computed by one thread, and partial sums are added in the order of the blocks.
@@ -47,10 +47,21 @@ fn wide<T>(work: impl FnOnce() -> T) -> T {
         fn run<T>(work: impl FnOnce() -> T) -> T {
             work()
         }
+        #[allow(unsafe_code)]
         // SAFETY: the line above saw that this CPU has the feature that `run` is compiled for.
         return unsafe { run(work) };
     }
     work()
+}
+
+/// Images as candle's layers take them.
+fn channels_first(x: &Tensor) -> Result<Tensor> {
+    x.permute((0, 3, 1, 2))?.contiguous()
+}
+
+/// Images as the kernels take them.
+fn channels_last(x: &Tensor) -> Result<Tensor> {
+    x.permute((0, 2, 3, 1))?.contiguous()
 }
 
 /// The values of an operation's argument. Arguments are made contiguous before the operation.

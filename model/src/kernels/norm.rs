@@ -3,8 +3,8 @@
 //! Federated nets use it in place of batch normalisation, whose running statistics a plain average would mix.
 
 use super::scratch::Kept;
-use super::{images_per_block, slice, wide, with_values};
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use super::{channels_first, channels_last, images_per_block, slice, wide, with_values};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Module, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -21,16 +21,10 @@ pub fn group_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize, rel
     composed(x, scale, shift, groups, relu)
 }
 
-/// The same, composed of candle's operations.
+/// The same with candle's own layer.
 pub(super) fn composed(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize, relu: bool) -> Result<Tensor> {
-    let (n, h, w, c) = x.dims4()?;
-    let grouped = x.reshape((n, h * w, groups, c / groups))?.transpose(1, 2)?.contiguous()?;
-    let flat = grouped.reshape((n, groups, h * w * (c / groups)))?;
-    let centred = flat.broadcast_sub(&flat.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    let normal = centred.broadcast_div(&(variance + EPSILON)?.sqrt()?)?;
-    let normal = normal.reshape((n, groups, h * w, c / groups))?.transpose(1, 2)?.contiguous()?;
-    let y = normal.reshape((n, h, w, c))?.broadcast_mul(scale)?.broadcast_add(shift)?;
+    let norm = candle_nn::GroupNorm::new(scale.clone(), shift.clone(), x.dim(D::Minus1)?, groups, EPSILON)?;
+    let y = channels_last(&norm.forward(&channels_first(x)?)?)?;
     if relu { y.relu() } else { Ok(y) }
 }
 

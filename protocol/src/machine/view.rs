@@ -5,6 +5,7 @@ use crate::ids::{NodeId, Time};
 use crate::machine::{Machine, MemberView, State, View, ViewPhase};
 use crate::message::Activity;
 use crate::reject::Reject;
+use crate::round::Round;
 
 impl Machine {
     /// Where the node stands at `now`.
@@ -99,6 +100,9 @@ impl Machine {
             },
             State::Member | State::Leaving => {
                 let chain = self.chain.as_ref()?;
+                if let Some(why) = self.round.as_ref().and_then(Round::failure) {
+                    return Some(format!("this round goes on without this node: {why}"));
+                }
                 let there = |n: &NodeId| *n == self.core.me || self.core.peers.is_connected(*n);
                 let (here, quorum) = (chain.roster().nodes().filter(there).count(), chain.roster().quorum());
                 (here < quorum)

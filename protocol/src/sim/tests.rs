@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use super::{Sim, SimOptions, Violation};
 use crate::core::Fault;
+use crate::ids::Time;
 use crate::machine::{Command, Event, State};
 use crate::message::Phase;
+use crate::record::Kind;
 use crate::roster::Part;
 
 /// Waits for something, and fails with the seed if it does not come, or if a promise is broken on the way.
@@ -505,4 +507,38 @@ fn a_seed_repeats_a_whole_world() {
     };
     assert_eq!(trace(11), trace(11));
     assert_ne!(trace(11), trace(12));
+}
+
+#[test]
+fn a_participant_whose_training_fails_is_not_waited_for() {
+    for seed in 0..10 {
+        let mut sim = start(SimOptions { min_updates: Some(2), ..SimOptions::calm(3, 5, seed) });
+        sim.fail_training(2);
+        must(&mut sim, 60_000, seed, "a failure in the status", |s| {
+            let machine = s.machine(2).map(|machine| machine.view(Time(0).plus_ms(s.now_ms())));
+            machine.and_then(|view| view.reason).is_some_and(|why| why.ends_with("it diverged"))
+        });
+        end(&mut sim, 5, seed);
+        let chain = sim.machine(0).and_then(|m| m.chain()).expect("the run ended");
+        for record in chain.records().iter().map(|c| &c.record).filter(|record| record.kind == Kind::Train) {
+            assert_eq!(record.contributions.len(), 2, "seed {seed}");
+            // Patience would end a second after the two updates are in, which takes a training of 1.5 s at most.
+            assert!(record.open_ms < 2_400, "seed {seed}: round {} was open for {} ms", record.round, record.open_ms);
+        }
+    }
+}
+
+#[test]
+fn with_a_fraction_the_next_in_order_steps_in_for_a_training_that_fails() {
+    for seed in 0..10 {
+        let mut sim = start(SimOptions { fraction: 0.5, min_updates: Some(2), ..SimOptions::calm(4, 8, seed) });
+        sim.fail_training(3);
+        end(&mut sim, 8, seed);
+        let chain = sim.machine(0).and_then(|m| m.chain()).expect("the run ended");
+        let failing = sim.id(3);
+        let of_training = chain.records().iter().map(|c| &c.record).filter(|record| record.kind == Kind::Train);
+        let asked = of_training.clone().filter(|record| record.participants.contains(&failing)).count();
+        assert!(asked > 0, "seed {seed}: it was never asked to train");
+        assert!(of_training.clone().all(|record| record.contributions.len() == 2), "seed {seed}");
+    }
 }

@@ -100,6 +100,8 @@ struct SimNode {
     disk_free: Time,
     /// Writes under way, oldest first.
     writing: VecDeque<Persist>,
+    /// Whether every training fails here.
+    untrainable: bool,
     /// Counts trainings and evaluations, so that one that was stopped comes to nothing.
     work: u64,
     tick_at: Option<Time>,
@@ -285,6 +287,11 @@ impl Sim {
         self.nodes[node].part = Some(part);
     }
 
+    /// From now on every training of a node fails.
+    pub fn fail_training(&mut self, node: usize) {
+        self.nodes[node].untrainable = true;
+    }
+
     /// Runs until `done` or until so much virtual time has passed. Whether `done` came true; never, once a promise is
     /// broken.
     pub fn run_until(&mut self, within_ms: u64, mut done: impl FnMut(&Sim) -> bool) -> bool {
@@ -426,6 +433,9 @@ impl Sim {
             Outcome::Trained { work, round, parent } => {
                 if self.nodes[node].work != work {
                     return;
+                }
+                if self.nodes[node].untrainable {
+                    return self.give(node, Input::Trained { round, parent, outcome: Err("it diverged".to_owned()) });
                 }
                 let id = Hash::of_parts("sim update", &[parent.as_bytes(), &[node as u8]]);
                 self.nodes[node].disk.blobs.insert(id);
@@ -677,6 +687,7 @@ impl SimNode {
             boot: 0,
             disk_free: Time::default(),
             writing: VecDeque::new(),
+            untrainable: false,
             work: 0,
             tick_at: None,
             frozen_until: Time::default(),
