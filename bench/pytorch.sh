@@ -8,10 +8,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 venv=target/bench-venv
-if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch numpy
-fi
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+# The newest PyTorch of PyPI; without a network the one that is there.
+"$venv/bin/pip" install --quiet --upgrade torch numpy || "$venv/bin/python" -c "import torch"
 features=
 for option in "$@"; do
     [ "$option" != "--avx2" ] || features=--no-default-features

@@ -326,8 +326,7 @@ fn aggregate_section(section: &Section) -> Result<AggregateSection> {
     Ok(AggregateSection { rule })
 }
 
-/// SCAFFOLD's control variates are means of gradients, which momentum would distort.
-/// SCAFFOLD's control variates are means of gradients, told from steps of the learning rate.
+/// SCAFFOLD's control variates are means of gradients, told from steps of the learning rate, which momentum would distort.
 fn check_scaffold(train: &Section, read: &RunFile) -> Result<()> {
     let TrainSection { momentum, lr, lr_decay, .. } = read.train;
     if !matches!(read.aggregate.rule, Rule::Scaffold { .. }) {

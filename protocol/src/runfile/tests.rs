@@ -37,6 +37,19 @@ fn the_template_parses_and_shows_the_defaults() {
 }
 
 #[test]
+fn the_template_shows_every_layer_and_the_defaults_of_every_rule() {
+    let layers =
+        ["conv", "group_norm", "relu", "max_pool", "residual", "global_avg_pool", "flatten", "dropout", "linear"];
+    assert!(layers.iter().all(|layer| RunFile::template().contains(&format!("\"{layer}\""))));
+    for name in Rule::NAMES.into_iter().filter(|name| *name != "fedavg") {
+        let parameters = Rule::named(name).expect("a rule").parameters();
+        let shown: Vec<String> = parameters.iter().map(|(key, value)| format!("{key} = {value:?}")).collect();
+        let line = RunFile::template().lines().find(|line| line.starts_with(&format!("#   \"{name}\":")));
+        assert!(line.is_some_and(|line| line.ends_with(&format!(" {}", shown.join(", ")))), "{name}: {line:?}");
+    }
+}
+
+#[test]
 fn comments_and_order_do_not_change_the_run() {
     let other = "# mine\ndata = { dataset = \"mnist\" }\n[model]\narch='mlp'\n[run]\nrounds=0x5 # few\nname=\"a\"\n";
     let other = RunFile::parse(other, "b.toml").expect("another spelling of the same");
