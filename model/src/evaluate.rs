@@ -2,14 +2,15 @@
 
 use crate::data::{Images, Preprocess};
 use crate::kernels::loss;
-use crate::net::{Mode, Model};
+use crate::net::{Mode, Model, ModelError};
 use crate::spec::NetSpec;
 use crate::threads::Threads;
 use crate::train::{Progress, TrainError, check_fit, images_tensor};
 use candle_core::Device;
 use std::ops::ControlFlow;
 
-/// Images that an evaluation looks at together: enough to keep the threads busy, small enough for any memory.
+/// Images that an evaluation looks at together, if the net is not so large that it has to be fewer: enough to keep the
+/// threads busy.
 const EVALUATION_BATCH: usize = 120;
 
 /// What an evaluation gives.
@@ -36,14 +37,15 @@ pub fn evaluate(
     check_fit(spec, preprocess, data)?;
     let model = Model::from_bytes(spec, device, weights)?;
     let places: Vec<u32> = (0..data.len() as u32).collect();
-    let batches = places.len().div_ceil(EVALUATION_BATCH);
+    let together = EVALUATION_BATCH.min(spec.batch_max().map_err(ModelError::Spec)?);
+    let batches = places.len().div_ceil(together);
     let mut evaluation = Evaluation { correct: 0, total: data.len() as u64, loss: 0.0 };
-    for (batch, places) in places.chunks(EVALUATION_BATCH).enumerate() {
+    for (batch, places) in places.chunks(together).enumerate() {
         let logits = threads.run(|| -> Result<Vec<f32>, TrainError> {
             let x = images_tensor(preprocess.batch(data, places, None), spec.input, device)?;
             Ok(model.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
         })?;
-        let labels = &data.labels()[batch * EVALUATION_BATCH..][..places.len()];
+        let labels = &data.labels()[batch * together..][..places.len()];
         let (loss, correct) = loss::score(&logits, labels, spec.classes);
         evaluation.loss += loss;
         evaluation.correct += correct;

@@ -6,6 +6,8 @@ pub const LAYERS_MAX: usize = 256;
 pub const PARAMETERS_MAX: usize = 1 << 28;
 /// Values of one image's activations at most, so that a batch fits in memory.
 pub const ACTIVATIONS_MAX: usize = 1 << 26;
+/// Values that a layer takes or gives for a batch at most: 4 GiB.
+pub const VALUES_MAX: usize = 1 << 30;
 /// Side of a convolution's kernel at most.
 pub const KERNEL_MAX: usize = 31;
 /// Classes at most: labels are kept as u16.
@@ -192,9 +194,10 @@ impl NetSpec {
         Ok(self.parameters()?.iter().map(|p| p.shape.iter().product::<usize>()).sum())
     }
 
-    /// Values that the largest layer takes or gives for one image.
-    pub fn largest_activation(&self) -> Result<usize, SpecError> {
-        Ok(self.shapes()?.into_iter().map(Shape::len).max().unwrap_or(0))
+    /// Images that a batch may have at most, so that what a layer takes or gives for it has [`VALUES_MAX`] values.
+    pub fn batch_max(&self) -> Result<usize, SpecError> {
+        let largest = self.shapes()?.into_iter().map(Shape::len).max().unwrap_or(1);
+        Ok((VALUES_MAX / largest.max(1)).max(1))
     }
 
     /// The shape that goes into each layer, and last what the net gives; every bound is checked here.

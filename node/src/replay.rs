@@ -43,7 +43,7 @@ pub fn replay(
     let run_file = RunFile::parse(&text, &path.display().to_string())?;
     let plan = Plan::of(&run_file)?;
     let rows = Database::open(&home.database(), run_file.run_id())?.rows()?;
-    let (data, workers, controls) = (plan.data(data, None)?, Workers::new(threads)?, Controls::at(scratch));
+    let (data, workers, controls) = (plan.images(data)?, Workers::new(threads)?, Controls::at(scratch));
     let cohort = Cohort { plan: &plan, data: &data, workers: &workers, controls: &controls };
     let mut state = plan.initial_state()?;
     let rules = Rules::of(&run_file, Manifest::of(&state).blob(), plan.update_len());

@@ -138,10 +138,15 @@ fn a_folder_of_something_else_is_left_alone() {
     let (run, out) = (dir.path().join("run.toml"), dir.path().join("out"));
     std::fs::write(&run, shapes(3, 1, 300, "shapes-cnn")).expect("room");
     std::fs::create_dir(&out).expect("room");
-    std::fs::write(out.join("thesis.tex"), "years of work").expect("room");
+    let kept = ["thesis.tex", "draft.new", "state-best", "state-5-backup"];
+    kept.iter().for_each(|name| std::fs::write(out.join(name), "years of work").expect("room"));
+    std::fs::write(out.join("accuracy-rounds.png"), "a picture").expect("room");
     let output = simulate(&run, &out, &[]).output().expect("the program starts");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(4) && error.contains("holds `thesis.tex`"), "{error}");
+    assert!(output.status.code() == Some(4) && error.contains("holds `accuracy-rounds.png`"), "{error}");
+    std::fs::remove_file(out.join("accuracy-rounds.png")).expect("it is there");
+    assert_eq!(rounds(&run, &out, &[]).len(), 1);
+    assert!(kept.iter().all(|name| std::fs::read(out.join(name)).is_ok_and(|text| text == b"years of work")));
 }
 
 #[test]
@@ -151,7 +156,6 @@ fn states_that_a_kill_left_behind_are_cleared() {
     std::fs::write(&run, shapes(3, 2, 300, "shapes-cnn")).expect("room");
     rounds(&run, &out, &[]);
     std::fs::copy(out.join("state-2"), out.join("state-1")).expect("room");
-    std::fs::write(out.join("state-2.7.new"), "half").expect("room");
     rounds(&run, &out, &[]);
     let names = std::fs::read_dir(&out).expect("a folder").map(|e| e.expect("an entry").file_name());
     let states: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("state")).collect();
@@ -215,7 +219,7 @@ fn a_batch_that_fits_in_no_memory_is_refused_with_its_line() {
     let run = shapes(3, 1, 300, "shapes-cnn").replace("arch = \"shapes-cnn\"", layers);
     let (code, error) = refused(&run);
     assert!(code == Some(4) && error.contains("`batch` in [train] is"), "{code:?} {error}");
-    assert!(error.contains("values an image") && error.contains("run.toml:"), "{error}");
+    assert!(error.contains("fit in memory for 17 alone") && error.contains("run.toml:"), "{error}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub enum Activity {
     Coordinating,
     /// Not on the roster yet.
     Joining,
-    /// Its training failed: no update of this round will come from it.
+    /// Its training failed: unless it is started again, no update of this round will come from it.
     Failed,
 }
 

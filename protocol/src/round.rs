@@ -225,13 +225,15 @@ impl Round {
         order[..end].to_vec()
     }
 
-    /// Whether an update can come from a node: it is there, and its training has not failed.
+    /// Whether an update can come from a node: it is there, and its training has not failed. One that failed, started again
+    /// and offers an update after all may still be called failed by an older presence: the offer counts.
     fn can_deliver(&self, core: &Core, chain: &Chain, node: NodeId) -> bool {
         if node == core.me {
             return self.failure().is_none();
         }
-        let peers = &core.peers;
-        !peers.is_gone(node, core.now) && !peers.has_failed(node, chain.genesis(), chain.next_round())
+        let has_offered = self.collection.as_ref().is_some_and(|c| c.intakes.contains_key(&node));
+        let has_failed = || core.peers.has_failed(node, chain.genesis(), chain.next_round());
+        !core.peers.is_gone(node, core.now) && (has_offered || !has_failed())
     }
 
     /// Begins to train, or to evaluate for the closing record, once a coordinator asks for it and the model is here.

@@ -53,8 +53,9 @@ fn held_out(file: &Labelled, classes: &[String], holdout: f64) -> bool {
 fn list(path: &Path, classes: &[String]) -> Result<Vec<Labelled>, DataError> {
     for name in names(path)? {
         if path.join(&name).is_dir() && !classes.contains(&name) {
-            return Err(DataError::Classes {
+            return Err(DataError::Unexpected {
                 path: path.join(&name),
+                key: Some("classes"),
                 expected: format!("a folder of one of the run file's classes ({})", classes.join(", ")),
                 found: format!("the class `{name}`: rename or remove it, or add it to `classes`"),
             });
@@ -64,8 +65,9 @@ fn list(path: &Path, classes: &[String]) -> Result<Vec<Labelled>, DataError> {
     for (label, class) in classes.iter().enumerate() {
         let folder = path.join(class);
         if !folder.is_dir() {
-            return Err(DataError::Classes {
+            return Err(DataError::Unexpected {
                 path: path.to_owned(),
+                key: Some("classes"),
                 expected: format!("a folder for each of the run file's {} classes", classes.len()),
                 found: format!("none of the class `{class}`: make it and fill it, or correct `classes`"),
             });
@@ -106,8 +108,9 @@ fn image_path(folder: &Path, name: &str) -> Result<PathBuf, DataError> {
     if known {
         return Ok(path);
     }
-    Err(DataError::Image {
+    Err(DataError::Unexpected {
         path,
+        key: None,
         expected: "a .png, .jpg or .jpeg file".to_owned(),
         found: "another name: convert or remove it".to_owned(),
     })
@@ -131,15 +134,17 @@ fn decode(path: &Path, [channels, height, width]: [usize; 3], to: &mut [u8]) -> 
         let reader = ImageReader::open(path).map_err(unreadable(path))?;
         reader.with_guessed_format().map_err(unreadable(path))
     };
-    let broken = |error: image::ImageError| DataError::Image {
+    let broken = |error: image::ImageError| DataError::Unexpected {
         path: path.to_owned(),
+        key: None,
         expected: expected.clone(),
         found: format!("a broken file ({error}): write it again or remove it"),
     };
     let (found_width, found_height) = open()?.into_dimensions().map_err(broken)?;
     if (found_width as usize, found_height as usize) != (width, height) {
-        return Err(DataError::Size {
+        return Err(DataError::Unexpected {
             path: path.to_owned(),
+            key: Some("image"),
             expected,
             found: format!("{found_width} wide and {found_height} high: scale it, or correct `image`"),
         });

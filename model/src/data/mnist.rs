@@ -19,8 +19,9 @@ pub(super) fn load(path: &Path) -> Result<DataSet, DataError> {
     let train = split(path, "train")?;
     let test = split(path, "t10k")?;
     if train.shape() != test.shape() {
-        return Err(DataError::Image {
+        return Err(DataError::Unexpected {
             path: path.to_owned(),
+            key: None,
             expected: format!("test images of {:?} as in the training set", train.shape()),
             found: format!("{:?}", test.shape()),
         });

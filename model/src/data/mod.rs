@@ -141,34 +141,16 @@ pub enum DataError {
         /// What is there.
         found: String,
     },
-    /// An image can't be used.
+    /// What is there is not what the run file describes, or can't be used.
     #[error("{}: expected {expected}, found {found}", path.display())]
-    Image {
-        /// Which.
+    Unexpected {
+        /// Which file or folder.
         path: PathBuf,
-        /// What the run file says.
-        expected: String,
-        /// What the file says.
-        found: String,
-    },
-    /// The folders are not those of the run file's classes.
-    #[error("{}: expected {expected}, found {found}", path.display())]
-    Classes {
-        /// The folder that is missing or unexpected, or what should hold it.
-        path: PathBuf,
-        /// What the run file says.
+        /// The key in the run file's [data] that is contradicted, if one is.
+        key: Option<&'static str>,
+        /// What should be there.
         expected: String,
         /// What is there, and what to do.
-        found: String,
-    },
-    /// An image has another size than the run file says.
-    #[error("{}: expected {expected}, found {found}", path.display())]
-    Size {
-        /// Which.
-        path: PathBuf,
-        /// What the run file says.
-        expected: String,
-        /// What the file has, and what to do.
         found: String,
     },
     /// The description of the data contradicts itself or a bound.

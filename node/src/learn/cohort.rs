@@ -62,7 +62,7 @@ impl Workers {
     /// all, or where the system gives no more threads.
     fn shares(&self, clients: usize) -> Vec<Threads> {
         let pools = if clients > 1 { clients } else { 0 };
-        (0..pools).map(|_| Threads::new(self.all.count() / pools)).collect::<Result<_, _>>().unwrap_or_default()
+        (0..pools).map(|i| Threads::new((self.all.count() + i) / pools)).collect::<Result<_, _>>().unwrap_or_default()
     }
 }
 

@@ -31,16 +31,16 @@ pub enum PlanError {
         /// Channels, height and width.
         image: [usize; 3],
     },
-    /// What a layer gives for a batch is too large for memory.
+    /// What a layer gives for a step's images is too large for memory.
     #[error(
-        "`batch` in [train] is {batch}, and a layer gives {values} values an image: {VALUES_MAX} together at most, so make it \
-         smaller"
+        "`batch` in [train] makes steps of {step} images, and this net has layers that fit in memory for {most} alone: make \
+         it smaller"
     )]
     Memory {
-        /// Images a step.
-        batch: usize,
-        /// Values that the largest layer gives for one of them.
-        values: usize,
+        /// Images of the largest step.
+        step: usize,
+        /// Images that a step may have.
+        most: usize,
     },
     /// The data can't be had.
     #[error(transparent)]
@@ -71,9 +71,12 @@ pub enum PlanError {
     /// Nobody has an image of some class.
     #[error(
         "all training images together are of {found} of the {classes} classes that the net tells apart: give --data with images \
-         of each, or describe those that there are as `dataset = \"folder\"` with its `classes`"
+         of each{}",
+        if *.is_folder { ", lower `holdout`, or take classes out" } else { ", or use `dataset = \"folder\"` with `classes`" }
     )]
     Classes {
+        /// Whether the run file lists them.
+        is_folder: bool,
         /// Classes that have images.
         found: usize,
         /// Classes of the data set.
@@ -118,8 +121,8 @@ impl PlanError {
             Self::Net(..) => ("model", "layers", None),
             Self::Preset { .. } => ("model", "arch", None),
             Self::Batch { .. } | Self::Memory { .. } => ("train", "batch", None),
-            Self::Data(DataError::Classes { .. }) => ("data", "classes", None),
-            Self::Data(DataError::Size { .. }) => ("data", "image", None),
+            Self::Data(DataError::Unexpected { key: Some(key), .. }) => ("data", *key, None),
+            Self::Classes { is_folder: true, .. } => ("data", "classes", None),
             Self::Size { .. } | Self::Classes { .. } => ("data", "dataset", None),
             Self::Clients { .. } => ("run", "min_nodes", None),
             Self::State { .. } => ("aggregate", "rule", None),
@@ -128,9 +131,6 @@ impl PlanError {
         Some(RunFile::place(text, origin, section, key, item))
     }
 }
-
-/// Values that a layer may give for a batch: 4 GiB of them are more than a step should take.
-const VALUES_MAX: usize = 1 << 30;
 
 /// All that learning needs of a run.
 #[derive(Debug, Clone)]
@@ -151,6 +151,8 @@ pub struct Plan {
     pub seed: u64,
     /// How many parameters the net has.
     pub parameters: usize,
+    /// Images that a step may have, for the memory that it takes.
+    batch_max: usize,
 }
 
 impl Plan {
@@ -181,10 +183,7 @@ impl Plan {
         };
         let net = |error| PlanError::Net(error, image);
         let parameters = spec.parameter_count().map_err(net)?;
-        let (batch, values) = (run_file.train.batch as usize, spec.largest_activation().map_err(net)?);
-        if batch.saturating_mul(values) > VALUES_MAX {
-            return Err(PlanError::Memory { batch, values });
-        }
+        let batch_max = spec.batch_max().map_err(net)?;
         let partition = match run_file.data.partition {
             PartitionRule::Iid => Partition::Iid,
             PartitionRule::Dirichlet(alpha) => Partition::Dirichlet(alpha),
@@ -205,7 +204,8 @@ impl Plan {
             augment: train.augment,
         };
         let rule = rule(&run_file.aggregate.rule);
-        let plan = Self { spec, preprocess, source, partition, config, rule, seed: run_file.run.seed, parameters };
+        let seed = run_file.run.seed;
+        let plan = Self { spec, preprocess, source, partition, config, rule, seed, parameters, batch_max };
         match plan.state_len() {
             0..=BLOB_BYTES_MAX => Ok(plan),
             len => Err(PlanError::State { rule: run_file.aggregate.rule.name(), len }),
@@ -227,50 +227,70 @@ impl Plan {
     /// # Errors
     /// Files are missing or malformed or don't go with the run file, or there are fewer images than clients or in a step.
     pub fn whole_data(&self, path: Option<&Path>, clients: u32) -> Result<DataSet, PlanError> {
-        let data = self.data(path, None)?;
+        let data = self.images(path)?;
         let totals = data.train.totals();
         self.check_totals(totals)?;
         if clients as usize > totals.images {
             return Err(PlanError::Clients { clients, images: totals.images });
         }
+        let (labels, classes) = (data.train.labels(), data.train.classes());
+        let parts = paceline_model::partition(labels, classes, clients as usize, &self.partition, self.seed);
+        self.check_memory(parts.iter().map(Vec::len).max().unwrap_or(0))?;
         Ok(data)
+    }
+
+    /// This node's images: all that are there, or a part of them.
+    ///
+    /// # Errors
+    /// Files are missing or malformed or don't go with the run file, the part is not one, nothing is left to train on, or a
+    /// step would take too much memory.
+    pub fn data(&self, path: Option<&Path>, part: Option<Part>) -> Result<DataSet, PlanError> {
+        let data = match part {
+            Some(part) if !part.is_valid() => return Err(PlanError::Part(part)),
+            Some(Part { index, of }) => {
+                let (k, n) = (index as usize, of as usize);
+                let (data, totals) = paceline_model::load_part(&self.source, path, (k, n), &self.partition, self.seed)?;
+                self.check_size(&data)?;
+                self.check_totals(totals)?;
+                data
+            }
+            None => self.images(path)?,
+        };
+        self.check_memory(data.train.len())?;
+        Ok(data)
+    }
+
+    /// All images that are there.
+    ///
+    /// # Errors
+    /// Files are missing or malformed or don't go with the run file, or there is nothing to train on.
+    pub fn images(&self, path: Option<&Path>) -> Result<DataSet, PlanError> {
+        let data = paceline_model::load(&self.source, path, self.seed)?;
+        self.check_size(&data)?;
+        if data.train.is_empty() { Err(PlanError::Empty) } else { Ok(data) }
+    }
+
+    /// Files of a data set in the format of another may hold images of any size.
+    fn check_size(&self, data: &DataSet) -> Result<(), PlanError> {
+        let (expected, found) = (self.source.image(), data.train.shape());
+        if found == expected { Ok(()) } else { Err(PlanError::Size { expected, found }) }
     }
 
     /// Refuses a batch larger than all images together, and classes of which there is none. A client may well have fewer
     /// images than a batch, whose steps are smaller then, and fewer classes.
-    fn check_totals(&self, Totals { images, classes }: Totals) -> Result<(), PlanError> {
-        if classes < self.spec.classes {
-            return Err(PlanError::Classes { found: classes, classes: self.spec.classes });
+    fn check_totals(&self, Totals { images, classes: found }: Totals) -> Result<(), PlanError> {
+        let (batch, classes) = (self.config.batch, self.spec.classes);
+        if found < classes {
+            let is_folder = matches!(self.source, Source::Folder { .. });
+            return Err(PlanError::Classes { is_folder, found, classes });
         }
-        if self.config.batch > images {
-            return Err(PlanError::Batch { batch: self.config.batch, images });
-        }
-        Ok(())
+        if batch > images { Err(PlanError::Batch { batch, images }) } else { Ok(()) }
     }
 
-    /// This node's images.
-    ///
-    /// # Errors
-    /// Files are missing or malformed or don't go with the run file, the part is not one, or nothing is left to train on.
-    pub fn data(&self, path: Option<&Path>, part: Option<Part>) -> Result<DataSet, PlanError> {
-        if let Some(part) = part.filter(|p| !p.is_valid()) {
-            return Err(PlanError::Part(part));
-        }
-        let data = match part {
-            Some(Part { index, of }) => {
-                let (k, n) = (index as usize, of as usize);
-                let (data, totals) = paceline_model::load_part(&self.source, path, (k, n), &self.partition, self.seed)?;
-                self.check_totals(totals)?;
-                data
-            }
-            None => paceline_model::load(&self.source, path, self.seed)?,
-        };
-        let (expected, found) = (self.source.image(), data.train.shape());
-        match data.train.is_empty() {
-            _ if found != expected => Err(PlanError::Size { expected, found }),
-            true => Err(PlanError::Empty),
-            false => Ok(data),
-        }
+    /// Refuses steps that no memory holds, given the images of the client that has most.
+    fn check_memory(&self, images: usize) -> Result<(), PlanError> {
+        let (step, most) = (self.config.batch.min(images), self.batch_max);
+        if step > most { Err(PlanError::Memory { step, most }) } else { Ok(()) }
     }
 
     /// The initial state: a function of the run file alone.

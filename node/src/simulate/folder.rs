@@ -18,6 +18,8 @@ use crate::learn::Controls;
 use crate::report::Round;
 use crate::store::files;
 
+use super::plots::PLOTS;
+
 /// The folder of one simulation.
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -31,7 +33,8 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Begins in a new or empty folder, or goes on in one of the same run with as many clients.
+    /// Begins in a folder, or goes on in one of the same run with as many clients. What others keep there is left alone; a
+    /// name that a simulation would write must not be taken.
     pub(crate) fn open(
         dir: &Path,
         run_file: &RunFile,
@@ -40,7 +43,6 @@ impl Folder {
     ) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("{} can't be made", dir.display()))?;
         let lock = lock(dir)?;
-        files::sweep(dir).with_context(|| format!("{} can't be read", dir.display()))?;
         let (run, count) = (dir.join("run.toml"), dir.join("clients"));
         if run.exists() && count.exists() {
             let origin = run.display().to_string();
@@ -53,8 +55,8 @@ impl Folder {
                     before.trim()
                 );
             }
-        } else if let Some(other) = other_file(dir)? {
-            bail!("{} holds `{other}`, which is no simulation's: give another --out", dir.display());
+        } else if let Some(taken) = taken_name(dir)? {
+            bail!("{} holds `{taken}` of something else than a simulation: give another --out", dir.display());
         } else {
             write(&count, clients.to_string().as_bytes())?;
             write(&run, run_file.canonical().as_bytes())?;
@@ -65,7 +67,7 @@ impl Folder {
             Some(last) => folder.read_state(last)?,
             None => initial()?,
         };
-        folder.clear_states()?;
+        folder.clear_states();
         Ok(folder)
     }
 
@@ -82,23 +84,18 @@ impl Folder {
         append().with_context(|| format!("{} can't be written", path.display()))?;
         self.rounds.push(round);
         self.state = state;
-        self.clear_states()
+        self.clear_states();
+        Ok(())
     }
 
-    /// Removes every state but that of the last round.
-    fn clear_states(&self) -> anyhow::Result<()> {
-        let last = self.rounds.last().map(|last| self.state_file(last.round));
-        let clear = || -> io::Result<()> {
-            for entry in fs::read_dir(&self.dir)? {
-                let entry = entry?;
-                let is_state = entry.file_name().to_string_lossy().starts_with(STATE);
-                if is_state && Some(entry.path()) != last {
-                    fs::remove_file(entry.path())?;
-                }
+    /// Removes every state but that of the last round. One that stays costs space alone.
+    fn clear_states(&self) {
+        let last = self.rounds.last().map_or(0, |last| last.round);
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if round_of_state(&entry.file_name().to_string_lossy()).is_some_and(|round| round != last) {
+                let _ = fs::remove_file(entry.path());
             }
-            Ok(())
-        };
-        clear().with_context(|| format!("{} can't be cleared of old states", self.dir.display()))
+        }
     }
 
     /// Where the clients' control variates lie.
@@ -174,12 +171,18 @@ impl Folder {
 /// What the names of global states begin with; the round follows.
 const STATE: &str = "state-";
 
-/// A file that a simulation which has just begun does not leave.
-fn other_file(dir: &Path) -> anyhow::Result<Option<String>> {
+/// The round of a global state by its file's name; `None` for other files.
+fn round_of_state(name: &str) -> Option<u64> {
+    name.strip_prefix(STATE)?.parse().ok()
+}
+
+/// A name that a simulation would write, in a folder that holds none. `clients` alone is one that was killed as it began.
+fn taken_name(dir: &Path) -> anyhow::Result<Option<String>> {
     let read = || -> io::Result<Option<String>> {
         for entry in fs::read_dir(dir)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if !["lock", "clients"].contains(&name.as_str()) {
+            let is_ours = ["run.toml", "rounds.jsonl", "controls"].contains(&name.as_str());
+            if is_ours || name.starts_with(PLOTS) || round_of_state(&name).is_some() {
                 return Ok(Some(name));
             }
         }

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::plot::{Curve, Curves};
 use crate::report::Round;
 
+/// What the names of the plots begin with.
+pub(super) const PLOTS: &str = "accuracy-";
+
 /// What a horizontal axis counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Axis {
@@ -59,7 +62,7 @@ pub fn accuracy(title: &str, runs: &[(String, &[Round])], dir: &Path) -> anyhow:
             y: "test accuracy, %".to_owned(),
             curves: runs.iter().map(|(name, rounds)| curve(name, rounds, axis)).collect(),
         };
-        files.extend(curves.write(&dir.join(format!("accuracy-{}", axis.name())))?);
+        files.extend(curves.write(&dir.join(format!("{PLOTS}{}", axis.name())))?);
     }
     Ok(files)
 }

@@ -47,7 +47,15 @@ impl Machine {
             return Activity::Done;
         }
         let presence = self.core.peers.get(node).and_then(|p| p.presence.as_ref());
-        presence.map_or(Activity::Idle, |p| p.activity)
+        match (presence.map_or(Activity::Idle, |p| p.activity), &self.chain) {
+            // In an earlier round, perhaps.
+            (Activity::Failed, Some(chain))
+                if !self.core.peers.has_failed(node, chain.genesis(), chain.next_round()) =>
+            {
+                Activity::Idle
+            }
+            (activity, _) => activity,
+        }
     }
 
     /// The roster; before the founding, this node and those that could found with it.
@@ -100,13 +108,16 @@ impl Machine {
             },
             State::Member | State::Leaving => {
                 let chain = self.chain.as_ref()?;
-                if let Some(why) = self.round.as_ref().and_then(Round::failure) {
-                    return Some(format!("this round goes on without this node: {why}"));
-                }
                 let there = |n: &NodeId| *n == self.core.me || self.core.peers.is_connected(*n);
                 let (here, quorum) = (chain.roster().nodes().filter(there).count(), chain.roster().quorum());
-                (here < quorum)
-                    .then(|| format!("only {here} of {} members are reachable; {quorum} must be", chain.roster().len()))
+                if here < quorum {
+                    return Some(format!(
+                        "only {here} of {} members are reachable; {quorum} must be",
+                        chain.roster().len()
+                    ));
+                }
+                let failure = self.round.as_ref().and_then(Round::failure);
+                failure.map(|why| format!("this node has no update for this round: {why}"))
             }
             State::Left | State::Finished => None,
         }

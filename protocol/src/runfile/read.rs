@@ -69,7 +69,7 @@ const CONV: &[Key] =
     &[("type", ""), ("out", "out = 32"), ("kernel", "kernel = 5"), ("stride", "stride = 1"), ("pad", "pad = 2")];
 
 /// The types of layer and the keys of each.
-const LAYERS: [(&str, &[Key]); 9] = [
+pub(super) const LAYERS: [(&str, &[Key]); 9] = [
     ("conv", CONV),
     ("group_norm", &[("type", ""), ("groups", "groups = 4")]),
     ("relu", &[("type", "")]),
@@ -340,7 +340,8 @@ fn check_scaffold(train: &Section, read: &RunFile) -> Result<()> {
         let text = "`momentum` in [train] does not go with `rule = \"scaffold\"` in [aggregate]: remove one";
         return conflict("momentum", text.to_owned());
     }
-    let last = lr * lr_decay.powi((read.run.rounds - 1) as i32);
+    // Multiplied out, as training does: every node must come to the same.
+    let last = lr * (1..read.run.rounds).fold(1.0, |factor, _| factor * lr_decay);
     if last >= SCAFFOLD_LR_MIN {
         return Ok(());
     }

@@ -38,9 +38,7 @@ fn the_template_parses_and_shows_the_defaults() {
 
 #[test]
 fn the_template_shows_every_layer_and_the_defaults_of_every_rule() {
-    let layers =
-        ["conv", "group_norm", "relu", "max_pool", "residual", "global_avg_pool", "flatten", "dropout", "linear"];
-    assert!(layers.iter().all(|layer| RunFile::template().contains(&format!("\"{layer}\""))));
+    assert!(read::LAYERS.iter().all(|(layer, _)| RunFile::template().contains(&format!("\"{layer}\""))));
     for name in Rule::NAMES.into_iter().filter(|name| *name != "fedavg") {
         let parameters = Rule::named(name).expect("a rule").parameters();
         let shown: Vec<String> = parameters.iter().map(|(key, value)| format!("{key} = {value:?}")).collect();
