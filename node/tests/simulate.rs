@@ -218,8 +218,8 @@ fn a_batch_that_fits_in_no_memory_is_refused_with_its_line() {
                   { type = \"linear\", out = 10 },\n]";
     let run = shapes(3, 1, 300, "shapes-cnn").replace("arch = \"shapes-cnn\"", layers);
     let (code, error) = refused(&run);
-    assert!(code == Some(4) && error.contains("`batch` in [train] is"), "{code:?} {error}");
-    assert!(error.contains("fit in memory for 17 alone") && error.contains("run.toml:"), "{error}");
+    assert!(code == Some(4) && error.contains("`batch` in [train] makes steps of 20 images"), "{code:?} {error}");
+    assert!(error.contains("fits in memory for 17 at most") && error.contains("run.toml:"), "{error}");
 }
 
 #[test]
@@ -251,8 +251,13 @@ fn data_with_fewer_classes_than_the_net_is_refused_with_line_and_fix() {
         pictures(dir, "a", 8);
         std::fs::create_dir_all(dir.join("pictures/b")).expect("room");
     });
-    let expected = "run.toml:7:1: all training images together are of 1 of the 2 classes";
-    assert!(code == Some(4) && error.contains(expected) && error.contains("give --data"), "{code:?} {error}");
+    let expected = "run.toml:8:1: all training images together are of 1 of the 2 classes";
+    assert!(
+        code == Some(4)
+            && error.contains(expected)
+            && error.contains("give --data with images of each, lower `holdout`"),
+        "{code:?} {error}"
+    );
     let (code, error) =
         refused_with(&run, &more, |dir| ["a", "b"].map(|class| pictures(dir, class, 9)).into_iter().collect());
     assert!(

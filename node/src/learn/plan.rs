@@ -33,8 +33,8 @@ pub enum PlanError {
     },
     /// What a layer gives for a step's images is too large for memory.
     #[error(
-        "`batch` in [train] makes steps of {step} images, and this net has layers that fit in memory for {most} alone: make \
-         it smaller"
+        "`batch` in [train] makes steps of {step} images, and a layer of this net fits in memory for {most} at most: make it \
+         smaller"
     )]
     Memory {
         /// Images of the largest step.
