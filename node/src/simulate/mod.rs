@@ -9,6 +9,7 @@ mod folder;
 mod plots;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use paceline_model::{DataSet, Device, Evaluation, TrainError};
 use paceline_protocol::chain::samples_of_all;
 use paceline_protocol::roster::{Member, Part, Roster};
@@ -353,13 +354,21 @@ fn bar(rounds: u64, before: u64, quiet: bool) -> ProgressBar {
     let shown = std::io::stderr().is_terminal() && !quiet;
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(rounds * BAR_STEPS), target);
-    if let Ok(style) = ProgressStyle::with_template("  {bar:40} {percent} % of the rounds, {eta} left") {
-        bar.set_style(style);
+    if let Ok(style) = ProgressStyle::with_template("  {bar:40} {percent} % of the rounds, {left}") {
+        bar.set_style(style.with_key("left", left));
     }
     bar.set_position(before * BAR_STEPS);
     bar.reset_eta();
     bar.enable_steady_tick(BAR);
     bar
+}
+
+/// What is left, once anything is known of it.
+fn left(state: &ProgressState, out: &mut dyn Write) {
+    let _ = match state.per_sec() > 0.0 {
+        true => write!(out, "{:#} left", HumanDuration(state.eta())),
+        false => write!(out, "begins"),
+    };
 }
 
 fn line(r: &Round, of: u64) -> String {
@@ -371,4 +380,15 @@ fn line(r: &Round, of: u64) -> String {
         r.contributions.len(),
         r.duration_ms.unwrap_or(0) as f64 / 1000.0
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rounds_of_an_earlier_start_count_nothing_towards_the_time_that_is_left() {
+        let bar = bar(100, 20, true);
+        assert_eq!((bar.position(), bar.per_sec()), (20 * BAR_STEPS, 0.0));
+    }
 }
