@@ -267,6 +267,25 @@ fn data_with_fewer_classes_than_the_net_is_refused_with_line_and_fix() {
 }
 
 #[test]
+fn files_in_a_known_format_with_images_of_another_size_are_refused_with_line_and_fix() {
+    let run = "[run]\nname = \"x\"\nrounds = 1\n[model]\narch = \"mlp\"\n[data]\ndataset = \"mnist\"\n";
+    let (code, error) = refused_with(run, &["--data", "."], |dir| {
+        let idx = |magic: u32, dimensions: &[u32], value: &dyn Fn(usize) -> u8| -> Vec<u8> {
+            let header = [&[magic], dimensions].concat().into_iter().flat_map(u32::to_be_bytes);
+            header.chain((0..dimensions.iter().product::<u32>() as usize).map(value)).collect()
+        };
+        for split in ["train", "t10k"] {
+            let write = |name: String, bytes: Vec<u8>| std::fs::write(dir.join(name), bytes).expect("room");
+            write(format!("{split}-images-idx3-ubyte"), idx(0x0803, &[60, 20, 20], &|_| 0));
+            write(format!("{split}-labels-idx1-ubyte"), idx(0x0801, &[60], &|i| (i % 10) as u8));
+        }
+    });
+    let expected =
+        "run.toml:7:1: the images are [1, 20, 20] (channels, height, width), and those of this data set [1, 28, 28]";
+    assert!(code == Some(4) && error.contains(expected) && error.contains("scale them"), "{code:?} {error}");
+}
+
+#[test]
 fn more_clients_than_images_are_refused_before_anything_starts() {
     let run = shapes(3, 1, 300, "shapes-cnn");
     let (code, error) = refused_with(&run, &["--clients", "301"], |_| ());
