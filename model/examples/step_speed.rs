@@ -50,17 +50,7 @@ fn rate(net: &str, batch: usize, threads: usize, seconds: f64) -> Result<f64> {
     let spec = NetSpec::preset(net, input, 10)?;
     let data = images(input, batch * 64)?;
     let parent = Model::initial(&spec, &Device::Cpu, 1)?.to_bytes()?;
-    let config = TrainConfig {
-        epochs: usize::MAX,
-        batch,
-        lr: 0.01,
-        lr_decay: 1.0,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        clip_norm: 0.0,
-        prox_mu: 0.0,
-        augment: true,
-    };
+    let config = TrainConfig::sgd(usize::MAX, batch, 0.01);
     let job = TrainJob {
         spec: &spec,
         preprocess: Preprocess::for_preset(net, input),

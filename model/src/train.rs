@@ -39,6 +39,23 @@ pub struct TrainConfig {
     pub augment: bool,
 }
 
+impl TrainConfig {
+    /// Plain mini-batch SGD, FedAvg's local training, with the images distorted at random.
+    pub const fn sgd(epochs: usize, batch: usize, lr: f64) -> Self {
+        Self {
+            epochs,
+            batch,
+            lr,
+            lr_decay: 1.0,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            clip_norm: 0.0,
+            prox_mu: 0.0,
+            augment: true,
+        }
+    }
+}
+
 /// One node's training in one round.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainJob<'a> {
@@ -330,17 +347,7 @@ mod tests {
 
     use crate::evaluate::evaluate;
 
-    const CONFIG: TrainConfig = TrainConfig {
-        epochs: 2,
-        batch: 7,
-        lr: 0.05,
-        lr_decay: 1.0,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        clip_norm: 0.0,
-        prox_mu: 0.0,
-        augment: false,
-    };
+    const CONFIG: TrainConfig = TrainConfig { augment: false, ..TrainConfig::sgd(2, 7, 0.05) };
 
     /// A small net and what it trains on.
     struct World {

@@ -14,17 +14,7 @@ fn taken(arch: &str, steps: usize) -> AllocationInfo {
     let data = whole.select(&(0..(BATCH * steps) as u32).collect::<Vec<_>>());
     let spec = NetSpec::preset(arch, data.shape(), data.classes()).expect("it fits");
     let parent = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
-    let config = TrainConfig {
-        epochs: 1,
-        batch: BATCH,
-        lr: 0.01,
-        lr_decay: 1.0,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        clip_norm: 0.0,
-        prox_mu: 0.0,
-        augment: true,
-    };
+    let config = TrainConfig::sgd(1, BATCH, 0.01);
     let job = TrainJob {
         spec: &spec,
         preprocess: Preprocess::for_preset(arch, data.shape()),

@@ -11,17 +11,7 @@ const CLIENTS: usize = 4;
 const ROUNDS: u64 = 3;
 
 fn config() -> TrainConfig {
-    TrainConfig {
-        epochs: 1,
-        batch: 25,
-        lr: 0.05,
-        lr_decay: 1.0,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        clip_norm: 0.0,
-        prox_mu: 0.0,
-        augment: true,
-    }
+    TrainConfig::sgd(1, 25, 0.05)
 }
 
 fn data() -> DataSet {

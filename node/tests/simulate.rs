@@ -3,7 +3,7 @@
 mod cluster;
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cluster::{Cluster, shapes};
@@ -14,6 +14,14 @@ fn simulate(run: &Path, out: &Path, more: &[&str]) -> Command {
     command.args(["simulate", "--format", "json", "--out"]).arg(out).arg(run).args(more);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// A folder that ends with the test, a run file in it, and where a simulation of it goes.
+fn folder(run_file: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (run, out) = (dir.path().join("run.toml"), dir.path().join("out"));
+    std::fs::write(&run, run_file).expect("room");
+    (dir, run, out)
 }
 
 /// The rounds that a simulation prints.
@@ -32,10 +40,8 @@ fn column(rounds: &[Value], key: &str) -> Vec<String> {
 fn compare(run_file: &str) {
     let mut cluster = Cluster::new(run_file);
     cluster.start_all(3);
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let run = dir.path().join("run.toml");
-    std::fs::write(&run, run_file).expect("room");
-    let simulated = rounds(&run, &dir.path().join("out"), &["--clients", "3"]);
+    let (_dir, run, out) = folder(run_file);
+    let simulated = rounds(&run, &out, &["--clients", "3"]);
     cluster.wait_for_end();
     let networked = cluster.rounds(0);
     assert_eq!(simulated.len(), networked.len());
@@ -76,9 +82,7 @@ fn scaffolds_control_variates_are_those_of_the_last_averaged_update() {
 
 #[test]
 fn an_interrupted_simulation_goes_on_to_the_same_end() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let run = dir.path().join("run.toml");
-    std::fs::write(&run, shapes(3, 5, 600, "shapes-cnn") + "[aggregate]\nrule = \"scaffold\"\n").expect("room");
+    let (dir, run, _) = folder(&(shapes(3, 5, 600, "shapes-cnn") + "[aggregate]\nrule = \"scaffold\"\n"));
     let whole = rounds(&run, &dir.path().join("whole"), &[]);
     let out = dir.path().join("out");
     let mut child = simulate(&run, &out, &[]).spawn().expect("the program starts");
@@ -98,22 +102,17 @@ fn an_interrupted_simulation_goes_on_to_the_same_end() {
 
 #[test]
 fn a_simulation_ends_when_its_accuracy_is_reached() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let run = dir.path().join("run.toml");
-    std::fs::write(&run, shapes(3, 50, 300, "shapes-cnn")).expect("room");
-    assert!(rounds(&run, &dir.path().join("out"), &["--until", "15"]).len() < 50);
+    let (_dir, run, out) = folder(&shapes(3, 50, 300, "shapes-cnn"));
+    assert!(rounds(&run, &out, &["--until", "15"]).len() < 50);
     for against in ["rounds", "bytes", "time"] {
-        let file =
-            |kind: &str| std::fs::read(dir.path().join(format!("out/accuracy-{against}.{kind}"))).expect("a plot");
+        let file = |kind: &str| std::fs::read(out.join(format!("accuracy-{against}.{kind}"))).expect("a plot");
         assert!(file("png").starts_with(b"\x89PNG") && file("svg").starts_with(b"<svg"), "{against}");
     }
 }
 
 #[test]
 fn any_number_of_threads_gives_the_same_models() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let run = dir.path().join("run.toml");
-    std::fs::write(&run, shapes(3, 2, 300, "shapes-cnn")).expect("room");
+    let (dir, run, _) = folder(&shapes(3, 2, 300, "shapes-cnn"));
     // With 7 threads each of three clients gets two, with 2 one is left over and gets both.
     let models = ["1", "2", "7"]
         .map(|threads| column(&rounds(&run, &dir.path().join(threads), &["--threads", threads]), "model_hash"));
@@ -122,9 +121,7 @@ fn any_number_of_threads_gives_the_same_models() {
 
 #[test]
 fn a_folder_of_another_simulation_is_left_alone() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let (run, out) = (dir.path().join("run.toml"), dir.path().join("out"));
-    std::fs::write(&run, shapes(3, 1, 300, "shapes-cnn")).expect("room");
+    let (_dir, run, out) = folder(&shapes(3, 1, 300, "shapes-cnn"));
     rounds(&run, &out, &[]);
     let output = simulate(&run, &out, &["--clients", "4"]).output().expect("the program starts");
     assert_eq!(output.status.code(), Some(4));
@@ -134,9 +131,7 @@ fn a_folder_of_another_simulation_is_left_alone() {
 
 #[test]
 fn a_folder_of_something_else_is_left_alone() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let (run, out) = (dir.path().join("run.toml"), dir.path().join("out"));
-    std::fs::write(&run, shapes(3, 1, 300, "shapes-cnn")).expect("room");
+    let (_dir, run, out) = folder(&shapes(3, 1, 300, "shapes-cnn"));
     std::fs::create_dir(&out).expect("room");
     let kept = ["thesis.tex", "draft.new", "state-best", "state-5-backup"];
     kept.iter().for_each(|name| std::fs::write(out.join(name), "years of work").expect("room"));
@@ -151,9 +146,7 @@ fn a_folder_of_something_else_is_left_alone() {
 
 #[test]
 fn states_that_a_kill_left_behind_are_cleared() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let (run, out) = (dir.path().join("run.toml"), dir.path().join("out"));
-    std::fs::write(&run, shapes(3, 2, 300, "shapes-cnn")).expect("room");
+    let (_dir, run, out) = folder(&shapes(3, 2, 300, "shapes-cnn"));
     rounds(&run, &out, &[]);
     std::fs::copy(out.join("state-2"), out.join("state-1")).expect("room");
     rounds(&run, &out, &[]);
@@ -169,11 +162,9 @@ fn refused(run_file: &str) -> (Option<i32>, String) {
 
 /// The same with more options, after `prepare` has put files into the folder of the run file.
 fn refused_with(run_file: &str, more: &[&str], prepare: impl FnOnce(&Path)) -> (Option<i32>, String) {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let run = dir.path().join("run.toml");
-    std::fs::write(&run, run_file).expect("room");
+    let (dir, run, out) = folder(run_file);
     prepare(dir.path());
-    let mut command = simulate(&run, &dir.path().join("out"), more);
+    let mut command = simulate(&run, &out, more);
     let output = command.current_dir(dir.path()).output().expect("the program starts");
     let error = String::from_utf8_lossy(&output.stderr).replace(&dir.path().display().to_string(), "DIR");
     (output.status.code(), error)
