@@ -1,32 +1,47 @@
-//! What a node knows of the others: who is connected, what they last said of themselves, when they were last heard of.
+//! What a node knows of the others: who is connected, what they last said of themselves, what they were given.
+//!
+//! The table holds the connected and the roster alone, so nobody can fill it with names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bounds::{ROSTER_MAX, SILENT_MAX};
-use crate::ids::{Hash, NodeId, Time};
-use crate::message::{Activity, Presence};
-use crate::roster::Roster;
-use crate::timing::{GONE_GRACE_MS, SILENT_MS, SILENT_ROUNDS};
+use crate::base::bounds::{ANSWERS_PER_S, SERVED_BYTES_PER_S, SILENT_MAX};
+use crate::base::ids::{Hash, NodeId, Time};
+use crate::base::roster::Roster;
+use crate::base::timing::{GONE_GRACE_MS, SILENT_MS, SILENT_ROUNDS};
+use crate::membership::message::{Activity, Presence};
 
-/// Peers remembered: a full roster and as many that wish to join.
-const PEERS_MAX: usize = 2 * ROSTER_MAX;
-
-/// A presence that is so much older than the last one was not overtaken: the node has started again.
-const OVERTAKEN: u64 = 16;
+/// What one peer asks for is served this much ahead of its rate.
+const BURST_MS: u64 = 1_000;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) connected: bool,
-    /// Since when it is (not) connected.
+    /// Since when it is (not) connected, and the round that this node was in then.
     pub(crate) since: Time,
-    /// When it last gave a sign of life, and the round that this node was in.
-    pub(crate) heard: (Time, u64),
-    pub(crate) presence: Option<Presence>,
+    since_round: u64,
+    /// The chain that it is in, zero for none, and the rest of its last presence over this connection.
+    pub(crate) presence: Option<(Hash, Presence)>,
+    /// What it was given is paid off then, at its rate.
+    served_until: Time,
+}
+
+impl Peer {
+    /// The chain that it shows.
+    pub(crate) fn chain(&self) -> Option<Hash> {
+        self.presence.as_ref().filter(|_| self.connected).map(|(chain, _)| *chain).filter(|c| *c != Hash::ZERO)
+    }
+
+    /// Whether it is here, in no chain and bound to no founding.
+    pub(crate) fn is_free(&self) -> bool {
+        self.connected && self.presence.as_ref().is_some_and(|(c, p)| *c == Hash::ZERO && p.founding.is_none())
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     peers: BTreeMap<NodeId, Peer>,
+    /// The members whose entries stay while they are away.
+    watched: BTreeSet<NodeId>,
     /// Vote requests answered lately, in milliseconds each: the candidates' step follows them.
     vote_ms: Vec<u64>,
 }
@@ -35,49 +50,50 @@ pub(crate) struct Peers {
 const VOTE_TIMES: usize = 32;
 
 impl Peers {
-    fn entry(&mut self, node: NodeId, now: Time, round: u64) -> Option<&mut Peer> {
-        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&node) {
-            return None;
-        }
-        let fresh = || Peer { connected: false, since: now, heard: (now, round), presence: None };
-        Some(self.peers.entry(node).or_insert_with(fresh))
-    }
-
     pub(crate) fn get(&self, node: NodeId) -> Option<&Peer> {
         self.peers.get(&node)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
-        self.peers.iter().map(|(node, peer)| (*node, peer))
+    /// The connected peers.
+    pub(crate) fn connected(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        self.peers.iter().filter(|(_, p)| p.connected).map(|(node, peer)| (*node, peer))
     }
 
     pub(crate) fn set_connected(&mut self, node: NodeId, connected: bool, now: Time, round: u64) {
-        if let Some(peer) = self.entry(node, now, round)
-            && peer.connected != connected
+        if !connected && !self.watched.contains(&node) {
+            self.peers.remove(&node);
+            return;
+        }
+        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(false, now, round));
+        if peer.connected != connected {
+            (peer.connected, peer.since, peer.since_round) = (connected, now, round);
+        }
+        if connected {
+            peer.presence = None;
+        }
+    }
+
+    /// These are the members now: entries of others stay while they are connected.
+    pub(crate) fn watch(&mut self, roster: &Roster, me: NodeId, now: Time, round: u64) {
+        self.watched = roster.nodes().filter(|n| *n != me).collect();
+        for node in &self.watched {
+            self.peers.entry(*node).or_insert_with(|| Peer::new(false, now, round));
+        }
+        let watched = &self.watched;
+        self.peers.retain(|node, peer| peer.connected || watched.contains(node));
+    }
+
+    /// Takes in what a connected peer says of itself; a presence that overtook a later one is dropped.
+    pub(crate) fn present(&mut self, node: NodeId, chain: Hash, presence: Presence) {
+        if let Some(peer) = self.peers.get_mut(&node).filter(|p| p.connected)
+            && peer.presence.as_ref().is_none_or(|(_, p)| p.counter < presence.counter)
         {
-            peer.connected = connected;
-            peer.since = now;
+            peer.presence = Some((chain, presence));
         }
     }
 
-    pub(crate) fn heard(&mut self, node: NodeId, now: Time, round: u64) {
-        if let Some(peer) = self.entry(node, now, round) {
-            peer.heard = (now, round);
-        }
-    }
-
-    /// Takes in a presence; a message that overtook a later one is dropped. Whether it changed anything.
-    pub(crate) fn present(&mut self, node: NodeId, presence: Presence, now: Time, round: u64) {
-        if let Some(peer) = self.entry(node, now, round) {
-            peer.heard = (now, round);
-            if peer
-                .presence
-                .as_ref()
-                .is_none_or(|p| p.counter < presence.counter || p.counter.saturating_sub(OVERTAKEN) > presence.counter)
-            {
-                peer.presence = Some(presence);
-            }
-        }
+    pub(crate) fn presence(&self, node: NodeId) -> Option<&(Hash, Presence)> {
+        self.peers.get(&node).and_then(|p| p.presence.as_ref())
     }
 
     pub(crate) fn is_connected(&self, node: NodeId) -> bool {
@@ -89,10 +105,10 @@ impl Peers {
         self.peers.get(&node).is_none_or(|p| !p.connected && now.since_ms(p.since) >= GONE_GRACE_MS)
     }
 
-    /// Whether a node has said that no update of this round will come from it.
-    pub(crate) fn has_failed(&self, node: NodeId, genesis: Hash, round: u64) -> bool {
-        let presence = self.peers.get(&node).and_then(|p| p.presence.as_ref());
-        presence.is_some_and(|p| p.activity == Activity::Failed && p.genesis == Some(genesis) && p.round == round)
+    /// What a node said that it does, if that was in this round of this chain.
+    pub(crate) fn activity(&self, node: NodeId, chain: Hash, round: u64) -> Option<Activity> {
+        let (c, p) = self.presence(node)?;
+        (*c == chain && p.round == round).then_some(p.activity)
     }
 
     /// When the first of these nodes that is not connected will count as gone.
@@ -101,23 +117,33 @@ impl Peers {
         lost.map(|p| p.since.plus_ms(GONE_GRACE_MS)).filter(|t| *t > now).min()
     }
 
-    /// The members that were not heard of for so long that they should be evicted, ascending.
+    /// The members that were not connected for so long that they should be evicted, ascending, so that all who see the same
+    /// ones name the same ones.
     pub(crate) fn silent(&self, roster: &Roster, me: NodeId, now: Time, round: u64) -> Vec<NodeId> {
         let is_silent = |node: &NodeId| {
             *node != me
                 && self.peers.get(node).is_some_and(|p| {
-                    now.since_ms(p.heard.0) >= SILENT_MS && round.saturating_sub(p.heard.1) >= SILENT_ROUNDS
+                    let rounds = round.saturating_sub(p.since_round);
+                    !p.connected && now.since_ms(p.since) >= SILENT_MS && rounds >= SILENT_ROUNDS
                 })
         };
-        // Ascending, so that all who see the same ones name the same ones.
         roster.nodes().filter(is_silent).take(SILENT_MAX).collect()
     }
 
-    /// Begins to count a member's silence, if nothing was ever heard of it.
-    pub(crate) fn watch(&mut self, roster: &Roster, me: NodeId, now: Time, round: u64) {
-        roster.nodes().filter(|n| *n != me).for_each(|n| {
-            self.entry(n, now, round);
-        });
+    /// Whether a peer's question may be answered: each gets `ANSWERS_PER_S` small answers.
+    pub(crate) fn may_answer(&mut self, node: NodeId, now: Time) -> bool {
+        self.may_serve(node, now, SERVED_BYTES_PER_S / ANSWERS_PER_S)
+    }
+
+    /// Whether a peer may be given so many bytes that it asked for: what came before must be paid off but for a burst.
+    pub(crate) fn may_serve(&mut self, node: NodeId, now: Time, bytes: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(&node) else { return false };
+        let due = peer.served_until.max(now);
+        if due.since_ms(now) > BURST_MS {
+            return false;
+        }
+        peer.served_until = due.plus_ms((bytes * 1_000).div_ceil(SERVED_BYTES_PER_S));
+        true
     }
 
     pub(crate) fn note_vote_ms(&mut self, ms: u64) {
@@ -132,5 +158,11 @@ impl Peers {
         let mut sorted = self.vote_ms.clone();
         sorted.sort_unstable();
         sorted.get((sorted.len() * 95).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0)
+    }
+}
+
+impl Peer {
+    fn new(connected: bool, now: Time, round: u64) -> Self {
+        Self { connected, since: now, since_round: round, presence: None, served_until: Time::default() }
     }
 }

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{Problem, RunFileError};
 
-use crate::ids::{Hash, RunId};
-use crate::rule::Rule;
+use crate::base::ids::{Hash, RunId};
+use crate::base::aggregation::Rule;
 
 /// The nets that a run file can name with `arch`. The model crate builds each of them.
 pub const ARCHS: [&str; 5] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn", "resnet8"];
@@ -252,6 +252,27 @@ impl Default for RoundSection {
 /// What `paceline init` writes.
 const TEMPLATE: &str = include_str!("runfile/template.toml");
 
+/// How many of a roster train in a round, and how many of their updates it needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quota {
+    /// C of FedAvg: the part of the roster that trains in a round, in (0, 1].
+    pub fraction: f64,
+    /// Updates that a round needs; `None` is a majority of the participants.
+    pub min_updates: Option<usize>,
+}
+
+impl Quota {
+    /// How many of a roster of so many train in a round: the fraction rounded up, at least one.
+    pub fn participants_of(&self, roster: usize) -> usize {
+        ((self.fraction * roster as f64).ceil() as usize).clamp(1, roster.max(1))
+    }
+
+    /// How many updates a round with so many participants needs: those asked for, at most all; or else a majority.
+    pub fn min_updates_of(&self, participants: usize) -> usize {
+        self.min_updates.unwrap_or(participants / 2 + 1).clamp(1, participants.max(1))
+    }
+}
+
 impl RunFile {
     /// Reads a run file. `origin` is the file's name, for errors.
     ///
@@ -285,15 +306,9 @@ impl RunFile {
         Hash::of(self.canonical().as_bytes())
     }
 
-    /// How many of a roster of so many train in a round: the fraction rounded up, at least one.
-    pub fn participants_of(&self, roster: usize) -> usize {
-        ((self.round.fraction * roster as f64).ceil() as usize).clamp(1, roster.max(1))
-    }
-
-    /// How many updates a round with so many participants needs: those asked for, at most all; or else a majority.
-    pub fn min_updates_of(&self, participants: usize) -> usize {
-        let wanted = self.round.min_updates.map_or(participants / 2 + 1, |m| m as usize);
-        wanted.clamp(1, participants.max(1))
+    /// How many train in a round, and how many updates it needs.
+    pub fn quota(&self) -> Quota {
+        Quota { fraction: self.round.fraction, min_updates: self.round.min_updates.map(|m| m as usize) }
     }
 
     fn write(&self, out: &mut String) -> std::fmt::Result {

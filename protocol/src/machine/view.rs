@@ -1,86 +1,81 @@
 //! A copy of what a status line needs.
 
+use super::Machine;
+use super::standing::Standing;
+use crate::base::ids::{NodeId, Time};
+use crate::base::reject::Reject;
 use crate::chain::Chain;
-use crate::ids::{NodeId, Time};
-use crate::machine::{Machine, MemberView, State, View, ViewPhase};
-use crate::message::Activity;
-use crate::reject::Reject;
+use crate::io::{MemberView, State, View, ViewPhase};
+use crate::membership::message::Activity;
 use crate::round::Round;
 
 impl Machine {
     /// Where the node stands at `now`.
     pub fn view(&self, now: Time) -> View {
         let state = self.state();
-        let contest = self.round.as_ref().map(|r| &r.contest);
-        let phase = match (&self.chain, contest) {
-            (None, _) => ViewPhase::Founding,
-            (Some(_), None) => ViewPhase::Done,
-            (Some(_), Some(contest)) => contest.phase().map_or(ViewPhase::Electing, ViewPhase::Round),
+        let (chain, round) = (self.chain(), self.standing.round());
+        let phase = match &self.standing {
+            Standing::Gathering => ViewPhase::Founding,
+            Standing::Following(_) => ViewPhase::Electing,
+            Standing::Member(_, round) => round.paxos.phase().map_or(ViewPhase::Electing, ViewPhase::Round),
+            Standing::Over(..) => ViewPhase::Done,
         };
-        let opened = contest.and_then(|c| c.opened());
-        let participants = opened.and_then(|o| o.opening.as_ref()).map(|o| o.participants.clone()).unwrap_or_default();
+        let participants = round.map(Round::participants).unwrap_or_default();
         View {
-            me: self.core.me,
+            me: self.ctx.me,
             state,
             reason: self.reason(state),
-            genesis: self.chain.as_ref().map(Chain::genesis),
-            forks: self.membership.forks().collect(),
-            round: self.chain.as_ref().map_or(0, Chain::next_round),
-            attempt: contest.map_or(0, |c| c.ballot().attempt),
+            genesis: chain.map(Chain::genesis),
+            forks: self.sightings.forks(&self.ctx, chain.map(Chain::genesis)),
+            round: self.next_round(),
+            attempt: round.map_or(0, |r| r.paxos.ballot().attempt),
             phase,
-            coordinator: opened.map(|o| o.coordinator),
-            quorum: self.chain.as_ref().map_or(0, |c| c.roster().quorum()),
+            coordinator: round.and_then(|r| r.paxos.opened()).map(|o| o.coordinator),
+            quorum: chain.map_or(0, |c| c.roster().quorum()),
             roster: self.members(now),
-            participants: participants.into_iter().map(|n| (n, self.activity_of(n))).collect(),
-            model: self.chain.as_ref().map(|c| c.head().model),
-            head: self.chain.as_ref().map(|c| (c.head().round, c.head_hash())),
-            trained: self.chain.as_ref().map_or(0, Chain::trained),
-            attempt_ms: contest.map_or(0, |c| now.since_ms(c.attempt_began())),
+            participants: participants.iter().map(|n| (*n, self.activity_of(*n))).collect(),
+            model: chain.map(|c| c.head().model),
+            head: chain.map(|c| (c.head().round, c.head_hash())),
+            trained: chain.map_or(0, Chain::trained),
+            attempt_ms: round.map_or(0, |r| now.since_ms(r.paxos.attempt_began())),
         }
     }
 
     fn activity_of(&self, node: NodeId) -> Activity {
-        if node == self.core.me {
-            return self.activity();
-        }
-        if self.round.as_ref().is_some_and(|r| r.is_in(node)) {
-            return Activity::Done;
-        }
-        let presence = self.core.peers.get(node).and_then(|p| p.presence.as_ref());
-        match (presence.map_or(Activity::Idle, |p| p.activity), &self.chain) {
-            // In an earlier round, perhaps.
-            (Activity::Failed, Some(chain))
-                if !self.core.peers.has_failed(node, chain.genesis(), chain.next_round()) =>
-            {
-                Activity::Idle
+        match &self.standing {
+            _ if node == self.ctx.me => self.activity(),
+            Standing::Member(c, round) => round.activity_of(&self.ctx, &c.chain, node).unwrap_or(Activity::Idle),
+            Standing::Gathering | Standing::Following(_) | Standing::Over(..) => {
+                let said = self.ctx.peers.presence(node).map(|(_, p)| p.activity);
+                said.filter(|a| *a != Activity::Failed).unwrap_or(Activity::Idle)
             }
-            (activity, _) => activity,
         }
     }
 
     /// The roster; before the founding, this node and those that could found with it.
     fn members(&self, now: Time) -> Vec<MemberView> {
-        let me = self.core.me;
+        let me = self.ctx.me;
         let view = |node: NodeId, name: &str, part| {
-            let peer = self.core.peers.get(node);
+            let peer = self.ctx.peers.get(node);
+            let is_known = node == me || peer.is_some_and(|p| p.presence.is_some());
             MemberView {
                 node,
                 name: name.to_owned(),
                 part,
-                activity: (node == me || peer.is_some_and(|p| p.presence.is_some())).then(|| self.activity_of(node)),
-                reachable: node == me || self.core.peers.is_connected(node),
-                silent_ms: peer.filter(|_| node != me).map(|p| now.since_ms(p.heard.0)),
+                activity: is_known.then(|| self.activity_of(node)),
+                reachable: node == me || self.ctx.peers.is_connected(node),
+                silent_ms: peer.filter(|p| node != me && !p.connected).map(|p| now.since_ms(p.since)),
             }
         };
-        match &self.chain {
+        match self.chain() {
             Some(chain) => chain.roster().members().iter().map(|m| view(m.node, &m.name, m.part)).collect(),
             None => {
                 let present = |(node, p): (NodeId, &crate::peers::Peer)| {
-                    let presence = p.presence.as_ref().filter(|_| p.connected)?;
+                    let (_, presence) = p.presence.as_ref()?;
                     Some(view(node, &presence.name, presence.part))
                 };
-                let own = view(me, &self.core.name, self.core.part);
-                [own].into_iter().chain(self.core.peers.iter().filter_map(present)).collect()
+                let own = view(me, &self.ctx.name, self.ctx.part);
+                [own].into_iter().chain(self.ctx.peers.connected().filter_map(present)).collect()
             }
         }
     }
@@ -88,38 +83,51 @@ impl Machine {
     /// What is in the way, in words.
     fn reason(&self, state: State) -> Option<String> {
         match state {
-            State::Gathering => {
-                let (here, needed) = (self.members(self.core.now).len(), self.core.rules.min_nodes);
-                (here < needed).then(|| format!("{here} of the {needed} nodes that the run needs are here"))
-            }
+            State::Gathering => self.reason_to_gather(),
             State::Founding => {
-                let id = self.foundings.bound()?;
-                let silent = self.foundings.silent_on(id);
-                (!silent.is_empty())
-                    .then(|| format!("bound to founding {}; waits for {}", id.short(), silent.join(", ")))
+                let (id, silent) = (self.foundings.bound()?, self.foundings.silent());
+                let waits = format!("bound to founding {}; waits for {}", id.short(), silent.join(", "));
+                (!silent.is_empty()).then_some(waits)
             }
-            State::Joining => match self.membership.join_refused() {
-                Some(Reject::PartTaken) => Some(format!(
-                    "join refused: {}; choose another --part, or wait until its holder is evicted",
-                    Reject::PartTaken
-                )),
-                Some(reject) => Some(format!("join refused: {reject}")),
-                None => Some("joins with the next record".to_owned()),
-            },
+            State::Joining => Some(self.reason_to_join()),
             State::Member | State::Leaving => {
-                let chain = self.chain.as_ref()?;
-                let there = |n: &NodeId| *n == self.core.me || self.core.peers.is_connected(*n);
+                let chain = self.chain()?;
+                let there = |n: &NodeId| *n == self.ctx.me || self.ctx.peers.is_connected(*n);
                 let (here, quorum) = (chain.roster().nodes().filter(there).count(), chain.roster().quorum());
                 if here < quorum {
-                    return Some(format!(
-                        "only {here} of {} members are reachable; {quorum} must be",
-                        chain.roster().len()
-                    ));
+                    let members = chain.roster().len();
+                    return Some(format!("only {here} of {members} members are reachable; {quorum} must be"));
                 }
-                let failure = self.round.as_ref().and_then(Round::failure);
+                let failure = self.standing.round().and_then(Round::failure);
                 failure.map(|why| format!("this node has no update for this round: {why}"))
             }
             State::Left | State::Finished => None,
+        }
+    }
+
+    fn reason_to_gather(&self) -> Option<String> {
+        let (here, needed) = (self.members(self.ctx.now).len(), self.ctx.params.min_nodes);
+        if let Some((genesis, here, quorum)) = self.sightings.quorum_in_sight(&self.ctx) {
+            let genesis = genesis.short();
+            return Some(format!(
+                "chain {genesis} is shown, but only {here} of the {quorum} members that decide in it are in sight"
+            ));
+        }
+        (here < needed).then(|| format!("{here} of the {needed} nodes that the run needs are here"))
+    }
+
+    fn reason_to_join(&self) -> String {
+        let refused = self.standing.in_chain().and_then(|c| c.join_refused);
+        match refused {
+            _ if !self.sees_quorum() => {
+                "no quorum of the chain that this node follows is in sight; it lets go of it soon".to_owned()
+            }
+            Some(Reject::PartTaken) => format!(
+                "join refused: {}; choose another --part, or wait until its holder is evicted",
+                Reject::PartTaken
+            ),
+            Some(reject) => format!("join refused: {reject}"),
+            None => "joins with the next record".to_owned(),
         }
     }
 }

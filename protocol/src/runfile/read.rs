@@ -5,7 +5,7 @@ use toml::de::DeTable;
 use super::error::Problem;
 use super::source::{Entry, File, Key, Result, Section, suggestion};
 use super::*;
-use crate::bounds::{CLASSES_MAX, LAYERS_MAX, NAME_BYTES_MAX, ROSTER_MAX, ROUNDS_MAX, SAMPLES_MAX};
+use crate::base::bounds::{CLASSES_MAX, LAYERS_MAX, NAME_BYTES_MAX, ROSTER_MAX, ROUNDS_MAX, SAMPLES_MAX};
 
 const AGGREGATE: &[Key] = &[
     ("rule", "rule = \"fedavg\""),

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Problem, RunFileError};
 use super::read::SECTIONS;
-use crate::bounds::RUN_FILE_BYTES_MAX;
+use crate::base::bounds::RUN_FILE_BYTES_MAX;
 
 pub(super) type Result<T> = std::result::Result<T, RunFileError>;
 

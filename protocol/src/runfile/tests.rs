@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::bounds::{ROSTER_MAX, ROUNDS_MAX, SAMPLES_MAX};
+use crate::base::bounds::{ROSTER_MAX, ROUNDS_MAX, SAMPLES_MAX};
 
 const SMALL: &str = "[run]\nname = \"a\"\nrounds = 5\n[model]\narch = \"mlp\"\n[data]\ndataset = \"mnist\"\n";
 
@@ -190,20 +190,20 @@ fn a_layer_has_its_own_keys() {
 fn participants_are_the_fraction_rounded_up() {
     let mut file = small();
     file.round.fraction = 0.3;
-    assert_eq!([0, 1, 3, 4, 10].map(|n| file.participants_of(n)), [1, 1, 1, 2, 3]);
+    assert_eq!([0, 1, 3, 4, 10].map(|n| file.quota().participants_of(n)), [1, 1, 1, 2, 3]);
 }
 
 #[test]
 fn min_updates_is_a_majority_unless_given_and_at_most_all() {
     let mut file = small();
-    assert_eq!([1, 2, 3, 4].map(|n| file.min_updates_of(n)), [1, 2, 2, 3]);
+    assert_eq!([1, 2, 3, 4].map(|n| file.quota().min_updates_of(n)), [1, 2, 2, 3]);
     file.round.min_updates = Some(3);
-    assert_eq!([1, 2, 3, 4].map(|n| file.min_updates_of(n)), [1, 2, 3, 3]);
+    assert_eq!([1, 2, 3, 4].map(|n| file.quota().min_updates_of(n)), [1, 2, 3, 3]);
 }
 
 #[test]
 fn a_file_over_the_bound_is_refused_unread() {
-    assert!(error(&"#".repeat(crate::bounds::RUN_FILE_BYTES_MAX + 1)).contains("65537 bytes of text"));
+    assert!(error(&"#".repeat(crate::base::bounds::RUN_FILE_BYTES_MAX + 1)).contains("65537 bytes of text"));
 }
 
 #[test]

@@ -2,19 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::chain::Rules;
-use crate::ids::{Ballot, BlobRef, Hash, Identity, NodeId, Time};
-use crate::machine::{
-    Command, Config, Effect, Event, FetchFailure, Input, Machine, Persist, PersistId, State, TrainedUpdate,
-};
-use crate::message::{Message, Phase};
+use crate::base::aggregation::Rule;
+use crate::base::bounds::GOSSIP_BYTES_MAX;
+use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId, Time};
+use crate::base::roster::Part;
+use crate::base::signed::{Scope, Verifier};
+use crate::chain::{Chain, RunParams};
+use crate::io::{Command, Effect, Event, FetchFailure, Input, Persist, PersistId, State, TrainedUpdate, ViewPhase};
+use crate::machine::{Config, Machine};
+use crate::message::{Body, Message};
+use crate::paxos::message::Phase;
 use crate::record::{Evaluation, Kind};
-use crate::roster::{Part, Roster};
-use crate::rule::Rule;
+use crate::runfile::Quota;
 
-use super::Dice;
 use super::disk::Disk;
-use super::laws::{Laws, Violation};
+use super::hostile::{Hostility, Liar};
+use super::invariants::{Invariants, Violation};
+use super::rng::Rng;
 
 /// What kind of world.
 #[derive(Debug, Clone)]
@@ -33,6 +37,8 @@ pub struct SimOptions {
     pub min_updates: Option<usize>,
     /// The probability that a message is lost.
     pub loss: f64,
+    /// The probability that a message comes twice.
+    pub duplicate: f64,
     /// How long a message takes, in ms.
     pub latency_ms: (u64, u64),
     /// The probability that a message is much slower, and how long it takes then: it may overtake nothing and arrive when
@@ -40,8 +46,14 @@ pub struct SimOptions {
     pub slow: (f64, (u64, u64)),
     /// How long a durable write takes.
     pub disk_ms: (u64, u64),
+    /// The probability that a write fails, which ends the process.
+    pub fail_write: f64,
     /// How long evaluation and training take.
     pub train_ms: (u64, u64),
+    /// Bytes of the model.
+    pub model_bytes: u64,
+    /// Bytes of a blob that a node receives in a millisecond.
+    pub bytes_per_ms: u64,
     /// The longest round.
     pub round_timeout_ms: u64,
 }
@@ -57,10 +69,14 @@ impl SimOptions {
             fraction: 1.0,
             min_updates: None,
             loss: 0.0,
+            duplicate: 0.0,
             latency_ms: (1, 5),
             slow: (0.0, (0, 0)),
             disk_ms: (1, 10),
+            fail_write: 0.0,
             train_ms: (500, 1_500),
+            model_bytes: 4_000,
+            bytes_per_ms: 100,
             round_timeout_ms: 60_000,
         }
     }
@@ -69,13 +85,15 @@ impl SimOptions {
 /// What is yet to happen. What belongs to a process ends with it: `boot` tells its life.
 #[derive(Debug)]
 enum Happening {
-    Deliver { to: usize, from: NodeId, message: Box<Message> },
+    Deliver { to: usize, from: NodeId, message: Box<Message>, gossip: bool },
     Tick { node: usize },
     Written { node: usize, boot: u32, id: PersistId, item: Box<Persist> },
     Confirmed { node: usize, boot: u32, id: PersistId },
     Done { node: usize, boot: u32, outcome: Outcome },
     Link { a: usize, b: usize },
     Unlink { a: usize, b: usize },
+    Start { node: usize },
+    Mischief { node: usize },
 }
 
 /// What a node's own workers come back with.
@@ -88,13 +106,26 @@ enum Outcome {
     Aggregated { ballot: Ballot, updates: Vec<(NodeId, BlobRef, u64)> },
 }
 
+/// When a write fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DiskState {
+    Works,
+    /// The next write of a record of this round fails.
+    FailsRecord(u64),
+    /// Every write fails, of blobs, too.
+    Full,
+}
+
 #[derive(Debug)]
 struct SimNode {
     identity: Identity,
     id: NodeId,
     part: Option<Part>,
+    pinned: Option<Hash>,
     machine: Option<Machine>,
+    liar: Option<Liar>,
     disk: Disk,
+    disk_state: DiskState,
     boot: u32,
     /// The write that was begun last ends then: writes are in order.
     disk_free: Time,
@@ -109,6 +140,8 @@ struct SimNode {
     links: BTreeSet<usize>,
     /// Trainings begun, for assertions.
     trainings: BTreeMap<u64, u32>,
+    /// Messages that left, and their bytes, for assertions on amplification.
+    sent: (u64, u64),
     events: Vec<Event>,
 }
 
@@ -116,7 +149,8 @@ struct SimNode {
 #[derive(Debug)]
 pub struct Sim {
     options: SimOptions,
-    rules: Rules,
+    params: RunParams,
+    verifier: Verifier,
     now: Time,
     queue: BTreeMap<(Time, u64), Happening>,
     sequence: u64,
@@ -125,52 +159,53 @@ pub struct Sim {
     side: Vec<u8>,
     /// Pairs that don't reach each other although others reach both.
     cut: BTreeSet<(usize, usize)>,
-    dice: Dice,
-    laws: Laws,
-    #[cfg(test)]
-    faults: Vec<crate::core::Fault>,
+    rng: Rng,
+    invariants: Invariants,
+    /// Planted: these items are confirmed before they are on disk.
+    early: Option<fn(&Persist) -> bool>,
+    /// Planted: a restart forgets what was accepted.
+    forgets_accepts: bool,
+    /// Whether messages are counted by their bytes.
+    weighs: bool,
 }
 
-/// Bytes of the simulated model.
-const MODEL_BYTES: u64 = 4_000;
+/// How long a process that ended by itself stays down, as under a service manager.
+const RESTART_MS: (u64, u64) = (500, 3_000);
 
 impl Sim {
     /// A world in which nothing runs yet.
     pub fn new(options: SimOptions) -> Self {
-        let initial_model = BlobRef { id: Hash::of(b"initial model"), len: MODEL_BYTES };
-        let rules = Rules {
+        let initial_model = BlobRef { id: Hash::of(b"initial model"), len: options.model_bytes };
+        let params = RunParams {
             run: Hash::of(b"simulated run"),
             rounds: options.rounds,
             min_nodes: options.min_nodes,
-            fraction: options.fraction,
-            min_updates: options.min_updates,
+            quota: Quota { fraction: options.fraction, min_updates: options.min_updates },
             round_timeout_ms: options.round_timeout_ms,
             initial_model,
-            update_len: MODEL_BYTES,
-            rule: Rule::FedAvg,
+            update_len: options.model_bytes,
+            aggregation: Rule::FedAvg,
         };
-        let mut dice = Dice::new(options.seed);
-        let nodes = (0..options.nodes).map(|_| SimNode::new(&mut dice, initial_model.id)).collect();
+        let mut rng = Rng::new(options.seed);
+        let nodes = (0..options.nodes).map(|_| SimNode::new(&mut rng, initial_model.id)).collect();
         let side = vec![0; options.nodes];
+        let invariants = Invariants::new(options.seed);
         Self {
             options,
-            rules,
+            params,
+            verifier: Verifier::default(),
             now: Time::default(),
             queue: BTreeMap::new(),
             sequence: 0,
             nodes,
             side,
             cut: BTreeSet::new(),
-            dice,
-            laws: Laws::default(),
-            #[cfg(test)]
-            faults: Vec::new(),
+            rng,
+            invariants,
+            early: None,
+            forgets_accepts: false,
+            weighs: false,
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn break_on_purpose(&mut self, fault: crate::core::Fault) {
-        self.faults.push(fault);
     }
 
     /// Virtual milliseconds since the beginning.
@@ -180,10 +215,29 @@ impl Sim {
 
     /// The first broken promise.
     pub fn violation(&self) -> Option<&Violation> {
-        self.laws.violation.as_ref()
+        self.invariants.violation.as_ref()
     }
 
-    /// Starts every node that is down, each at a moment of its own within a second.
+    /// Makes a node lie. Before it starts.
+    pub fn turn(&mut self, node: usize, hostility: Hostility) {
+        let this = &mut self.nodes[node];
+        this.liar = Some(Liar::new(hostility, this.identity.clone(), self.params.clone()));
+        self.invariants.distrust(this.id);
+    }
+
+    /// Plants a bug: these items are confirmed before they are on disk.
+    #[cfg(test)]
+    pub(super) fn confirm_early(&mut self, early: fn(&Persist) -> bool) {
+        self.early = Some(early);
+    }
+
+    /// Plants a bug: a restart forgets what was accepted.
+    #[cfg(test)]
+    pub(super) fn forget_accepts(&mut self) {
+        self.forgets_accepts = true;
+    }
+
+    /// Starts every node that is down.
     pub fn start_all(&mut self) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].machine.is_none() {
@@ -194,29 +248,37 @@ impl Sim {
 
     /// Starts a node with what is on its disk.
     pub fn start(&mut self, node: usize) {
-        let seed = *Hash::of_parts("sim seed", &[&self.dice.next().to_le_bytes()]).as_bytes();
+        let seed = *Hash::of_parts("sim seed", &[&self.rng.next().to_le_bytes()]).as_bytes();
         let this = &mut self.nodes[node];
         this.boot += 1;
         this.writing.clear();
         this.disk_free = self.now;
-        let config = Config {
-            rules: self.rules.clone(),
-            identity: this.identity.clone(),
-            name: format!("node {node}"),
-            part: this.part,
-        };
-        let machine = Machine::new(config, seed, self.now, this.disk.read());
-        #[cfg(test)]
-        let machine = {
-            let mut machine = machine;
-            self.faults.iter().for_each(|f| machine.break_on_purpose(*f));
-            machine
-        };
-        this.machine = Some(machine);
         for other in (0..self.nodes.len()).filter(|o| *o != node) {
             self.link_later(node, other);
         }
+        if self.is_stranger(node) {
+            self.schedule(self.now.plus_ms(1), Happening::Mischief { node });
+            return;
+        }
+        #[cfg(test)]
+        if self.forgets_accepts {
+            self.nodes[node].disk.forget_accepts();
+        }
+        let this = &mut self.nodes[node];
+        let config = Config {
+            params: self.params.clone(),
+            identity: this.identity.clone(),
+            name: format!("node {node}"),
+            part: this.part,
+            pinned: this.pinned,
+            verifier: self.verifier.clone(),
+        };
+        this.machine = Some(Machine::new(config, seed, self.now, this.disk.read()));
         self.drain(node);
+    }
+
+    fn is_stranger(&self, node: usize) -> bool {
+        self.nodes[node].liar.as_ref().is_some_and(|l| l.hostility == Hostility::Stranger)
     }
 
     /// kill -9: what was not on disk is gone; of the writes under way some were done.
@@ -225,16 +287,58 @@ impl Sim {
         if this.machine.take().is_none() {
             return;
         }
-        let done = self.dice.next() as usize % (this.writing.len() + 1);
-        for item in this.writing.drain(..).take(done) {
-            this.disk.write(item);
+        let done = self.rng.below(this.writing.len() + 1);
+        for _ in 0..done {
+            if let Some(item) = self.nodes[node].writing.pop_front() {
+                self.write(node, item);
+            }
         }
+        self.end_process(node);
+    }
+
+    fn end_process(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        this.machine = None;
+        this.writing.clear();
         this.tick_at = None;
         this.frozen_until = Time::default();
         let links = std::mem::take(&mut this.links);
         for other in links {
             self.unlink_later(node, other, (20, 80));
         }
+        self.check_disks();
+    }
+
+    /// A write failed: the process ends, and is started again as a service manager does.
+    fn fail(&mut self, node: usize) {
+        self.end_process(node);
+        let at = self.after(RESTART_MS);
+        self.schedule(at, Happening::Start { node });
+    }
+
+    /// Writes an item, if the disk lets it. Whether it did.
+    fn write(&mut self, node: usize, item: Persist) -> bool {
+        let this = &mut self.nodes[node];
+        let is_record = |round| matches!(&item, Persist::Committed { committed, .. } if committed.record.round == round);
+        match this.disk_state {
+            DiskState::Full => return false,
+            DiskState::FailsRecord(round) if is_record(round) => {
+                this.disk_state = DiskState::Works;
+                return false;
+            }
+            DiskState::Works | DiskState::FailsRecord(_) => {}
+        }
+        if self.rng.chance(self.options.fail_write) {
+            return false;
+        }
+        let this = &mut self.nodes[node];
+        if this.disk.write(item.clone()).is_err() {
+            return false;
+        }
+        let id = this.id;
+        self.invariants.now = self.now;
+        self.invariants.written(id, &item);
+        true
     }
 
     /// The process stands still for so long, as on a machine that is suspended: all that happens to it waits, and what it
@@ -243,10 +347,20 @@ impl Sim {
         self.nodes[node].frozen_until = self.now.plus_ms(ms);
     }
 
+    /// The write of a record fails, once.
+    pub fn fail_record(&mut self, node: usize, round: u64) {
+        self.nodes[node].disk_state = DiskState::FailsRecord(round);
+    }
+
+    /// Nothing can be written on this node's disk any more, or it can again.
+    pub fn fill_disk(&mut self, node: usize, full: bool) {
+        self.nodes[node].disk_state = if full { DiskState::Full } else { DiskState::Works };
+    }
+
     /// A node that has a vote for another under way to its disk, which a crash may lose.
     pub fn writes_vote(&self) -> Option<usize> {
         let is_for_another = |n: &SimNode| {
-            n.writing.iter().any(|item| matches!(item, Persist::Vote { vote, .. } if vote.candidate != n.id))
+            n.writing.iter().any(|item| matches!(item, Persist::Vote { vote, .. } if vote.vouched().candidate != n.id))
         };
         self.nodes.iter().position(is_for_another)
     }
@@ -287,26 +401,41 @@ impl Sim {
         self.nodes[node].part = Some(part);
     }
 
+    /// Names the only chain that a node may enter. Before it starts.
+    pub fn pin(&mut self, node: usize, genesis: Hash) {
+        self.nodes[node].pinned = Some(genesis);
+    }
+
     /// From now on every training of a node fails.
     pub fn fail_training(&mut self, node: usize) {
         self.nodes[node].untrainable = true;
+    }
+
+    /// From now on messages are counted by their bytes, see [`Sim::sent`].
+    pub fn weigh(&mut self) {
+        self.weighs = true;
+        self.nodes.iter_mut().for_each(|n| n.sent = (0, 0));
     }
 
     /// Runs until `done` or until so much virtual time has passed. Whether `done` came true; never, once a promise is
     /// broken.
     pub fn run_until(&mut self, within_ms: u64, mut done: impl FnMut(&Sim) -> bool) -> bool {
         let end = self.now.plus_ms(within_ms);
-        while self.laws.violation.is_none() {
+        while self.invariants.violation.is_none() {
             if done(self) {
                 return true;
             }
-            let Some((&(at, _), _)) = self.queue.first_key_value() else { return false };
+            let Some((&(at, _), _)) = self.queue.first_key_value() else {
+                self.now = end;
+                return false;
+            };
             if at > end {
                 self.now = end;
                 return false;
             }
             let Some((_, happening)) = self.queue.pop_first() else { return false };
             self.now = at;
+            self.invariants.now = at;
             self.happen(happening);
         }
         false
@@ -318,7 +447,7 @@ impl Sim {
     }
 
     fn after(&mut self, ms: (u64, u64)) -> Time {
-        self.now.plus_ms(self.dice.between(ms))
+        self.now.plus_ms(self.rng.between(ms))
     }
 
     fn link_later(&mut self, a: usize, b: usize) {
@@ -331,10 +460,13 @@ impl Sim {
         self.schedule(at, Happening::Unlink { a, b });
     }
 
+    fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].machine.is_some() || (self.is_stranger(node) && self.nodes[node].boot > 0)
+    }
+
     /// Whether a message would get from one to the other now.
     fn reaches(&self, a: usize, b: usize) -> bool {
-        let up = |n: usize| self.nodes[n].machine.is_some();
-        up(a) && up(b) && self.is_wired(a, b)
+        self.is_up(a) && self.is_up(b) && self.is_wired(a, b)
     }
 
     /// Whether the network carries anything between the two.
@@ -352,6 +484,8 @@ impl Sim {
             | Happening::Tick { node }
             | Happening::Written { node, .. }
             | Happening::Confirmed { node, .. }
+            | Happening::Start { node }
+            | Happening::Mischief { node }
             | Happening::Done { node, .. } => (*node, *node),
             Happening::Link { a, b } | Happening::Unlink { a, b } => (*a, *b),
         };
@@ -366,12 +500,7 @@ impl Sim {
             return self.schedule(thaws, happening);
         }
         match happening {
-            Happening::Deliver { to, from, message } => {
-                let sender = self.index_of(from);
-                if sender.is_some_and(|s| self.is_wired(s, to)) {
-                    self.give(to, Input::Received { from, message: *message });
-                }
-            }
+            Happening::Deliver { to, from, message, gossip } => self.deliver(to, from, *message, gossip),
             Happening::Tick { node } => {
                 if self.nodes[node].tick_at == Some(self.now) {
                     self.nodes[node].tick_at = None;
@@ -381,8 +510,12 @@ impl Sim {
             Happening::Written { node, boot, id, item } => {
                 if self.nodes[node].boot == boot && self.nodes[node].machine.is_some() {
                     self.nodes[node].writing.pop_front();
-                    self.nodes[node].disk.write(*item);
-                    self.happen(Happening::Confirmed { node, boot, id });
+                    let early = self.early.is_some_and(|early| early(&item));
+                    match self.write(node, *item) {
+                        true if early => {}
+                        true => self.happen(Happening::Confirmed { node, boot, id }),
+                        false => self.fail(node),
+                    }
                 }
             }
             Happening::Confirmed { node, boot, id } => {
@@ -412,15 +545,52 @@ impl Sim {
                     }
                 }
             }
+            Happening::Start { node } => {
+                if self.nodes[node].machine.is_none() {
+                    self.start(node);
+                }
+            }
+            Happening::Mischief { node } => self.mischief(node),
         }
     }
 
+    fn deliver(&mut self, to: usize, from: NodeId, message: Message, gossip: bool) {
+        if !self.index_of(from).is_some_and(|s| self.is_wired(s, to)) {
+            return;
+        }
+        if let Some(liar) = &mut self.nodes[to].liar {
+            liar.hear(&mut self.rng, &message);
+        }
+        self.give(to, if gossip { Input::Gossiped { from, message } } else { Input::Received { from, message } });
+    }
+
+    /// A stranger says something to somebody.
+    fn mischief(&mut self, node: usize) {
+        let chain = self.nodes.iter().find_map(|n| n.machine.as_ref()?.chain().map(Chain::genesis));
+        let others: Vec<usize> = (0..self.nodes.len()).filter(|o| *o != node).collect();
+        let ids: Vec<NodeId> = others.iter().map(|o| self.nodes[*o].id).collect();
+        let to = others[self.rng.below(others.len())];
+        if let Some(liar) = &mut self.nodes[node].liar {
+            let message = liar.mischief(&mut self.rng, chain.unwrap_or(Hash::ZERO), &ids);
+            let gossip = self.rng.chance(0.3);
+            self.transmit(node, to, message, gossip);
+        }
+        let at = self.after((20, 300));
+        self.schedule(at, Happening::Mischief { node });
+    }
+
     fn outcome(&mut self, node: usize, outcome: Outcome) {
+        let full = self.nodes[node].disk_state == DiskState::Full;
         let input = match outcome {
+            Outcome::Fetched { blob, .. } if full => {
+                Input::FetchFailed { blob: blob.id, failure: FetchFailure::Disk }
+            }
             Outcome::Fetched { blob, sources } => {
                 let serves = |id: &NodeId| {
                     self.index_of(*id).is_some_and(|s| {
-                        (s == node || self.reaches(node, s)) && self.nodes[s].disk.blobs.contains(&blob.id)
+                        let honest = self.nodes[s].liar.as_ref().is_none_or(Liar::serves_blobs);
+                        let here = s == node || self.reaches(node, s);
+                        honest && here && self.nodes[s].disk.blobs.contains(&blob.id)
                     })
                 };
                 if sources.iter().any(serves) {
@@ -434,13 +604,13 @@ impl Sim {
                 if self.nodes[node].work != work {
                     return;
                 }
-                if self.nodes[node].untrainable {
+                if self.nodes[node].untrainable || full {
                     return self.give(node, Input::Trained { round, parent, outcome: Err("it diverged".to_owned()) });
                 }
                 let id = Hash::of_parts("sim update", &[parent.as_bytes(), &[node as u8]]);
                 self.nodes[node].disk.blobs.insert(id);
                 let trained = TrainedUpdate {
-                    update: BlobRef { id, len: MODEL_BYTES },
+                    update: BlobRef { id, len: self.options.model_bytes },
                     samples: 100 + node as u64,
                     train_loss: 1.0,
                     train_ms: 1_000,
@@ -455,10 +625,13 @@ impl Sim {
                 Input::Evaluated { round, evaluation: Some(Evaluation { correct: 6, total: 10, loss: 1.0 }) }
             }
             Outcome::Folded { ballot, node: whose } => Input::Folded { ballot, node: whose, result: Ok(()) },
+            Outcome::Aggregated { ballot, .. } if full => {
+                Input::Aggregated { ballot, result: Err("the disk is full".to_owned()) }
+            }
             Outcome::Aggregated { ballot, updates } => {
-                let id = Hash::of_parts("sim model", &[&crate::codec::encode(&updates)]);
+                let id = Hash::of_parts("sim model", &[&crate::base::codec::encode(&updates)]);
                 self.nodes[node].disk.blobs.insert(id);
-                Input::Aggregated { ballot, result: Ok(BlobRef { id, len: MODEL_BYTES }) }
+                Input::Aggregated { ballot, result: Ok(BlobRef { id, len: self.options.model_bytes }) }
             }
         };
         self.give(node, input);
@@ -486,14 +659,42 @@ impl Sim {
         }
     }
 
-    fn post(&mut self, from: usize, to: usize, message: Message) {
-        let arrives = self.reaches(from, to) && !self.dice.chance(self.options.loss);
-        if arrives && self.nodes[from].links.contains(&to) {
+    /// A message leaves a node, or what a lying node says in its place.
+    fn post(&mut self, from: usize, to: usize, message: Message, gossip: bool) {
+        self.invariants.sent(self.nodes[from].id, &message, &self.nodes[from].disk);
+        if self.nodes[from].liar.is_none() {
+            return self.transmit(from, to, message, gossip);
+        }
+        let chain = self.nodes[from].machine.as_ref().and_then(Machine::chain);
+        let scope: Option<Scope> = chain.map(Chain::scope).filter(|s| s.chain == message.chain);
+        let others: Vec<NodeId> = self.nodes.iter().map(|n| n.id).collect();
+        let Some(liar) = &mut self.nodes[from].liar else { return };
+        for (whom, said) in liar.twist(&mut self.rng, others[to], message, scope, &others) {
+            if let Some(whom) = self.index_of(whom).filter(|w| *w != from) {
+                self.transmit(from, whom, said, gossip);
+            }
+        }
+    }
+
+    fn transmit(&mut self, from: usize, to: usize, message: Message, gossip: bool) {
+        if self.weighs {
+            let len = message.encode().len() as u64;
+            let (messages, bytes) = &mut self.nodes[from].sent;
+            (*messages, *bytes) = (*messages + 1, *bytes + len);
+        }
+        if !self.reaches(from, to) || !self.nodes[from].links.contains(&to) {
+            return;
+        }
+        let copies = 1 + usize::from(self.rng.chance(self.options.duplicate));
+        for _ in 0..copies {
+            if self.rng.chance(self.options.loss) {
+                continue;
+            }
             let (slow, slow_ms) = self.options.slow;
-            let latency_ms = if self.dice.chance(slow) { slow_ms } else { self.options.latency_ms };
+            let latency_ms = if self.rng.chance(slow) { slow_ms } else { self.options.latency_ms };
             let at = self.after(latency_ms);
             let from = self.nodes[from].id;
-            self.schedule(at, Happening::Deliver { to, from, message: Box::new(message) });
+            self.schedule(at, Happening::Deliver { to, from, message: Box::new(message.clone()), gossip });
         }
     }
 
@@ -506,32 +707,27 @@ impl Sim {
         match effect {
             Effect::Send { to, message } => {
                 if let Some(to) = self.index_of(to) {
-                    self.post(node, to, message);
+                    self.post(node, to, message, false);
                 }
             }
             Effect::Broadcast(message) => {
-                for to in (0..self.nodes.len()).filter(|t| *t != node) {
-                    self.post(node, to, message.clone());
+                let fits = !is_large(&message) || message.encode().len() <= GOSSIP_BYTES_MAX;
+                for to in (0..self.nodes.len()).filter(|t| *t != node && fits) {
+                    self.post(node, to, message.clone(), true);
                 }
             }
-            Effect::Persist { id, item } => {
-                let took = self.dice.between(self.options.disk_ms);
-                let this = &mut self.nodes[node];
-                this.disk_free = this.disk_free.max(self.now).plus_ms(took);
-                this.writing.push_back(item.clone());
-                let (at, boot) = (this.disk_free, this.boot);
-                self.schedule(at, Happening::Written { node, boot, id, item: Box::new(item) });
-            }
+            Effect::Persist { id, item } => self.begin_write(node, id, item),
             Effect::Fetch { blob, origin, mut others, .. } => {
                 others.push(origin);
-                self.work(node, (10, 60), Outcome::Fetched { blob, sources: others });
+                let transfer_ms = blob.len / self.options.bytes_per_ms;
+                self.work(node, (5 + transfer_ms, 30 + 2 * transfer_ms), Outcome::Fetched { blob, sources: others });
             }
             Effect::Train { round, parent, .. } => {
                 let this = &mut self.nodes[node];
                 this.work += 1;
                 *this.trainings.entry(round).or_default() += 1;
                 let (work, id) = (this.work, this.id);
-                self.laws.trains((self.options.seed, self.now), id, round, &self.nodes[node].disk);
+                self.invariants.trains(id, round, &self.nodes[node].disk);
                 self.work(node, self.options.train_ms, Outcome::Trained { work, round, parent });
             }
             Effect::Evaluate { round, .. } => {
@@ -549,31 +745,44 @@ impl Sim {
             Effect::Keep { blobs } => {
                 let keep: BTreeSet<Hash> = blobs.into_iter().collect();
                 self.nodes[node].disk.blobs.retain(|b| keep.contains(b));
+                self.check_disks();
             }
             Effect::Emit(event) => {
-                self.judge(node, &event);
+                let is_end = event == Event::Left;
+                self.invariants.happened(self.nodes[node].id, &event);
                 self.nodes[node].events.push(event);
+                if is_end {
+                    self.check_disks();
+                }
             }
-            Effect::CancelFetch { .. } | Effect::Disconnect { .. } => {}
+            // Everybody hears gossip at first hand here.
+            Effect::CancelFetch { .. } | Effect::Relay => {}
         }
     }
 
-    /// A node says that something is decided: it must be the same as everywhere else, and safe on disks.
-    fn judge(&mut self, node: usize, event: &Event) {
-        let round = match event {
-            Event::Founded { .. } => 0,
-            Event::Committed { round, .. } => *round as usize,
-            _ => return,
-        };
-        let Some(chain) = self.nodes[node].machine.as_ref().and_then(Machine::chain) else { return };
-        let Some(committed) = chain.records().get(round) else { return };
-        let (genesis, record) = (chain.genesis(), committed.record.clone());
-        // The roster that decided it; a genesis is decided by the one that it founds.
-        let before = chain.records().iter().take(round.max(1));
-        let roster = before.fold(Roster::default(), |roster, c| c.record.roster_after(&roster));
-        let disks = self.nodes.iter().map(|n| (n.id, &n.disk));
-        self.laws.committed((self.options.seed, self.now), genesis, &record, &roster, disks);
+    fn begin_write(&mut self, node: usize, id: PersistId, item: Persist) {
+        if let Persist::Committed { chain, committed, .. } = &item {
+            self.invariants.committed(self.nodes[node].id, *chain, committed);
+        }
+        let took = self.rng.between(self.options.disk_ms);
+        let this = &mut self.nodes[node];
+        this.disk_free = this.disk_free.max(self.now).plus_ms(took);
+        this.writing.push_back(item.clone());
+        let (at, boot) = (this.disk_free, this.boot);
+        if self.early.is_some_and(|early| early(&item)) {
+            self.schedule(self.now, Happening::Confirmed { node, boot, id });
+        }
+        self.schedule(at, Happening::Written { node, boot, id, item: Box::new(item) });
     }
+
+    fn check_disks(&mut self) {
+        self.invariants.nothing_lost(self.nodes.iter().map(|n| (n.id, &n.disk)));
+    }
+}
+
+/// Whether a message may be too large for gossip: only those with votes and records are.
+fn is_large(message: &Message) -> bool {
+    matches!(message.body, Body::Paxos { .. } | Body::Sync(_))
 }
 
 /// What tests ask of a world.
@@ -598,9 +807,14 @@ impl Sim {
         self.nodes[node].trainings.get(&round).copied().unwrap_or(0)
     }
 
+    /// Messages and bytes that a node has sent since [`Sim::weigh`].
+    pub fn sent(&self, node: usize) -> (u64, u64) {
+        self.nodes[node].sent
+    }
+
     /// The chains that were founded.
     pub fn chains(&self) -> Vec<Hash> {
-        self.laws.chains().collect()
+        self.invariants.chains().collect()
     }
 
     /// The state of a node that runs.
@@ -608,14 +822,24 @@ impl Sim {
         self.machine(node).map(|m| m.view(self.now).state)
     }
 
+    /// What is in a node's way, in its own words.
+    pub fn reason(&self, node: usize) -> Option<String> {
+        self.machine(node).and_then(|m| m.view(self.now).reason)
+    }
+
     /// The round that a node is in; 0 without a chain.
     pub fn round(&self, node: usize) -> u64 {
-        self.machine(node).and_then(Machine::chain).map_or(0, |c| c.next_round())
+        self.chain(node).map_or(0, Chain::next_round)
+    }
+
+    /// A node's chain.
+    pub fn chain(&self, node: usize) -> Option<&Chain> {
+        self.machine(node).and_then(Machine::chain)
     }
 
     /// The hash of a node's last record.
     pub fn head(&self, node: usize) -> Option<Hash> {
-        self.machine(node).and_then(Machine::chain).map(|c| c.head_hash())
+        self.chain(node).map(Chain::head_hash)
     }
 
     /// Who coordinates with a plan of its own, in which phase.
@@ -623,37 +847,46 @@ impl Sim {
         (0..self.nodes.len()).find_map(|n| {
             let view = self.machine(n)?.view(self.now);
             match view.phase {
-                crate::machine::ViewPhase::Round(phase) if view.coordinator == Some(view.me) => Some((n, phase)),
+                ViewPhase::Round(phase) if view.coordinator == Some(view.me) => Some((n, phase)),
                 _ => None,
             }
         })
     }
 
-    /// Whether every node that runs holds the closing record, the same one.
+    /// Whether every honest node that runs and did not leave holds the closing record, the same one.
     pub fn all_closed(&self) -> bool {
-        let running = || (0..self.nodes.len()).filter_map(|n| self.machine(n));
-        running().all(|m| m.chain().is_some_and(|c| c.is_closed()))
-            && running().filter_map(|m| m.chain().map(|c| c.head_hash())).collect::<BTreeSet<_>>().len() == 1
+        let honest = |n: &usize| self.nodes[*n].liar.is_none() && self.state(*n) != Some(State::Left);
+        let running: Vec<&Machine> =
+            (0..self.nodes.len()).filter(honest).filter_map(|n| self.machine(n)).collect();
+        let heads: BTreeSet<_> = running.iter().map(|m| m.chain().map(Chain::head_hash)).collect();
+        heads.len() == 1 && running.iter().all(|m| m.chain().is_some_and(Chain::is_closed))
     }
 
     /// Records with contributions on the chain of a node.
     pub fn trained(&self, node: usize) -> u64 {
-        self.machine(node).and_then(Machine::chain).map_or(0, |c| c.trained())
+        self.chain(node).map_or(0, Chain::trained)
     }
 
     /// The kinds of the records of a node's chain, from the genesis on.
     pub fn kinds(&self, node: usize) -> Vec<&'static str> {
-        let chain = self.machine(node).and_then(Machine::chain);
-        chain.map(|c| c.records().iter().map(|r| Kind::name(&r.record.kind)).collect()).unwrap_or_default()
+        let records = self.chain(node).map(Chain::records).unwrap_or_default();
+        records.iter().map(|c| Kind::name(&c.record.kind)).collect()
+    }
+
+    /// The rounds of the chain that is on a node's disk.
+    #[cfg(test)]
+    pub(super) fn rounds_on_disk(&self, node: usize) -> Vec<u64> {
+        self.nodes[node].disk.rounds()
     }
 
     /// Where every node stands, a line each: what a failing test prints.
     pub fn describe(&self) -> String {
         let line = |n: usize| match self.machine(n).map(|m| m.view(self.now)) {
             Some(v) => format!(
-                "node {n} {:?}: {} round {}.{} {} coordinator {:?} reason {:?}\n",
+                "node {n} {:?}: {} chain {:?} round {}.{} {} coordinator {:?} reason {:?}\n",
                 v.me,
                 v.state.name(),
+                v.genesis,
                 v.round,
                 v.attempt,
                 v.phase.name(),
@@ -665,15 +898,15 @@ impl Sim {
         (0..self.nodes.len()).map(line).collect()
     }
 
-    /// A random number of this world, for a test's own choices.
-    pub fn dice(&mut self, below: usize) -> usize {
-        self.dice.next() as usize % below
+    /// Random numbers of this world, for a test's own choices.
+    pub fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
     }
 }
 
 impl SimNode {
-    fn new(dice: &mut Dice, initial_model: Hash) -> Self {
-        let secret = *Hash::of_parts("sim identity", &[&dice.next().to_le_bytes()]).as_bytes();
+    fn new(rng: &mut Rng, initial_model: Hash) -> Self {
+        let secret = *Hash::of_parts("sim identity", &[&rng.next().to_le_bytes()]).as_bytes();
         let identity = Identity::from_secret(&secret);
         let id = identity.node_id();
         let mut disk = Disk::default();
@@ -682,8 +915,11 @@ impl SimNode {
             identity,
             id,
             part: None,
+            pinned: None,
             machine: None,
+            liar: None,
             disk,
+            disk_state: DiskState::Works,
             boot: 0,
             disk_free: Time::default(),
             writing: VecDeque::new(),
@@ -693,6 +929,7 @@ impl SimNode {
             frozen_until: Time::default(),
             links: BTreeSet::new(),
             trainings: BTreeMap::new(),
+            sent: (0, 0),
             events: Vec::new(),
         }
     }

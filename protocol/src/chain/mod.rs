@@ -1,0 +1,199 @@
+//! The chain: committed records from genesis to head.
+//!
+//! What may follow is in [`check`]: what a member checks before it accepts a proposal, what a node that catches up checks
+//! of every record, and what an offline verifier checks of all of them is one set of rules.
+
+pub mod check;
+pub mod params;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use crate::base::ids::{Hash, NodeId};
+use crate::base::reject::Reject;
+use crate::base::roster::Roster;
+use crate::base::signed::{Scope, Verifier};
+use crate::record::{Committed, Contribution, Kind, Record};
+
+pub use check::{check_accepts, check_founding, check_outcome, check_votes};
+pub use params::RunParams;
+
+/// Committed records, without a gap, from the genesis on.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    params: RunParams,
+    verifier: Verifier,
+    records: Vec<Committed>,
+    /// Hash of the last record.
+    head: Hash,
+    genesis: Hash,
+    founding: Hash,
+    roster: Roster,
+    trained: u64,
+}
+
+impl Chain {
+    /// A chain that begins with this genesis, whose proofs are checked.
+    ///
+    /// # Errors
+    /// What is wrong with the genesis.
+    pub fn begin(params: RunParams, genesis: Committed, verifier: Verifier) -> Result<Self, Reject> {
+        let Kind::Genesis { founding, .. } = &genesis.record.kind else { return Err(Reject::WrongKind) };
+        let (founding, scope) = (founding.clone(), founding.scope());
+        check_founding(&params, &founding, &verifier)?;
+        check_outcome(&founding, &genesis.record, &verifier)?;
+        let roster = genesis.record.roster_after(&Roster::default());
+        check_accepts(&genesis, &scope, &roster, &verifier)?;
+        let head = genesis.record.hash();
+        let founding = founding.id();
+        Ok(Self { params, verifier, records: vec![genesis], head, genesis: head, founding, roster, trained: 0 })
+    }
+
+    /// The hash of record 0: the name of this chain.
+    pub fn genesis(&self) -> Hash {
+        self.genesis
+    }
+
+    /// The id of the founding that it began with.
+    pub fn founding(&self) -> Hash {
+        self.founding
+    }
+
+    /// What the run file fixes.
+    pub fn params(&self) -> &RunParams {
+        &self.params
+    }
+
+    /// All records, the genesis first.
+    pub fn records(&self) -> &[Committed] {
+        &self.records
+    }
+
+    /// The last record.
+    pub fn head(&self) -> &Record {
+        let last = self.records.last().expect("a chain begins with its genesis and only grows");
+        &last.record
+    }
+
+    /// Hash of the last record.
+    pub fn head_hash(&self) -> Hash {
+        self.head
+    }
+
+    /// The roster that decides the next round.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// The round after the last record.
+    pub fn next_round(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    /// Records with contributions so far.
+    pub fn trained(&self) -> u64 {
+        self.trained
+    }
+
+    /// Whether all rounds are done, so that only the closing record is due.
+    pub fn is_trained(&self) -> bool {
+        self.trained >= self.params.rounds
+    }
+
+    /// Whether the closing record is there.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.head().kind, Kind::Closing)
+    }
+
+    /// The chain that this one gave itself up for.
+    pub fn yielded_to(&self) -> Option<Hash> {
+        match self.head().kind {
+            Kind::Yield { to, .. } => Some(to),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing can follow.
+    pub fn is_over(&self) -> bool {
+        self.is_closed() || self.yielded_to().is_some()
+    }
+
+    /// The scope of what is signed in the next round.
+    pub fn scope(&self) -> Scope {
+        Scope { run: self.params.run, chain: self.genesis, parent: self.head }
+    }
+
+    /// The scope of what was signed in a round that is decided; `None` for one that is not, and for the founding.
+    pub fn scope_of(&self, round: u64) -> Option<Scope> {
+        let index = usize::try_from(round).ok().filter(|r| (1..self.records.len()).contains(r))?;
+        Some(Scope { run: self.params.run, chain: self.genesis, parent: self.records[index].record.parent })
+    }
+
+    /// The roster that decided a round, by going over the records before it.
+    pub fn roster_of(&self, round: u64) -> Roster {
+        let before = usize::try_from(round).unwrap_or(usize::MAX).max(1);
+        self.records.iter().take(before).fold(Roster::default(), |roster, c| c.record.roster_after(&roster))
+    }
+
+    /// Samples of the whole roster, as far as contributions told, those to the next record included.
+    pub fn samples_of_roster(&self, next: impl Iterator<Item = (NodeId, u64)>) -> u64 {
+        let before = self.records.iter().flat_map(|c| c.record.contributions()).map(|(node, c)| (node, c.samples));
+        let known: BTreeMap<NodeId, u64> = before.chain(next).filter(|(node, _)| self.roster.contains(*node)).collect();
+        samples_of_all(known.values().copied(), self.roster.len())
+    }
+
+    /// The last contribution of a node that was averaged in this chain.
+    pub fn last_contribution_of(&self, node: NodeId) -> Option<&Contribution> {
+        let mut contributions = self.records.iter().rev().flat_map(|c| c.record.contributions());
+        contributions.find(|(by, _)| *by == node).map(|(_, c)| c)
+    }
+
+    /// Whether a record at or after `round` put a node on the roster or took it off.
+    pub fn has_changed_since(&self, node: NodeId, round: u64) -> bool {
+        let from = usize::try_from(round).unwrap_or(usize::MAX).min(self.records.len());
+        self.records[from..].iter().map(|c| &c.record).any(|r| {
+            r.joined.iter().any(|j| j.by() == node)
+                || r.left.iter().any(|l| l.by() == node)
+                || r.evicted.iter().any(|e| e.node() == node)
+        })
+    }
+
+    /// Appends the next record after checking it and the accepts that prove its commit.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn append(&mut self, next: Committed) -> Result<(), Reject> {
+        self.check_committed(&next)?;
+        self.push(next);
+        Ok(())
+    }
+
+    /// Appends a record from this node's own disk: the signatures were checked before it was written, so only its place
+    /// in the chain is checked again.
+    ///
+    /// # Errors
+    /// [`Reject::WrongParent`].
+    pub fn append_stored(&mut self, next: Committed) -> Result<(), Reject> {
+        if next.record.round != self.next_round() || next.record.parent != self.head {
+            return Err(Reject::WrongParent);
+        }
+        self.push(next);
+        Ok(())
+    }
+
+    fn push(&mut self, next: Committed) {
+        self.head = next.record.hash();
+        self.roster = next.record.roster_after(&self.roster);
+        self.trained += u64::from(matches!(next.record.kind, Kind::Train));
+        self.records.push(next);
+    }
+}
+
+/// Samples of so many nodes, of which some are known: the others are taken to have as many on average.
+pub fn samples_of_all(known: impl Iterator<Item = u64>, nodes: usize) -> u64 {
+    let (sum, count) = known.fold((0, 0), |(sum, count), samples| (sum + samples, count + 1));
+    // Both factors are bounded: 2^20 samples a node, 4096 nodes.
+    sum * nodes as u64 / u64::max(count, 1)
+}

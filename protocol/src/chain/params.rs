@@ -1,0 +1,42 @@
+//! What the run file fixes for agreement.
+
+use crate::base::aggregation::Rule;
+use crate::base::ids::{BlobRef, RunId};
+use crate::runfile::{Quota, RunFile};
+
+/// The parameters of a run that every node must agree on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunParams {
+    /// The run.
+    pub run: RunId,
+    /// Records with contributions until the run ends.
+    pub rounds: u64,
+    /// Nodes that a founding needs.
+    pub min_nodes: usize,
+    /// How many train in a round, and how many updates it needs.
+    pub quota: Quota,
+    /// Longest time from the opening of an attempt to the end of its collection.
+    pub round_timeout_ms: u64,
+    /// The model that every node makes from the run file's seed.
+    pub initial_model: BlobRef,
+    /// Bytes of an update.
+    pub update_len: u64,
+    /// How updates become the next model.
+    pub aggregation: Rule,
+}
+
+impl RunParams {
+    /// The parameters of a run file, whose seed and net give this initial model.
+    pub fn of(run_file: &RunFile, initial_model: BlobRef, update_len: u64) -> Self {
+        Self {
+            run: run_file.run_id(),
+            rounds: run_file.run.rounds,
+            min_nodes: run_file.run.min_nodes as usize,
+            quota: run_file.quota(),
+            round_timeout_ms: run_file.round.timeout_ms,
+            initial_model,
+            update_len,
+            aggregation: run_file.aggregate.rule,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Records: what a round leaves. They form a hash chain that anybody can check offline.
+
+pub mod change;
+pub mod contribution;
+pub mod founding;
+pub mod vote;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::aggregation::Rule;
+use crate::base::codec;
+use crate::base::ids::{Ballot, BlobRef, Hash, NodeId};
+use crate::base::signed::Signed;
+use crate::base::roster::Roster;
+
+pub use change::{Eviction, Evidence, Join, Leave, Lie, request_scope};
+pub use contribution::{Contribution, Evaluation, FinalEvaluation};
+pub use founding::{AbortProof, Alive, Bind, Founder, Founding, Refusal, founding_scope};
+pub use vote::{Accept, Proposal, Proposed, Vote};
+
+/// What a record is about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Record 0: the run begins with this roster and model; every member's bind is the proof.
+    Genesis {
+        /// What was proposed.
+        founding: Signed<Founding>,
+        /// One for each member, in the order of the roster.
+        binds: Vec<Signed<Bind>>,
+    },
+    /// The decision that a founding comes to nothing.
+    Abort,
+    /// A round with contributions.
+    Train,
+    /// A round without enough contributions: the same model, with roster changes at most.
+    Empty,
+    /// After the last round: the evaluations of the final model.
+    Closing,
+    /// This chain, without a round of its own yet, gives itself up for another.
+    Yield {
+        /// The genesis of the other.
+        to: Hash,
+        /// A quorum of the other's newest roster says that it lives, by member.
+        alive: Vec<Signed<Alive>>,
+    },
+}
+
+impl Kind {
+    /// One word, as the command line prints it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kind::Genesis { .. } => "genesis",
+            Kind::Abort => "abort",
+            Kind::Train => "train",
+            Kind::Empty => "empty",
+            Kind::Closing => "closing",
+            Kind::Yield { .. } => "yield",
+        }
+    }
+}
+
+/// What a committed round leaves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// What it is about.
+    pub kind: Kind,
+    /// The round, which is also the record's place in the chain.
+    pub round: u64,
+    /// The attempt that made it. It may be committed by a later one.
+    pub attempt: u32,
+    /// The coordinator that made it.
+    pub coordinator: NodeId,
+    /// Hash of the record before; of the founding in round 0.
+    pub parent: Hash,
+    /// The model after this round; none where a founding came to nothing.
+    pub model: BlobRef,
+    /// Who was chosen to train, those who stepped in included, in the order of `Roster::participant_order`.
+    pub participants: Vec<NodeId>,
+    /// The updates that were averaged, by participant.
+    pub contributions: Vec<Signed<Contribution>>,
+    /// For a closing record: the evaluations of the final model, by member.
+    pub evaluations: Vec<Signed<FinalEvaluation>>,
+    /// How the updates became the model.
+    pub aggregation: Rule,
+    /// Who comes onto the roster with the next round.
+    pub joined: Vec<Signed<Join>>,
+    /// Who leaves it.
+    pub left: Vec<Signed<Leave>>,
+    /// Who is taken off it.
+    pub evicted: Vec<Eviction>,
+    /// From open to proposal, in milliseconds of the coordinator's clock.
+    pub open_ms: u64,
+}
+
+impl Record {
+    /// A record without contributions, evaluations and roster changes.
+    pub(crate) fn plain(kind: Kind, ballot: Ballot, coordinator: NodeId, parent: Hash, model: BlobRef) -> Self {
+        Self {
+            kind,
+            round: ballot.round,
+            attempt: ballot.attempt,
+            coordinator,
+            parent,
+            model,
+            participants: Vec::new(),
+            contributions: Vec::new(),
+            evaluations: Vec::new(),
+            aggregation: Rule::FedAvg,
+            joined: Vec::new(),
+            left: Vec::new(),
+            evicted: Vec::new(),
+            open_ms: 0,
+        }
+    }
+
+    /// The hash that the next record and every accept name.
+    pub fn hash(&self) -> Hash {
+        Hash::of_parts("paceline record", &[&codec::encode(self)])
+    }
+
+    /// The roster of the next round, given this round's.
+    pub fn roster_after(&self, roster: &Roster) -> Roster {
+        if let Kind::Genesis { founding, .. } = &self.kind {
+            return founding.vouched().roster();
+        }
+        let mut next = roster.clone();
+        self.left.iter().for_each(|l| next.remove(l.by()));
+        self.evicted.iter().for_each(|e| next.remove(e.node()));
+        self.joined.iter().for_each(|j| next.insert(j.member()));
+        next
+    }
+
+    /// The contributions, as the record says: whoever has it from a chain knows that a quorum checked them.
+    pub fn contributions(&self) -> impl Iterator<Item = (NodeId, &Contribution)> {
+        self.contributions.iter().map(|c| (c.by(), c.vouched()))
+    }
+
+    /// How the model *before* this round did, over all nodes that said: (correct, total).
+    pub fn evaluation_of_parent(&self) -> Option<(u64, u64)> {
+        let of_contributions = self.contributions().filter_map(|(_, c)| c.evaluation);
+        let of_closing = self.evaluations.iter().map(|e| e.vouched().evaluation);
+        let (correct, total) =
+            of_contributions.chain(of_closing).fold((0, 0), |(c, t), e| (c + e.correct, t + e.total));
+        (total > 0).then_some((correct, total))
+    }
+
+    /// Mean training loss over the contributions, weighted by samples.
+    pub fn train_loss(&self) -> Option<f64> {
+        let samples: u64 = self.contributions().map(|(_, c)| c.samples).sum();
+        let sum: f64 = self.contributions().map(|(_, c)| c.train_loss * c.samples as f64).sum();
+        (samples > 0).then(|| sum / samples as f64)
+    }
+
+    /// The slowest participant's evaluation and training, in milliseconds.
+    pub fn train_ms_max(&self) -> Option<u64> {
+        self.contributions().map(|(_, c)| c.train_ms).max()
+    }
+}
+
+/// A record with the accepts that prove its commit. They stand beside it: proposed again under a later ballot, it stays
+/// the same record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Committed {
+    /// What was decided.
+    pub record: Record,
+    /// Accepts of one ballot by a quorum of the roster, by acceptor.
+    pub accepts: Vec<Signed<Accept>>,
+}
+
+impl Committed {
+    /// The ballot that committed it, and that ballot's coordinator.
+    pub fn committed_in(&self) -> Option<(Ballot, NodeId)> {
+        self.accepts.first().map(|a| (a.vouched().ballot, a.vouched().coordinator))
+    }
+}
