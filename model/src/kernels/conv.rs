@@ -8,15 +8,15 @@
 
 use super::matrix::{Matrix, product, transpose};
 use super::norm::{self, Norm};
-use super::normed::Normed;
+use super::normed::{self, Normed};
+use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View, weight_gradient};
 use super::pool::{NONE, Window};
 use super::scratch::{self, Kept};
 use super::unfold::{self, Geometry, SLACK};
-use super::{channels_first, channels_last, images_per_block, slice, weight_gradient, wide, with_values};
-use candle_core::{CpuStorage, CustomOp3, Layout, Module, Result, Shape, Tensor};
+use super::{channels_first, channels_last, images_per_block, optional, wide};
+use candle_core::{Module, Result, Shape, Tensor};
 use candle_nn::Conv2dConfig;
 use rayon::prelude::*;
-use std::sync::OnceLock;
 
 /// Output positions that a matrix product should have at least: small images share one.
 const POSITIONS_MIN: usize = 128;
@@ -58,8 +58,8 @@ pub enum After {
 /// given, instead of handing it to candle.
 pub fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer, into: Option<&Tensor>) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let op = Conv { layer, into: into.cloned(), kept: OnceLock::new() };
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &rest.contiguous()?, op);
+        let kernel = Conv { layer, into: into.cloned() };
+        return op::apply3(kernel, Args { x, weight, affine: rest });
     }
     composed(x, weight, rest, layer)
 }
@@ -80,20 +80,6 @@ pub(super) fn composed(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLa
             norm::composed(&y, &rest.narrow(0, out, out)?, &rest.narrow(0, 2 * out, out)?, groups, relu)
         }
     }
-}
-
-struct Conv {
-    layer: ConvLayer,
-    into: Option<Tensor>,
-    /// What the forward pass keeps for the backward pass.
-    kept: OnceLock<Memory>,
-}
-
-enum Memory {
-    /// For each output of the pooling which element of its window it came from.
-    Pooled { window: Window, chosen: Kept<u8> },
-    /// The convolution's output, and mean and inverse deviation of each image's channels.
-    Normed { normed: Normed, raw: Kept<f32>, statistics: Kept<f32> },
 }
 
 /// The sizes of one call.
@@ -193,17 +179,15 @@ impl Call {
         });
     }
 
-    /// Writes a block's gradient of the weight, and that of the input where `dx` isn't empty. `spread` writes the gradient
-    /// of an image's output, given its place.
+    /// Writes a block's gradients. `spread` writes the gradient of an image's output, given its place.
     pub(super) fn backward(
         &self,
         x: &[f32],
         transposed: &[f32],
-        dx: &mut [f32],
-        dw: &mut [f32],
+        grads: ConvGrads<'_>,
         mut spread: impl FnMut(usize, &mut [f32]),
     ) {
-        let Self { conv, .. } = self;
+        let (Self { conv, .. }, ConvGrads { dx, dw }) = (self, grads);
         let (positions, len, group) = (conv.positions(), conv.window(), self.group());
         scratch::with(self.scratch_lens(), |[padded, windows, dy]| {
             for (i, x) in x.chunks(group * conv.image_len()).enumerate() {
@@ -228,6 +212,14 @@ impl Call {
             }
         });
     }
+}
+
+/// Where a block's gradients go.
+pub(super) struct ConvGrads<'a> {
+    /// That of the input; empty if nobody wants it.
+    pub(super) dx: &'a mut [f32],
+    /// The block's part of that of the weight.
+    pub(super) dw: &'a mut [f32],
 }
 
 /// Adds the bias to the maxima and rectifies them.
@@ -258,91 +250,136 @@ fn add_passed(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
     }
 }
 
-impl Conv {
-    fn forward(&self, call: &Call, [x, weight, rest]: [&[f32]; 3]) -> (Vec<f32>, Memory) {
-        let Call { conv, images, .. } = *call;
-        let block = images_per_block(images);
-        let inputs = x.par_chunks(block * conv.image_len());
-        match self.layer.after {
+struct Conv {
+    layer: ConvLayer,
+    into: Option<Tensor>,
+}
+
+/// What the forward pass leaves for the backward pass.
+enum Saved {
+    Pooled(Pooled),
+    Normed { normed: Normed, saved: normed::Saved<Kept<f32>> },
+}
+
+/// A convolution's pooling, and for each of its outputs which element of its window it came from.
+struct Pooled {
+    window: Window,
+    chosen: Kept<u8>,
+}
+
+impl Kernel3 for Conv {
+    const NAME: &'static str = "conv";
+    type Saved = Saved;
+
+    fn forward(&self, args: Args<View<'_>>) -> Result<Forward<Saved>> {
+        let call = Call::new(&self.layer, args.x.shape, args.weight.shape)?;
+        let (images, out) = (call.images, call.conv.out);
+        let sections = match self.layer.after {
+            After::Pool { .. } => 1,
+            After::Norm { groups, .. } if groups > 0 && out.is_multiple_of(groups) => 3,
+            After::Norm { groups, .. } => candle_core::bail!("{groups} groups on {out} channels"),
+        };
+        if args.affine.shape.dims1()? != sections * out {
+            candle_core::bail!("{:?} for {out} output channels", args.affine.shape)
+        }
+        let args = args.map(|arg| arg.values);
+        let (y, [height, width], saved) = match self.layer.after {
             After::Pool { relu, size } => {
-                let window = call.window(size);
-                let len = window.out_len();
-                let mut out = vec![0f32; images * len];
-                let mut chosen = Kept::<u8>::take(images * len);
-                let outputs = out.par_chunks_mut(block * len).zip(chosen.par_chunks_mut(block * len));
-                inputs.zip(outputs).for_each(|(x, (out, chosen))| {
-                    call.forward(x, weight, None, |image, y| {
-                        let (out, chosen) = (&mut out[image * len..][..len], &mut chosen[image * len..][..len]);
-                        window.pool(y, out, chosen);
-                        // The bias is the same over a window and the rectifier is monotonous: both can wait for the maximum.
-                        wide(|| finish(out, chosen, rest, relu));
-                    });
-                });
-                (out, Memory::Pooled { window, chosen })
+                let (y, pooled) = forward_pooled(&call, args, call.window(size), relu);
+                (y, pooled.window.out_sides(), Saved::Pooled(pooled))
             }
             After::Norm { groups, relu } => {
-                let normed = Normed { conv: *call, norm: Norm { channels: conv.out, groups, relu } };
-                let (len, of_norm) = (call.raw_len(), normed.norm.statistics_len());
-                let mut out = vec![0f32; images * len];
-                let (mut raw, mut statistics) = (Kept::take(images * len), Kept::take(images * of_norm));
-                let kept = raw.par_chunks_mut(block * len).zip(statistics.par_chunks_mut(block * of_norm));
-                inputs.zip(out.par_chunks_mut(block * len).zip(kept)).for_each(|(x, (out, (raw, statistics)))| {
-                    normed.forward(x, weight, rest, [raw, statistics], out);
-                });
-                (out, Memory::Normed { normed, raw, statistics })
+                let normed = Normed { conv: call, norm: Norm { channels: out, groups, relu } };
+                let (y, saved) = forward_normed(&normed, args);
+                (y, call.out_sides(), Saved::Normed { normed, saved })
             }
-        }
+        };
+        Ok(Forward { y, shape: (images, height, width, out).into(), saved })
     }
 
-    /// The gradients of weight, which is that of the tensor `of`, and `rest`; that of the input is written where `dx` isn't empty.
-    fn backward(
-        &self,
-        call: &Call,
-        of: &Tensor,
-        [x, weight, rest]: [&[f32]; 3],
-        [res, grad]: [&[f32]; 2],
-        dx: &mut [f32],
-    ) -> Result<(Option<Tensor>, Vec<f32>)> {
-        let Some(kept) = self.kept.get() else { candle_core::bail!("backward before forward") };
-        let Call { conv, images, .. } = *call;
-        let block = images_per_block(images);
-        let blocks = images.div_ceil(block);
-        let piece = block * (grad.len() / images);
-        // Without an input gradient every block gets an empty piece.
-        let dx_is_wanted = !dx.is_empty();
-        let mut pieces: Vec<&mut [f32]> = dx.chunks_mut(block * conv.image_len()).collect();
-        pieces.resize_with(blocks, Default::default);
-        let turned = if dx_is_wanted { weight.len() } else { 0 };
-        scratch::with([blocks * weight.len(), blocks * rest.len(), turned], |[dw, d_rest, transposed]| {
-            d_rest.fill(0.0);
-            if dx_is_wanted {
-                transpose(weight, conv.out, transposed);
+    fn backward(&self, args: Args<View<'_>>, saved: &Saved, out: Output<'_>) -> Result<Args<Gradient>> {
+        let call = Call::new(&self.layer, args.x.shape, args.weight.shape)?;
+        let weight_shape = args.weight.shape;
+        let Args { x, weight, affine } = args.map(|arg| arg.values);
+        let block = images_per_block(call.images);
+        let (blocks, image_len, out_len) =
+            (call.images.div_ceil(block), call.conv.image_len(), out.y.len() / call.images);
+        let mut dx = self.layer.input_gradient.then(|| vec![0f32; x.len()]);
+        // The gradient of the input is the only one that reads the weight.
+        let transposed_len = if dx.is_some() { weight.len() } else { 0 };
+        let dx_blocks = optional(dx.as_mut().map(|dx| dx.par_chunks_mut(block * image_len)), blocks);
+        let lens = [blocks * weight.len(), blocks * affine.len(), transposed_len];
+        let [dw, d_affine] = scratch::with(lens, |[dw, d_affine, transposed]| {
+            d_affine.fill(0.0);
+            if !transposed.is_empty() {
+                transpose(weight, call.conv.out, transposed);
             }
             let transposed = &*transposed;
-            let sums = dw.par_chunks_mut(weight.len()).zip(d_rest.par_chunks_mut(rest.len()));
-            let inputs = x.par_chunks(block * conv.image_len()).zip(grad.par_chunks(piece));
-            let work = inputs.zip(pieces.into_par_iter().zip(sums)).enumerate();
-            work.for_each(|(number, ((x, grad), (dx, (dw, d_rest))))| match kept {
-                Memory::Pooled { window, chosen } => {
-                    let (chosen, len) = (&chosen[number * piece..][..grad.len()], window.out_len());
-                    call.backward(x, transposed, dx, dw, |image, dy| {
-                        let (grad, chosen) = (&grad[image * len..][..len], &chosen[image * len..][..len]);
-                        window.spread(grad, chosen, dy);
-                        wide(|| add_passed(grad, chosen, d_rest));
-                    });
-                }
-                Memory::Normed { normed, raw, statistics } => {
-                    let of_norm = block * normed.norm.statistics_len();
-                    let [raw, res] = [&raw[..], res].map(|values| &values[number * piece..][..grad.len()]);
-                    let given = [raw, &statistics[number * of_norm..], res, grad];
-                    normed.backward([x, transposed, rest], given, [dx, dw, d_rest]);
+            let inputs = x.par_chunks(block * image_len);
+            let outputs = out.y.par_chunks(block * out_len).zip(out.grad.par_chunks(block * out_len));
+            let sums = dw.par_chunks_mut(weight.len()).zip(d_affine.par_chunks_mut(affine.len()));
+            let work = inputs.zip(outputs).zip(dx_blocks.zip(sums)).enumerate();
+            work.for_each(|(number, ((x, (y, grad)), (dx, (dw, d_affine))))| {
+                let (args, out) = (Args { x, weight: transposed, affine }, Output { y, grad });
+                let (start, grads) = (number * block, Args { x: dx.unwrap_or_default(), weight: dw, affine: d_affine });
+                match saved {
+                    Saved::Pooled(pooled) => pooled.backward(&call, start, args, out.grad, grads),
+                    Saved::Normed { normed, saved } => {
+                        let saved = saved.images(normed, start, x.len() / image_len);
+                        normed.backward(args, saved, out, grads);
+                    }
                 }
             });
-            let mut sums = vec![0f32; rest.len()];
-            add_blocks(d_rest, &mut sums);
-            Ok((weight_gradient(self.into.as_ref(), of, |total| add_blocks(dw, total))?, sums))
-        })
+            let mut affine = vec![0f32; affine.len()];
+            add_blocks(d_affine, &mut affine);
+            let dw = weight_gradient(self.into.as_ref(), weight_shape, |total| add_blocks(dw, total))?;
+            Result::Ok([dw, Some(affine)])
+        })?;
+        Ok(Args { x: dx, weight: dw, affine: d_affine })
     }
+}
+
+fn forward_pooled(call: &Call, args: Args<&[f32]>, window: Window, relu: bool) -> (Vec<f32>, Pooled) {
+    let Args { x, weight, affine: bias } = args;
+    let (block, len) = (images_per_block(call.images), window.out_len());
+    let mut y = vec![0f32; call.images * len];
+    let mut chosen = Kept::<u8>::take(call.images * len);
+    let outputs = y.par_chunks_mut(block * len).zip(chosen.par_chunks_mut(block * len));
+    x.par_chunks(block * call.conv.image_len()).zip(outputs).for_each(|(x, (y, chosen))| {
+        call.forward(x, weight, None, |image, raw| {
+            let (y, chosen) = (&mut y[image * len..][..len], &mut chosen[image * len..][..len]);
+            window.pool(raw, y, chosen);
+            // The bias is the same over a window and the rectifier is monotonous: both can wait for the maximum.
+            wide(|| finish(y, chosen, bias, relu));
+        });
+    });
+    (y, Pooled { window, chosen })
+}
+
+impl Pooled {
+    /// Writes the gradients of a block of images from `start` on.
+    fn backward(&self, call: &Call, start: usize, args: Args<&[f32]>, grad: &[f32], grads: Args<&mut [f32]>) {
+        let len = self.window.out_len();
+        let chosen = &self.chosen[start * len..][..grad.len()];
+        let gradients = ConvGrads { dx: grads.x, dw: grads.weight };
+        call.backward(args.x, args.weight, gradients, |image, d_raw| {
+            let (grad, chosen) = (&grad[image * len..][..len], &chosen[image * len..][..len]);
+            self.window.spread(grad, chosen, d_raw);
+            wide(|| add_passed(grad, chosen, grads.affine));
+        });
+    }
+}
+
+fn forward_normed(normed: &Normed, args: Args<&[f32]>) -> (Vec<f32>, normed::Saved<Kept<f32>>) {
+    let Call { images, conv } = normed.conv;
+    let (block, len) = (images_per_block(images), normed.conv.raw_len());
+    let mut y = vec![0f32; images * len];
+    let mut saved = normed.take(images);
+    let outputs = y.par_chunks_mut(block * len).zip(saved.blocks_mut(normed, block));
+    args.x.par_chunks(block * conv.image_len()).zip(outputs).for_each(|(x, (y, saved))| {
+        normed.forward(Args { x, ..args }, saved, y);
+    });
+    (y, saved)
 }
 
 /// Adds the blocks' sums in their order, so that the result is the same for any number of threads.
@@ -363,65 +400,5 @@ pub(super) fn add_blocks(sums: &[f32], totals: &mut [f32]) {
 fn add(totals: &mut [f32], values: &[f32]) {
     for (total, value) in totals.iter_mut().zip(values) {
         *total += value;
-    }
-}
-
-impl CustomOp3 for Conv {
-    fn name(&self) -> &'static str {
-        "conv"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let call = Call::new(&self.layer, l1.shape(), l2.shape())?;
-        let sections = match self.layer.after {
-            After::Pool { .. } => 1,
-            After::Norm { groups, .. } if groups > 0 && call.conv.out.is_multiple_of(groups) => 3,
-            After::Norm { groups, .. } => candle_core::bail!("{groups} groups on {} channels", call.conv.out),
-        };
-        if l3.shape().dims1()? != sections * call.conv.out {
-            candle_core::bail!("{:?} for {} output channels", l3.shape(), call.conv.out)
-        }
-        let (out, kept) = self.forward(&call, [slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?]);
-        // An operation runs forward once; were it to run again, what it keeps would be the same.
-        let _ = self.kept.set(kept);
-        let Window { height, width, channels, size } = call.window(match self.layer.after {
-            After::Pool { size, .. } => size,
-            After::Norm { .. } => 1,
-        });
-        Ok((CpuStorage::F32(out), (call.images, height / size, width / size, channels).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        rest: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let call = Call::new(&self.layer, x.shape(), weight.shape())?;
-        let mut dx = vec![0f32; if self.layer.input_gradient { x.elem_count() } else { 0 }];
-        let weight_tensor = weight;
-        let mut run = |x: &[f32], weight: &[f32], rest: &[f32], res: &[f32], grad: &[f32]| {
-            self.backward(&call, weight_tensor, [x, weight, rest], [res, grad], &mut dx)
-        };
-        let (dw, d_rest) = with_values(x, |x| {
-            with_values(weight, |weight| {
-                with_values(rest, |rest| {
-                    with_values(res, |res| with_values(grad, |grad| run(x, weight, rest, res, grad)))
-                })
-            })
-        })?;
-        let device = x.device();
-        let dx = if dx.is_empty() { None } else { Some(Tensor::from_vec(dx, x.shape(), device)?) };
-        Ok((dx, dw, Some(Tensor::from_vec(d_rest, rest.shape(), device)?)))
     }
 }

@@ -3,8 +3,9 @@
 //! Each of the three products reads the weight, by far its largest operand, once and in the order in which it lies.
 
 use super::matrix::{Matrix, product, transpose};
-use super::{scratch, slice, with_values};
-use candle_core::{CpuStorage, CustomOp3, Layout, Module, Result, Shape, Tensor};
+use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View, weight_gradient};
+use super::scratch;
+use candle_core::{Module, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Rows or columns of the weight that one task works on.
@@ -22,8 +23,8 @@ pub fn linear(
     into: Option<&Tensor>,
 ) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let op = Linear { relu, input_gradient, into: into.cloned() };
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op);
+        let kernel = Linear { relu, input_gradient, into: into.cloned() };
+        return op::apply3(kernel, Args { x, weight, affine: bias });
     }
     composed(x, weight, bias, relu)
 }
@@ -40,67 +41,64 @@ struct Linear {
     into: Option<Tensor>,
 }
 
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
+impl Kernel3 for Linear {
+    const NAME: &'static str = "linear";
+    type Saved = ();
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (n, inputs) = l1.shape().dims2()?;
-        let (rows, out) = l2.shape().dims2()?;
-        if rows != inputs || l3.shape().dims1()? != out {
-            candle_core::bail!("a linear layer {:?} can't take {:?}", l2.shape(), l1.shape())
+    fn forward(&self, args: Args<View<'_>>) -> Result<Forward<()>> {
+        let sizes = Sizes::new(args.x.shape, args.weight.shape)?;
+        if args.affine.shape.dims1()? != sizes.out {
+            candle_core::bail!("a bias of {:?} for {} outputs", args.affine.shape, sizes.out)
         }
-        let y = self.forward(slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?, [n, inputs, out]);
-        Ok((CpuStorage::F32(y), (n, out).into()))
+        let y = sizes.forward(args.map(|arg| arg.values), self.relu);
+        Ok(Forward { y, shape: (sizes.n, sizes.out).into(), saved: () })
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (n, inputs) = x.dims2()?;
-        let sizes @ [_, _, out] = [n, inputs, weight.dim(1)?];
-        let (dw, dx, db) = scratch::with([n * out], |[passed]| {
-            with_values(grad, |grad| {
-                with_values(res, |res| {
-                    self.pass(grad, res, passed);
-                    Ok(())
-                })
-            })?;
-            let passed = &*passed;
-            let dw = with_values(x, |x| {
-                super::weight_gradient(self.into.as_ref(), weight, |dw| weight_gradient(x, passed, sizes, dw))
-            })?;
-            let dx = match self.input_gradient {
-                true => Some(with_values(weight, |weight| Ok(input_gradient(weight, passed, sizes)))?),
-                false => None,
-            };
-            let mut db = vec![0f32; out];
-            for row in passed.chunks_exact(out) {
+    fn backward(&self, args: Args<View<'_>>, _saved: &(), out: Output<'_>) -> Result<Args<Gradient>> {
+        let sizes = Sizes::new(args.x.shape, args.weight.shape)?;
+        let (x, weight) = (args.x.values, args.weight.values);
+        scratch::with([sizes.n * sizes.out], |[grad]| {
+            self.pass(out, grad);
+            let grad = &*grad;
+            let dw = weight_gradient(self.into.as_ref(), args.weight.shape, |dw| sizes.weight_gradient(x, grad, dw))?;
+            let dx = self.input_gradient.then(|| sizes.input_gradient(weight, grad));
+            let mut db = vec![0f32; sizes.out];
+            for row in grad.chunks_exact(sizes.out) {
                 db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
             }
-            Result::Ok((dw, dx, db))
-        })?;
-        let dx = dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?;
-        Ok((dx, dw, Some(Tensor::from_vec(db, bias.shape(), x.device())?)))
+            Ok(Args { x: dx, weight: dw, affine: Some(db) })
+        })
     }
 }
 
 impl Linear {
-    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], [n, inputs, out]: [usize; 3]) -> Vec<f32> {
+    /// Writes the gradient that the rectifier lets pass.
+    fn pass(&self, out: Output<'_>, passed: &mut [f32]) {
+        for (passed, (&y, &grad)) in passed.iter_mut().zip(out.y.iter().zip(out.grad)) {
+            *passed = if self.relu && y <= 0.0 { 0.0 } else { grad };
+        }
+    }
+}
+
+/// The sizes of one call: images, and values of each before and after.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    n: usize,
+    inputs: usize,
+    out: usize,
+}
+
+impl Sizes {
+    fn new(x: &Shape, weight: &Shape) -> Result<Self> {
+        let ((n, inputs), (rows, out)) = (x.dims2()?, weight.dims2()?);
+        if rows != inputs {
+            candle_core::bail!("a linear layer {weight:?} can't take {x:?}")
+        }
+        Ok(Self { n, inputs, out })
+    }
+
+    fn forward(&self, args: Args<&[f32]>, relu: bool) -> Vec<f32> {
+        let (Self { n, inputs, out }, Args { x, weight, affine: bias }) = (*self, args);
         let mut y = vec![0f32; n * out];
         // Each task has columns of the result, which are no slice of it: they are put together afterwards.
         scratch::with([n * out], |[tiles]| {
@@ -116,7 +114,7 @@ impl Linear {
                     for ((y, value), bias) in y[start..start + width].iter_mut().zip(values).zip(&bias[i * TILE..]) {
                         let sum = value + bias;
                         // Written so that NaN stays NaN.
-                        *y = if self.relu && sum <= 0.0 { 0.0 } else { sum };
+                        *y = if relu && sum <= 0.0 { 0.0 } else { sum };
                     }
                 }
             }
@@ -124,31 +122,26 @@ impl Linear {
         y
     }
 
-    /// Writes the gradient that the rectifier lets pass.
-    fn pass(&self, grad: &[f32], res: &[f32], passed: &mut [f32]) {
-        for (passed, (&grad, &res)) in passed.iter_mut().zip(grad.iter().zip(res)) {
-            *passed = if self.relu && res <= 0.0 { 0.0 } else { grad };
-        }
-    }
-}
-
-/// `x^T · grad`, `[in, out]`.
-fn weight_gradient(x: &[f32], grad: &[f32], [n, inputs, out]: [usize; 3], dw: &mut [f32]) {
-    dw.par_chunks_mut(TILE * out).enumerate().for_each(|(i, dw)| {
-        let right = Matrix::rows(&x[i * TILE..], inputs);
-        product([out, dw.len() / out, n], Matrix::columns(grad, out), right, dw, out, false);
-    });
-}
-
-/// `grad · weight^T`, `[n, in]`.
-fn input_gradient(weight: &[f32], grad: &[f32], [n, inputs, out]: [usize; 3]) -> Vec<f32> {
-    let mut dx = vec![0f32; n * inputs];
-    scratch::with([inputs * n], |[columns]| {
-        columns.par_chunks_mut(TILE * n).zip(weight.par_chunks(TILE * out)).for_each(|(columns, weight)| {
-            let height = columns.len() / n;
-            product([n, height, out], Matrix::rows(grad, out), Matrix::columns(weight, out), columns, n, false);
+    /// `x^T · grad`, `[in, out]`.
+    fn weight_gradient(&self, x: &[f32], grad: &[f32], dw: &mut [f32]) {
+        let Self { n, inputs, out } = *self;
+        dw.par_chunks_mut(TILE * out).enumerate().for_each(|(i, dw)| {
+            let right = Matrix::rows(&x[i * TILE..], inputs);
+            product([out, dw.len() / out, n], Matrix::columns(grad, out), right, dw, out, false);
         });
-        transpose(columns, n, &mut dx);
-    });
-    dx
+    }
+
+    /// `grad · weight^T`, `[n, in]`.
+    fn input_gradient(&self, weight: &[f32], grad: &[f32]) -> Vec<f32> {
+        let Self { n, inputs, out } = *self;
+        let mut dx = vec![0f32; n * inputs];
+        scratch::with([inputs * n], |[columns]| {
+            columns.par_chunks_mut(TILE * n).zip(weight.par_chunks(TILE * out)).for_each(|(columns, weight)| {
+                let height = columns.len() / n;
+                product([n, height, out], Matrix::rows(grad, out), Matrix::columns(weight, out), columns, n, false);
+            });
+            transpose(columns, n, &mut dx);
+        });
+        dx
+    }
 }

@@ -2,11 +2,11 @@
 //!
 //! Federated nets use it in place of batch normalisation, whose running statistics a plain average would mix.
 
+use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View};
 use super::scratch::Kept;
-use super::{channels_first, channels_last, images_per_block, slice, wide, with_values};
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Module, Result, Shape, Tensor};
+use super::{channels_first, channels_last, images_per_block, wide};
+use candle_core::{D, Module, Result, Shape, Tensor};
 use rayon::prelude::*;
-use std::sync::OnceLock;
 
 /// Added to the variance; the paper's value.
 const EPSILON: f64 = 1e-5;
@@ -15,8 +15,7 @@ const EPSILON: f64 = 1e-5;
 /// neighbouring channels.
 pub fn group_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize, relu: bool) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let op = GroupNorm { groups, relu, statistics: OnceLock::new() };
-        return x.contiguous()?.apply_op3(&scale.contiguous()?, &shift.contiguous()?, op);
+        return op::apply3(GroupNorm { groups, relu }, Args { x, weight: scale, affine: shift });
     }
     composed(x, scale, shift, groups, relu)
 }
@@ -208,8 +207,9 @@ impl Norm {
         2 * self.channels
     }
 
-    /// Normalises an image.
-    pub(super) fn forward(&self, x: &[f32], scale: &[f32], shift: &[f32], statistics: &mut [f32], out: &mut [f32]) {
+    /// Normalises an image, given scale and shift.
+    pub(super) fn forward(&self, args: Args<&[f32]>, statistics: &mut [f32], y: &mut [f32]) {
+        let Args { x, weight: scale, affine: shift } = args;
         let count = (x.len() / self.groups) as f64;
         let rows = x.len() / self.channels;
         let (means, inverses) = statistics.split_at_mut(self.channels);
@@ -221,115 +221,93 @@ impl Norm {
         let factors: Vec<f32> = scale.iter().zip(&*inverses).map(|(scale, inverse)| scale * inverse).collect();
         let offsets = factors.iter().zip(&*means).map(|(factor, mean)| factor * mean);
         let addends: Vec<f32> = shift.iter().zip(offsets).map(|(shift, offset)| shift - offset).collect();
-        wide(|| apply(x, &factors, &addends, self.relu, out));
+        wide(|| apply(x, &factors, &addends, self.relu, y));
     }
 
-    /// Adds to `sums`, the gradients of scale and shift one after the other, and writes that of the image.
-    pub(super) fn backward(
-        &self,
-        [x, y, grad]: [&[f32]; 3],
-        statistics: &[f32],
-        scale: &[f32],
-        dx: &mut [f32],
-        sums: &mut [f32],
-    ) {
+    /// Writes the gradient of an image, and adds to those of scale and shift.
+    pub(super) fn backward(&self, args: Args<&[f32]>, statistics: &[f32], out: Output<'_>, grads: Args<&mut [f32]>) {
+        let Args { x, weight: scale, .. } = args;
         let count = (x.len() / self.groups) as f64;
         let (means, inverses) = statistics.split_at(self.channels);
-        let passed = Passed { x, y, grad, means, inverses, relu: self.relu };
+        let passed = Passed { x, y: out.y, grad: out.grad, means, inverses, relu: self.relu };
         let [plain, products] = wide(|| totals(x.len() / self.channels, self.channels, &passed));
-        sums.iter_mut().zip(products.iter().chain(&plain)).for_each(|(sum, &value)| *sum += value as f32);
+        let add = |to: &mut [f32], sums: &[f64]| to.iter_mut().zip(sums).for_each(|(to, &sum)| *to += sum as f32);
+        add(grads.weight, &products);
+        add(grads.affine, &plain);
         let means = |mut sums: Vec<f64>| -> Vec<f32> {
             sums.iter_mut().zip(scale).for_each(|(sum, &scale)| *sum *= f64::from(scale));
             over_groups(&sums, self.groups).map(|sum| (sum / count) as f32).collect()
         };
         let (plain, products) = (means(plain), means(products));
-        wide(|| passed.input_gradient(&Means { scale, plain: &plain, products: &products }, dx));
+        wide(|| passed.input_gradient(&Means { scale, plain: &plain, products: &products }, grads.x));
     }
 }
 
 struct GroupNorm {
     groups: usize,
     relu: bool,
-    /// What the forward pass keeps for the backward pass.
-    statistics: OnceLock<Kept<f32>>,
 }
 
-impl CustomOp3 for GroupNorm {
-    fn name(&self) -> &'static str {
-        "group-norm"
+impl GroupNorm {
+    /// Images, values of each, and their normalisation.
+    fn sizes(&self, x: &Shape) -> Result<(usize, usize, Norm)> {
+        let (n, height, width, channels) = x.dims4()?;
+        Ok((n, height * width * channels, Norm { channels, groups: self.groups, relu: self.relu }))
     }
+}
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, scale, shift) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
-        let (n, h, w, c) = l1.shape().dims4()?;
-        if scale.len() != c || shift.len() != c || self.groups == 0 || c % self.groups != 0 {
-            candle_core::bail!(
-                "{} groups, {} scales and {} shifts on {c} channels",
-                self.groups,
-                scale.len(),
-                shift.len()
-            )
+impl Kernel3 for GroupNorm {
+    const NAME: &'static str = "group-norm";
+    /// The statistics of each image.
+    type Saved = Kept<f32>;
+
+    fn forward(&self, args: Args<View<'_>>) -> Result<Forward<Kept<f32>>> {
+        let (n, len, norm) = self.sizes(args.x.shape)?;
+        let shape = args.x.shape.clone();
+        let Args { x, weight: scale, affine: shift } = args.map(|arg| arg.values);
+        let Norm { channels, groups, .. } = norm;
+        if scale.len() != channels || shift.len() != channels || groups == 0 || channels % groups != 0 {
+            let (scales, shifts) = (scale.len(), shift.len());
+            candle_core::bail!("{groups} groups, {scales} scales and {shifts} shifts on {channels} channels")
         }
-        let norm = Norm { channels: c, groups: self.groups, relu: self.relu };
-        let (len, of_norm, block) = (h * w * c, norm.statistics_len(), images_per_block(n));
-        let mut out = vec![0f32; x.len()];
-        let mut statistics = Kept::take(n * of_norm);
-        let outputs = out.par_chunks_mut(block * len).zip(statistics.par_chunks_mut(block * of_norm));
-        outputs.zip(x.par_chunks(block * len)).for_each(|((out, statistics), x)| {
-            let images = out.chunks_exact_mut(len).zip(statistics.chunks_exact_mut(of_norm));
-            for ((out, statistics), x) in images.zip(x.chunks_exact(len)) {
-                norm.forward(x, scale, shift, statistics, out);
+        let (statistics_len, block) = (norm.statistics_len(), images_per_block(n));
+        let mut y = vec![0f32; x.len()];
+        let mut statistics = Kept::take(n * statistics_len);
+        let outputs = y.par_chunks_mut(block * len).zip(statistics.par_chunks_mut(block * statistics_len));
+        outputs.zip(x.par_chunks(block * len)).for_each(|((y, statistics), x)| {
+            let images = y.chunks_exact_mut(len).zip(statistics.chunks_exact_mut(statistics_len));
+            for ((y, statistics), x) in images.zip(x.chunks_exact(len)) {
+                norm.forward(Args { x, weight: scale, affine: shift }, statistics, y);
             }
         });
-        // An operation runs forward once; were it to run again, what it keeps would be the same.
-        let _ = self.statistics.set(statistics);
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
+        Ok(Forward { y, shape, saved: statistics })
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        scale: &Tensor,
-        shift: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(statistics) = self.statistics.get() else { candle_core::bail!("backward before forward") };
-        let (n, h, w, c) = x.dims4()?;
-        let norm = Norm { channels: c, groups: self.groups, relu: self.relu };
-        let (len, of_norm, block) = (h * w * c, norm.statistics_len(), images_per_block(n));
-        let mut dx = vec![0f32; x.elem_count()];
-        let mut sums = vec![0f32; n.div_ceil(block) * 2 * c];
-        let mut run = |x: &[f32], y: &[f32], grad: &[f32], scale: &[f32]| {
-            let kept = statistics.par_chunks(block * of_norm);
-            let inputs = x.par_chunks(block * len).zip(y.par_chunks(block * len)).zip(grad.par_chunks(block * len));
-            let outputs = dx.par_chunks_mut(block * len).zip(sums.par_chunks_mut(2 * c));
-            inputs.zip(kept).zip(outputs).for_each(|((((x, y), grad), statistics), (dx, sums))| {
-                let images = x.chunks_exact(len).zip(y.chunks_exact(len)).zip(grad.chunks_exact(len));
-                let images = images.zip(statistics.chunks_exact(of_norm)).zip(dx.chunks_exact_mut(len));
-                for ((((x, y), grad), statistics), dx) in images {
-                    norm.backward([x, y, grad], statistics, scale, dx, sums);
-                }
-            });
-            Ok(())
-        };
-        with_values(x, |x| {
-            with_values(res, |y| with_values(grad, |grad| with_values(scale, |scale| run(x, y, grad, scale))))
-        })?;
-        let mut totals = vec![0f32; 2 * c];
-        for block in sums.chunks_exact(2 * c) {
-            totals.iter_mut().zip(block).for_each(|(total, sum)| *total += sum);
+    fn backward(&self, args: Args<View<'_>>, statistics: &Kept<f32>, out: Output<'_>) -> Result<Args<Gradient>> {
+        let (n, len, norm) = self.sizes(args.x.shape)?;
+        let args = args.map(|arg| arg.values);
+        let (statistics_len, block) = (norm.statistics_len(), images_per_block(n));
+        // For each block the gradients of scale and shift, one after the other.
+        let sums_len = 2 * norm.channels;
+        let mut sums = vec![0f32; n.div_ceil(block) * sums_len];
+        let mut dx = vec![0f32; args.x.len()];
+        let inputs = args.x.par_chunks(block * len).zip(statistics.par_chunks(block * statistics_len));
+        let outputs = out.y.par_chunks(block * len).zip(out.grad.par_chunks(block * len));
+        let gradients = dx.par_chunks_mut(block * len).zip(sums.par_chunks_mut(sums_len));
+        inputs.zip(outputs).zip(gradients).for_each(|(((x, statistics), (y, grad)), (dx, sums))| {
+            let (d_scale, d_shift) = sums.split_at_mut(norm.channels);
+            let inputs = x.chunks_exact(len).zip(statistics.chunks_exact(statistics_len));
+            let outputs = y.chunks_exact(len).zip(grad.chunks_exact(len));
+            for (((x, statistics), (y, grad)), dx) in inputs.zip(outputs).zip(dx.chunks_exact_mut(len)) {
+                let grads = Args { x: dx, weight: &mut *d_scale, affine: &mut *d_shift };
+                norm.backward(Args { x, ..args }, statistics, Output { y, grad }, grads);
+            }
+        });
+        let mut d_scale = vec![0f32; sums_len];
+        for block in sums.chunks_exact(sums_len) {
+            d_scale.iter_mut().zip(block).for_each(|(total, sum)| *total += sum);
         }
-        let tensor = |values: &[f32], like: &Tensor| Tensor::from_slice(values, like.shape(), like.device());
-        let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
-        Ok((Some(dx), Some(tensor(&totals[..c], scale)?), Some(tensor(&totals[c..], shift)?)))
+        let d_shift = d_scale.split_off(norm.channels);
+        Ok(Args { x: Some(dx), weight: Some(d_scale), affine: Some(d_shift) })
     }
 }

@@ -1,54 +1,101 @@
 //! A convolution with bias and the group normalisation after it, for a block of images on one thread: what the operations
 //! `conv` and `residual` have in common.
 
-use super::conv::Call;
+use super::conv::{Call, ConvGrads};
 use super::norm::Norm;
+use super::op::{Args, Output};
+use super::scratch::Kept;
 use super::wide;
+use rayon::prelude::*;
 
-/// The two together. `rest` is bias, scale and shift, one after the other.
+/// The two together. Their affine parameters are bias, scale and shift, one after the other.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Normed {
     pub(super) conv: Call,
     pub(super) norm: Norm,
 }
 
+/// What the forward pass saves for the backward pass: of a batch, or of a block of its images.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Saved<T> {
+    /// The convolution's output, with bias.
+    pub(super) raw: T,
+    /// The norm's statistics.
+    pub(super) statistics: T,
+}
+
+impl Saved<Kept<f32>> {
+    /// Of the images of a batch, to be written a block at a time.
+    pub(super) fn blocks_mut(
+        &mut self,
+        normed: &Normed,
+        block: usize,
+    ) -> impl IndexedParallelIterator<Item = Saved<&mut [f32]>> {
+        let raw = self.raw.par_chunks_mut(block * normed.conv.raw_len());
+        let statistics = self.statistics.par_chunks_mut(block * normed.norm.statistics_len());
+        raw.zip(statistics).map(|(raw, statistics)| Saved { raw, statistics })
+    }
+
+    /// Of so many images from `start` on.
+    pub(super) fn images(&self, normed: &Normed, start: usize, count: usize) -> Saved<&[f32]> {
+        let (len, statistics_len) = (normed.conv.raw_len(), normed.norm.statistics_len());
+        Saved {
+            raw: &self.raw[start * len..][..count * len],
+            statistics: &self.statistics[start * statistics_len..][..count * statistics_len],
+        }
+    }
+}
+
 impl Normed {
-    /// Writes the output, and for the backward pass the convolution's own output and the norm's statistics.
-    pub(super) fn forward(
-        &self,
-        x: &[f32],
-        weight: &[f32],
-        rest: &[f32],
-        [raw, statistics]: [&mut [f32]; 2],
-        out: &mut [f32],
-    ) {
+    pub(super) fn weight_len(&self) -> usize {
+        self.conv.weight_len()
+    }
+
+    /// Bias, scale and shift of each output channel.
+    pub(super) fn affine_len(&self) -> usize {
+        3 * self.norm.channels
+    }
+
+    /// Memory for what a batch saves.
+    pub(super) fn take(&self, images: usize) -> Saved<Kept<f32>> {
+        Saved {
+            raw: Kept::take(images * self.conv.raw_len()),
+            statistics: Kept::take(images * self.norm.statistics_len()),
+        }
+    }
+
+    /// Writes a block's output, and what the backward pass will need.
+    pub(super) fn forward(&self, args: Args<&[f32]>, saved: Saved<&mut [f32]>, y: &mut [f32]) {
         let Self { conv, norm } = self;
-        let (bias, scale_and_shift) = rest.split_at(norm.channels);
+        let (bias, scale_and_shift) = args.affine.split_at(norm.channels);
         let (scale, shift) = scale_and_shift.split_at(norm.channels);
-        let (len, of_norm) = (conv.raw_len(), norm.statistics_len());
-        conv.forward(x, weight, Some(raw), |image, y| {
-            wide(|| add_bias(y, bias));
-            let statistics = &mut statistics[image * of_norm..][..of_norm];
-            norm.forward(y, scale, shift, statistics, &mut out[image * len..][..len]);
+        let (len, statistics_len) = (conv.raw_len(), norm.statistics_len());
+        conv.forward(args.x, args.weight, Some(saved.raw), |image, raw| {
+            wide(|| add_bias(raw, bias));
+            let args = Args { x: &*raw, weight: scale, affine: shift };
+            let statistics = &mut saved.statistics[image * statistics_len..][..statistics_len];
+            norm.forward(args, statistics, &mut y[image * len..][..len]);
         });
     }
 
-    /// Writes the gradient of the weight, and that of the input where `dx` isn't empty; adds to that of `rest`. `transposed` is
-    /// the weight, `y` the output, which matters where it is rectified.
-    pub(super) fn backward(
-        &self,
-        [x, transposed, rest]: [&[f32]; 3],
-        [raw, statistics, y, grad]: [&[f32]; 4],
-        [dx, dw, d_rest]: [&mut [f32]; 3],
-    ) {
+    /// Writes a block's gradient of the weight, and that of the input where its slice isn't empty; adds to that of the
+    /// affine parameters. The weight is given transposed; the output matters where it is rectified.
+    pub(super) fn backward(&self, args: Args<&[f32]>, saved: Saved<&[f32]>, out: Output<'_>, grads: Args<&mut [f32]>) {
         let Self { conv, norm } = self;
-        let (len, of_norm) = (conv.raw_len(), norm.statistics_len());
-        let scale = &rest[norm.channels..2 * norm.channels];
-        let (d_bias, d_norm) = d_rest.split_at_mut(norm.channels);
-        conv.backward(x, transposed, dx, dw, |image, dy| {
-            let [raw, y, grad] = [raw, y, grad].map(|values| &values[image * len..][..len]);
-            norm.backward([raw, y, grad], &statistics[image * of_norm..][..of_norm], scale, dy, d_norm);
-            wide(|| add_rows(dy, d_bias));
+        let (len, statistics_len) = (conv.raw_len(), norm.statistics_len());
+        let (_, scale_and_shift) = args.affine.split_at(norm.channels);
+        let (scale, shift) = scale_and_shift.split_at(norm.channels);
+        let (d_bias, d_scale_and_shift) = grads.affine.split_at_mut(norm.channels);
+        let (d_scale, d_shift) = d_scale_and_shift.split_at_mut(norm.channels);
+        let gradients = ConvGrads { dx: grads.x, dw: grads.weight };
+        conv.backward(args.x, args.weight, gradients, |image, d_raw| {
+            let of_image = image * len..(image + 1) * len;
+            let statistics = &saved.statistics[image * statistics_len..][..statistics_len];
+            let args = Args { x: &saved.raw[of_image.clone()], weight: scale, affine: shift };
+            let out = Output { y: &out.y[of_image.clone()], grad: &out.grad[of_image] };
+            let grads = Args { x: &mut *d_raw, weight: &mut *d_scale, affine: &mut *d_shift };
+            norm.backward(args, statistics, out, grads);
+            wide(|| add_rows(d_raw, d_bias));
         });
     }
 }
