@@ -6,6 +6,7 @@
 //! its window was the maximum. With normalisation it is kept for the backward pass, and each image goes through all its
 //! passes while it is in the cache. The backward pass unfolds the input again, which costs less than keeping it.
 
+use super::elementwise::{add, is_cut, relu};
 use super::matrix::{Matrix, product, transpose};
 use super::norm::{self, Norm};
 use super::normed::{self, Normed};
@@ -224,17 +225,13 @@ pub(super) struct ConvGrads<'a> {
 
 /// Adds the bias to the maxima and rectifies them.
 #[inline(always)]
-fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], relu: bool) {
+fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], rectify: bool) {
     for (out, chosen) in out.chunks_exact_mut(bias.len()).zip(chosen.chunks_exact_mut(bias.len())) {
-        for (out, bias) in out.iter_mut().zip(bias) {
-            *out += bias;
-        }
-        if relu {
+        add(out, bias);
+        if rectify {
             for (out, chosen) in out.iter_mut().zip(chosen) {
-                // Written so that NaN stays NaN.
-                let dead = *out <= 0.0;
-                *chosen = if dead { NONE } else { *chosen };
-                *out = if dead { 0.0 } else { *out };
+                *chosen = if is_cut(*out) { NONE } else { *chosen };
+                *out = relu(*out);
             }
         }
     }
@@ -394,11 +391,4 @@ pub(super) fn add_blocks(sums: &[f32], totals: &mut [f32]) {
             wide(|| add(totals, &block[piece * PIECE..]));
         }
     });
-}
-
-#[inline(always)]
-fn add(totals: &mut [f32], values: &[f32]) {
-    for (total, value) in totals.iter_mut().zip(values) {
-        *total += value;
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each of the three products reads the weight, by far its largest operand, once and in the order in which it lies.
 
+use super::elementwise::{add_rows, relu, relu_backward};
 use super::matrix::{Matrix, product, transpose};
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View, weight_gradient};
 use super::scratch;
@@ -58,25 +59,18 @@ impl Kernel3 for Linear {
         let sizes = Sizes::new(args.x.shape, args.weight.shape)?;
         let (x, weight) = (args.x.values, args.weight.values);
         scratch::with([sizes.n * sizes.out], |[grad]| {
-            self.pass(out, grad);
+            if self.relu {
+                relu_backward(out, grad);
+            } else {
+                grad.copy_from_slice(out.grad);
+            }
             let grad = &*grad;
             let dw = weight_gradient(self.into.as_ref(), args.weight.shape, |dw| sizes.weight_gradient(x, grad, dw))?;
             let dx = self.input_gradient.then(|| sizes.input_gradient(weight, grad));
             let mut db = vec![0f32; sizes.out];
-            for row in grad.chunks_exact(sizes.out) {
-                db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-            }
+            add_rows(&mut db, grad);
             Ok(Args { x: dx, weight: dw, affine: Some(db) })
         })
-    }
-}
-
-impl Linear {
-    /// Writes the gradient that the rectifier lets pass.
-    fn pass(&self, out: Output<'_>, passed: &mut [f32]) {
-        for (passed, (&y, &grad)) in passed.iter_mut().zip(out.y.iter().zip(out.grad)) {
-            *passed = if self.relu && y <= 0.0 { 0.0 } else { grad };
-        }
     }
 }
 
@@ -97,7 +91,7 @@ impl Sizes {
         Ok(Self { n, inputs, out })
     }
 
-    fn forward(&self, args: Args<&[f32]>, relu: bool) -> Vec<f32> {
+    fn forward(&self, args: Args<&[f32]>, rectify: bool) -> Vec<f32> {
         let (Self { n, inputs, out }, Args { x, weight, affine: bias }) = (*self, args);
         let mut y = vec![0f32; n * out];
         // Each task has columns of the result, which are no slice of it: they are put together afterwards.
@@ -113,8 +107,7 @@ impl Sizes {
                     let start = row * out + i * TILE;
                     for ((y, value), bias) in y[start..start + width].iter_mut().zip(values).zip(&bias[i * TILE..]) {
                         let sum = value + bias;
-                        // Written so that NaN stays NaN.
-                        *y = if relu && sum <= 0.0 { 0.0 } else { sum };
+                        *y = if rectify { relu(sum) } else { sum };
                     }
                 }
             }

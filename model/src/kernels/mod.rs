@@ -9,6 +9,7 @@
 //! alone, each block is computed by one thread, and partial sums are added in the order of the blocks.
 
 pub mod conv;
+mod elementwise;
 pub mod linear;
 pub mod loss;
 pub(crate) mod matrix;

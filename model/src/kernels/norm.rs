@@ -2,6 +2,7 @@
 //!
 //! Federated nets use it in place of batch normalisation, whose running statistics a plain average would mix.
 
+use super::elementwise::{add_rows, is_cut, relu};
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View};
 use super::scratch::Kept;
 use super::{channels_first, channels_last, images_per_block, wide};
@@ -134,7 +135,7 @@ impl Passed<'_> {
     fn load<const L: usize>(&self, at: usize, channel: usize) -> ([f32; L], [f32; L]) {
         let (x, y, grad) = (load::<L>(self.x, at), load::<L>(self.y, at), load::<L>(self.grad, at));
         let (means, inverses) = (load::<L>(self.means, channel), load::<L>(self.inverses, channel));
-        let passed = std::array::from_fn(|i| if self.relu && y[i] <= 0.0 { 0.0 } else { grad[i] });
+        let passed = std::array::from_fn(|i| if self.relu && is_cut(y[i]) { 0.0 } else { grad[i] });
         (passed, std::array::from_fn(|i| (x[i] - means[i]) * inverses[i]))
     }
 }
@@ -183,13 +184,12 @@ impl Passed<'_> {
 
 /// `y = x · factor + addend`, rectified or not, channel by channel.
 #[inline(always)]
-fn apply(x: &[f32], factors: &[f32], addends: &[f32], relu: bool, out: &mut [f32]) {
+fn apply(x: &[f32], factors: &[f32], addends: &[f32], rectify: bool, out: &mut [f32]) {
     let channels = factors.len();
     for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
         for (((x, out), factor), addend) in x.iter().zip(out).zip(factors).zip(addends) {
             let y = x * factor + addend;
-            // Written so that NaN stays NaN.
-            *out = if relu && y <= 0.0 { 0.0 } else { y };
+            *out = if rectify { relu(y) } else { y };
         }
     }
 }
@@ -304,9 +304,7 @@ impl Kernel3 for GroupNorm {
             }
         });
         let mut d_scale = vec![0f32; sums_len];
-        for block in sums.chunks_exact(sums_len) {
-            d_scale.iter_mut().zip(block).for_each(|(total, sum)| *total += sum);
-        }
+        add_rows(&mut d_scale, &sums);
         let d_shift = d_scale.split_off(norm.channels);
         Ok(Args { x: Some(dx), weight: Some(d_scale), affine: Some(d_shift) })
     }

@@ -2,6 +2,7 @@
 //! `conv` and `residual` have in common.
 
 use super::conv::{Call, ConvGrads};
+use super::elementwise::{add_rows, add_to_rows};
 use super::norm::Norm;
 use super::op::{Args, Output};
 use super::scratch::Kept;
@@ -71,7 +72,7 @@ impl Normed {
         let (scale, shift) = scale_and_shift.split_at(norm.channels);
         let (len, statistics_len) = (conv.raw_len(), norm.statistics_len());
         conv.forward(args.x, args.weight, Some(saved.raw), |image, raw| {
-            wide(|| add_bias(raw, bias));
+            wide(|| add_to_rows(raw, bias));
             let args = Args { x: &*raw, weight: scale, affine: shift };
             let statistics = &mut saved.statistics[image * statistics_len..][..statistics_len];
             norm.forward(args, statistics, &mut y[image * len..][..len]);
@@ -95,25 +96,7 @@ impl Normed {
             let out = Output { y: &out.y[of_image.clone()], grad: &out.grad[of_image] };
             let grads = Args { x: &mut *d_raw, weight: &mut *d_scale, affine: &mut *d_shift };
             norm.backward(args, statistics, out, grads);
-            wide(|| add_rows(d_raw, d_bias));
+            wide(|| add_rows(d_bias, d_raw));
         });
-    }
-}
-
-#[inline(always)]
-fn add_bias(y: &mut [f32], bias: &[f32]) {
-    for y in y.chunks_exact_mut(bias.len()) {
-        for (y, bias) in y.iter_mut().zip(bias) {
-            *y += bias;
-        }
-    }
-}
-
-#[inline(always)]
-fn add_rows(rows: &[f32], sums: &mut [f32]) {
-    for row in rows.chunks_exact(sums.len()) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += value;
-        }
     }
 }

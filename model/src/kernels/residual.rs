@@ -2,6 +2,7 @@
 //! convolutions a block of images stays in the cache, and no tensor of candle's has to be made and added up.
 
 use super::conv::{self, After, ConvLayer, add_blocks, conv};
+use super::elementwise::{add, add_relu, relu_backward};
 use super::matrix::transpose;
 use super::norm::Norm;
 use super::normed::{self, Normed};
@@ -282,7 +283,7 @@ fn backward_block(layers: &PerConv<Layer<'_>>, piece: Piece<'_>, grads: PieceGra
     let PieceGrads { dx, parameters } = grads;
     let shortcut_len = if layers.shortcut.is_some() { dx.len() } else { 0 };
     scratch::with([out.grad.len(), out.grad.len(), shortcut_len], |[passed, d_hidden, other]| {
-        wide(|| pass(out, passed));
+        wide(|| relu_backward(out, passed));
         let passed = &*passed;
         // The second norm and the shortcut's are not rectified themselves, so their outputs don't matter.
         let after_norm = |raw| Output { y: raw, grad: passed };
@@ -304,28 +305,4 @@ fn backward_block(layers: &PerConv<Layer<'_>>, piece: Piece<'_>, grads: PieceGra
             }
         }
     });
-}
-
-/// max(out + other, 0) in place.
-#[inline(always)]
-fn add_relu(out: &mut [f32], other: &[f32]) {
-    for (out, other) in out.iter_mut().zip(other) {
-        let sum = *out + other;
-        // Written so that NaN stays NaN.
-        *out = if sum <= 0.0 { 0.0 } else { sum };
-    }
-}
-
-#[inline(always)]
-fn pass(out: Output<'_>, passed: &mut [f32]) {
-    for (passed, (grad, y)) in passed.iter_mut().zip(out.grad.iter().zip(out.y)) {
-        *passed = if *y <= 0.0 { 0.0 } else { *grad };
-    }
-}
-
-#[inline(always)]
-fn add(to: &mut [f32], from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += from;
-    }
 }
