@@ -84,6 +84,9 @@ pub(super) fn composed(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLa
 }
 
 /// The sizes of one call.
+///
+/// Shapes beside the products name them so: G images of a group that shares a product, Oh·Ow output positions of an image,
+/// K·K·Ci values that a position sees, Co output channels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     images: usize,
@@ -173,6 +176,7 @@ impl Call {
                     None => &mut y[..images * self.raw_len()],
                 };
                 self.unfold(x, padded, windows);
+                // y: [G·Oh·Ow, Co] = windows: [G·Oh·Ow, K·K·Ci] x weight: [K·K·Ci, Co]
                 let (left, right) = (Matrix::columns(weight, conv.out), Matrix::columns(windows, len));
                 product([conv.out, images * positions, len], left, right, y, conv.out, false);
                 y.chunks_exact_mut(self.raw_len()).enumerate().for_each(|(j, y)| finish(i * group + j, y));
@@ -197,11 +201,13 @@ impl Call {
                 let outputs = dy.chunks_exact_mut(self.raw_len()).take(images);
                 outputs.enumerate().for_each(|(j, dy)| spread(i * group + j, dy));
                 self.unfold(x, padded, windows);
+                // dw: [K·K·Ci, Co] += windows^T: [K·K·Ci, G·Oh·Ow] x dy: [G·Oh·Ow, Co]
                 let (left, right) = (Matrix::columns(dy, conv.out), Matrix::rows(windows, len));
                 product([conv.out, len, n], left, right, dw, conv.out, i > 0);
                 if dx.is_empty() {
                     continue;
                 }
+                // windows: [G·Oh·Ow, K·K·Ci] = dy: [G·Oh·Ow, Co] x weight^T: [Co, K·K·Ci]
                 let (left, right) = (Matrix::columns(transposed, len), Matrix::columns(dy, conv.out));
                 product([len, n, conv.out], left, right, windows, len, false);
                 let start = i * group * conv.image_len();

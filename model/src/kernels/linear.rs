@@ -98,6 +98,7 @@ impl Sizes {
         scratch::with([n * out], |[tiles]| {
             tiles.par_chunks_mut(n * TILE).enumerate().for_each(|(i, tile)| {
                 let width = tile.len() / n;
+                // tile: [n, width] = x: [n, in] x columns of weight: [in, width]
                 let left = Matrix::columns(&weight[i * TILE..], out);
                 product([width, n, inputs], left, Matrix::columns(x, inputs), tile, width, false);
             });
@@ -115,22 +116,24 @@ impl Sizes {
         y
     }
 
-    /// `x^T · grad`, `[in, out]`.
+    /// Writes the weight's gradient, `[in, out]`.
     fn weight_gradient(&self, x: &[f32], grad: &[f32], dw: &mut [f32]) {
         let Self { n, inputs, out } = *self;
         dw.par_chunks_mut(TILE * out).enumerate().for_each(|(i, dw)| {
+            // rows of dw: [height, out] = columns of x, transposed: [height, n] x grad: [n, out]
             let right = Matrix::rows(&x[i * TILE..], inputs);
             product([out, dw.len() / out, n], Matrix::columns(grad, out), right, dw, out, false);
         });
     }
 
-    /// `grad · weight^T`, `[n, in]`.
+    /// The input's gradient, `[n, in]`.
     fn input_gradient(&self, weight: &[f32], grad: &[f32]) -> Vec<f32> {
         let Self { n, inputs, out } = *self;
         let mut dx = vec![0f32; n * inputs];
         scratch::with([inputs * n], |[columns]| {
             columns.par_chunks_mut(TILE * n).zip(weight.par_chunks(TILE * out)).for_each(|(columns, weight)| {
                 let height = columns.len() / n;
+                // columns of dx, transposed: [height, n] = rows of weight: [height, out] x grad^T: [out, n]
                 product([n, height, out], Matrix::rows(grad, out), Matrix::columns(weight, out), columns, n, false);
             });
             transpose(columns, n, &mut dx);

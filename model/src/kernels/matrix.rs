@@ -50,6 +50,9 @@ fn is_better_in_pieces(m: usize, n: usize, right: Matrix<'_>) -> bool {
 
 /// `out = left · right`, or `out += left · right` with `add`. `left` is m x k, `right` k x n, and `out` m x n in columns of
 /// `out_step` values, each column contiguous. Runs on the calling thread alone.
+///
+/// The kernels keep their matrices in rows, which as columns are the transposes. So they ask for `y^T = b^T · a^T` where
+/// they mean `y = a · b`; the comments beside the products name the shapes of the latter.
 pub(crate) fn product(
     [m, n, k]: [usize; 3],
     left: Matrix<'_>,
