@@ -8,15 +8,14 @@
 
 use super::elementwise::{add, is_cut, relu};
 use super::matrix::{Matrix, product, transpose};
-use super::norm::{self, Norm};
+use super::norm::Norm;
 use super::normed::{self, Normed};
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View, weight_gradient};
 use super::pool::{NONE, Window};
 use super::scratch::{self, Kept};
 use super::unfold::{self, Geometry, SLACK};
-use super::{channels_first, channels_last, images_per_block, optional, wide};
-use candle_core::{Module, Result, Shape, Tensor};
-use candle_nn::Conv2dConfig;
+use super::{images_per_block, optional, reference, wide};
+use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Output positions that a matrix product should have at least: small images share one.
@@ -62,25 +61,7 @@ pub fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer, into: 
         let kernel = Conv { layer, into: into.cloned() };
         return op::apply3(kernel, Args { x, weight, affine: rest });
     }
-    composed(x, weight, rest, layer)
-}
-
-/// The same with candle's own layers.
-pub(super) fn composed(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer) -> Result<Tensor> {
-    let out = weight.dim(3)?;
-    let config = Conv2dConfig { padding: layer.pad, stride: layer.stride, ..Conv2dConfig::default() };
-    let weight = weight.permute((3, 2, 0, 1))?.contiguous()?;
-    let conv = candle_nn::Conv2d::new(weight, Some(rest.narrow(0, 0, out)?), config);
-    let y = channels_last(&conv.forward(&channels_first(x)?)?)?;
-    match layer.after {
-        After::Pool { relu, size } => {
-            let y = if relu { y.relu()? } else { y };
-            if size > 1 { super::pool::composed(&y, size) } else { Ok(y) }
-        }
-        After::Norm { groups, relu } => {
-            norm::composed(&y, &rest.narrow(0, out, out)?, &rest.narrow(0, 2 * out, out)?, groups, relu)
-        }
-    }
+    reference::conv(x, weight, rest, layer)
 }
 
 /// The sizes of one call.

@@ -5,8 +5,8 @@
 use super::elementwise::{add_rows, relu, relu_backward};
 use super::matrix::{Matrix, product, transpose};
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View, weight_gradient};
-use super::scratch;
-use candle_core::{Module, Result, Shape, Tensor};
+use super::{reference, scratch};
+use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Rows or columns of the weight that one task works on.
@@ -27,13 +27,7 @@ pub fn linear(
         let kernel = Linear { relu, input_gradient, into: into.cloned() };
         return op::apply3(kernel, Args { x, weight, affine: bias });
     }
-    composed(x, weight, bias, relu)
-}
-
-/// The same with candle's own layer.
-pub(super) fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, relu: bool) -> Result<Tensor> {
-    let y = candle_nn::Linear::new(weight.t()?, Some(bias.clone())).forward(x)?;
-    if relu { y.relu() } else { Ok(y) }
+    reference::linear(x, weight, bias, relu)
 }
 
 struct Linear {

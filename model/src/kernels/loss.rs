@@ -1,6 +1,7 @@
 //! Softmax and cross-entropy, together because their gradient is simple: probability minus one for the label, over n.
 
 use super::op::{self, Kernel1, View};
+use super::reference;
 use candle_core::{Result, Shape, Tensor};
 
 /// The mean over the batch of -log softmax(logits)[label]. `logits`: `[n, classes]`, a label an image, each below the
@@ -13,14 +14,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     if logits.device().is_cpu() {
         return op::apply1(CrossEntropy { labels: labels.to_vec() }, logits);
     }
-    composed(logits, labels)
-}
-
-/// The same with candle's own loss.
-pub(super) fn composed(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
-    let labels: Vec<u32> = labels.iter().map(|&label| u32::from(label)).collect();
-    let labels = Tensor::from_vec(labels, logits.dim(0)?, logits.device())?;
-    candle_nn::loss::cross_entropy(logits, &labels)
+    reference::cross_entropy(logits, labels)
 }
 
 /// Loss (as the sum, not the mean) and number of right answers of rows of logits. The first of equal logits is the answer;

@@ -19,6 +19,7 @@ mod op;
 pub mod pool;
 #[cfg(test)]
 mod pytorch;
+mod reference;
 pub mod residual;
 pub(crate) mod scratch;
 pub mod sgd;
@@ -26,7 +27,6 @@ pub mod sgd;
 mod tests;
 mod unfold;
 
-use candle_core::{Result, Tensor};
 use rayon::iter::{Either, IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 /// Blocks that a batch is cut into at most. Each block of a convolution keeps partial sums of the weights' gradient, which
@@ -66,14 +66,4 @@ fn wide<T>(work: impl FnOnce() -> T) -> T {
         return unsafe { run(work) };
     }
     work()
-}
-
-/// Images as candle's layers take them.
-fn channels_first(x: &Tensor) -> Result<Tensor> {
-    x.permute((0, 3, 1, 2))?.contiguous()
-}
-
-/// Images as the kernels take them.
-fn channels_last(x: &Tensor) -> Result<Tensor> {
-    x.permute((0, 2, 3, 1))?.contiguous()
 }

@@ -5,12 +5,12 @@
 use super::elementwise::{add_rows, is_cut, relu};
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View};
 use super::scratch::Kept;
-use super::{channels_first, channels_last, images_per_block, wide};
-use candle_core::{D, Module, Result, Shape, Tensor};
+use super::{images_per_block, reference, wide};
+use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Added to the variance; the paper's value.
-const EPSILON: f64 = 1e-5;
+pub(super) const EPSILON: f64 = 1e-5;
 
 /// `x`: `[n, h, w, c]`, `scale` and `shift`: `[c]`; mean and variance are taken over height, width and a group of
 /// neighbouring channels.
@@ -18,14 +18,7 @@ pub fn group_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize, rel
     if x.device().is_cpu() {
         return op::apply3(GroupNorm { groups, relu }, Args { x, weight: scale, affine: shift });
     }
-    composed(x, scale, shift, groups, relu)
-}
-
-/// The same with candle's own layer.
-pub(super) fn composed(x: &Tensor, scale: &Tensor, shift: &Tensor, groups: usize, relu: bool) -> Result<Tensor> {
-    let norm = candle_nn::GroupNorm::new(scale.clone(), shift.clone(), x.dim(D::Minus1)?, groups, EPSILON)?;
-    let y = channels_last(&norm.forward(&channels_first(x)?)?)?;
-    if relu { y.relu() } else { Ok(y) }
+    reference::group_norm(x, scale, shift, groups, relu)
 }
 
 /// The normalisation of one image at a time.

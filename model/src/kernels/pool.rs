@@ -4,8 +4,8 @@
 //! be), so this one is used everywhere: on CPUs as a kernel, elsewhere composed of operations that are right.
 
 use super::op::{self, Kernel1, View};
-use super::{images_per_block, wide};
-use candle_core::{D, Result, Shape, Tensor};
+use super::{images_per_block, reference, wide};
+use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Channels that are compared together.
@@ -17,21 +17,7 @@ pub(super) const NONE: u8 = u8::MAX;
 /// Max pooling of `[n, h, w, c]` with a window and step of `size`; the last rows and columns that fill no window are
 /// dropped. Of equal values the first in reading order gets the gradient.
 pub fn max_pool(x: &Tensor, size: usize) -> Result<Tensor> {
-    if x.device().is_cpu() { op::apply1(MaxPool { size }, x) } else { composed(x, size) }
-}
-
-/// The same, composed of candle's operations; equal values all get the gradient.
-pub(super) fn composed(x: &Tensor, size: usize) -> Result<Tensor> {
-    let (n, h, w, c) = x.dims4()?;
-    let (oh, ow) = (h / size, w / size);
-    x.narrow(1, 0, oh * size)?
-        .narrow(2, 0, ow * size)?
-        .contiguous()?
-        .reshape(&[n, oh, size, ow, size, c])?
-        .permute(&[0, 1, 3, 5, 2, 4][..])?
-        .contiguous()?
-        .reshape((n, oh, ow, c, size * size))?
-        .max(D::Minus1)
+    if x.device().is_cpu() { op::apply1(MaxPool { size }, x) } else { reference::max_pool(x, size) }
 }
 
 struct MaxPool {

@@ -1,14 +1,14 @@
 //! The basic block of a residual net (He et al. 2016, section 3.3) with group normalisation, as one operation: between its
 //! convolutions a block of images stays in the cache, and no tensor of candle's has to be made and added up.
 
-use super::conv::{self, After, ConvLayer, add_blocks, conv};
+use super::conv::{self, add_blocks};
 use super::elementwise::{add, add_relu, relu_backward};
 use super::matrix::transpose;
 use super::norm::Norm;
 use super::normed::{self, Normed};
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View};
 use super::scratch::{self, Kept};
-use super::{images_per_block, optional, wide};
+use super::{images_per_block, optional, reference, wide};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -31,25 +31,7 @@ pub fn residual(x: &Tensor, weights: &Tensor, rest: &Tensor, block: Block) -> Re
     if x.device().is_cpu() {
         return op::apply3(Residual { block }, Args { x, weight: weights, affine: rest });
     }
-    composed(x, weights, rest, block)
-}
-
-/// The same, composed of the operations of its layers.
-pub(super) fn composed(x: &Tensor, weights: &Tensor, rest: &Tensor, block: Block) -> Result<Tensor> {
-    let Block { out, stride, groups, shortcut } = block;
-    let inputs = x.dim(3)?;
-    let layer = |x: &Tensor, number: usize, start: usize, kernel: usize, stride: usize, relu: bool| {
-        let inputs = x.dim(3)?;
-        let weight =
-            weights.narrow(0, start, kernel * kernel * inputs * out)?.reshape((kernel, kernel, inputs, out))?;
-        let rest = rest.narrow(0, 3 * out * number, 3 * out)?;
-        let after = After::Norm { groups, relu };
-        conv(x, &weight, &rest, ConvLayer { stride, pad: kernel / 2, after, input_gradient: true }, None)
-    };
-    let y = layer(x, 0, 0, 3, stride, true)?;
-    let y = layer(&y, 1, 9 * inputs * out, 3, 1, false)?;
-    let other = if shortcut { layer(x, 2, 9 * (inputs + out) * out, 1, stride, false)? } else { x.clone() };
-    (y + other)?.relu()
+    reference::residual(x, weights, rest, block)
 }
 
 struct Residual {

@@ -1,11 +1,12 @@
 //! Every kernel against its definition and against central finite differences.
 
-use super::conv::{self, After, ConvLayer, conv};
-use super::linear::{self, linear};
-use super::loss::{self, cross_entropy};
-use super::norm::{self, group_norm};
-use super::pool::{self, max_pool};
-use super::residual::{self, Block, residual};
+use super::conv::{After, ConvLayer, conv};
+use super::linear::linear;
+use super::loss::cross_entropy;
+use super::norm::group_norm;
+use super::pool::max_pool;
+use super::reference;
+use super::residual::{Block, residual};
 use super::sgd;
 use crate::net::{Mode, Model};
 use crate::spec::{Layer, NetSpec};
@@ -150,7 +151,7 @@ fn kernels_and_their_twins_of_candle_operations_agree() {
         let arguments = [&[7, 7, 9, 3][..], &[3, 3, 3, 5], &[5]].map(|shape| random(&mut stream, shape));
         let layer = ConvLayer { after: After::Pool { relu, size: pool }, ..plain(1, 1) };
         let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = conv::composed(x, weight, bias, layer);
+        let twin = reference::conv(x, weight, bias, layer);
         check_twins(&arguments, conv(x, weight, bias, layer, None), twin, &format!("conv, pool {pool}, relu {relu}"));
     }
     for (relu, [h, w, out, stride]) in [(false, [9, 5, 6, 2]), (true, [5, 5, 20, 1]), (true, [12, 11, 34, 1])] {
@@ -158,24 +159,24 @@ fn kernels_and_their_twins_of_candle_operations_agree() {
         let arguments = [&[7, h, w, 3][..], &[3, 3, 3, out], &[3 * out]].map(|shape| random(&mut stream, shape));
         let layer = ConvLayer { after: After::Norm { groups: 2, relu }, ..plain(stride, 1) };
         let [x, weight, rest] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = conv::composed(x, weight, rest, layer);
+        let twin = reference::conv(x, weight, rest, layer);
         check_twins(&arguments, conv(x, weight, rest, layer, None), twin, &format!("conv and norm, relu {relu}"));
     }
     for relu in [false, true] {
         let mut stream = stream();
         let arguments = [&[9, 70][..], &[70, 130], &[130]].map(|shape| random(&mut stream, shape));
         let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = linear::composed(x, weight, bias, relu);
+        let twin = reference::linear(x, weight, bias, relu);
         check_twins(&arguments, linear(x, weight, bias, relu, true, None), twin, &format!("linear, relu {relu}"));
         let arguments = [&[5, 3, 7, 8][..], &[8], &[8]].map(|shape| random(&mut stream, shape));
         let [x, scale, shift] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = norm::composed(x, scale, shift, 4, relu);
+        let twin = reference::group_norm(x, scale, shift, 4, relu);
         check_twins(&arguments, group_norm(x, scale, shift, 4, relu), twin, &format!("group norm, relu {relu}"));
         let x = random(&mut stream, &[3, 5, 7, 2]);
-        let twin = pool::composed(x.as_tensor(), 2);
+        let twin = reference::max_pool(x.as_tensor(), 2);
         check_twins(std::slice::from_ref(&x), max_pool(x.as_tensor(), 2), twin, "max pool");
         let x = random(&mut stream, &[4, 6]);
-        let twin = loss::composed(x.as_tensor(), &[5, 0, 2, 2]);
+        let twin = reference::cross_entropy(x.as_tensor(), &[5, 0, 2, 2]);
         check_twins(std::slice::from_ref(&x), cross_entropy(x.as_tensor(), &[5, 0, 2, 2]), twin, "cross-entropy");
     }
 }
@@ -237,7 +238,7 @@ fn a_residual_block_is_that_of_its_layers() {
             [&[n, h, w, inputs][..], &[weights], &[3 * convs * out]].map(|shape| random(&mut stream, shape));
         let block = Block { out, stride, groups: 2, shortcut };
         let [x, weights, rest] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = residual::composed(x, weights, rest, block);
+        let twin = reference::residual(x, weights, rest, block);
         let what = format!("residual {n} {h}x{w}x{inputs} to {out}, stride {stride}");
         check_twins(&arguments, residual(x, weights, rest, block), twin, &what);
     }
