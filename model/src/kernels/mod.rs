@@ -8,13 +8,13 @@
 //! Results don't depend on the number of threads: work is cut into blocks of images whose borders depend on the batch
 //! alone, each block is computed by one thread, and partial sums are added in the order of the blocks.
 
+mod blocks;
 pub mod conv;
 mod elementwise;
 pub mod linear;
 pub mod loss;
 pub(crate) mod matrix;
 pub mod norm;
-mod normed;
 mod op;
 pub mod pool;
 #[cfg(test)]
@@ -26,28 +26,6 @@ pub mod sgd;
 #[cfg(test)]
 mod tests;
 mod unfold;
-
-use rayon::iter::{Either, IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
-
-/// Blocks that a batch is cut into at most. Each block of a convolution keeps partial sums of the weights' gradient, which
-/// bounds memory; and it bounds the threads that can work at once.
-const BLOCKS_MAX: usize = 12;
-
-/// Images in a block, given those in the batch: the same for any number of threads.
-fn images_per_block(images: usize) -> usize {
-    images.div_ceil(BLOCKS_MAX).max(1)
-}
-
-/// For each block its item, or none if there are no items.
-fn optional<I: IndexedParallelIterator>(
-    items: Option<I>,
-    blocks: usize,
-) -> impl IndexedParallelIterator<Item = Option<I::Item>> {
-    match items {
-        Some(items) => Either::Left(items.map(Some)),
-        None => Either::Right((0..blocks).into_par_iter().map(|_| None)),
-    }
-}
 
 /// Runs a loop over contiguous values, compiled for AVX2 where the CPU has it (the build's own target knows SSE2 alone).
 ///

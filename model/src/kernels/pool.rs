@@ -3,8 +3,9 @@
 //! candle's own backward pass is wrong (the gradient at a unique maximum of a 2x2 window is a quarter of what it should
 //! be), so this one is used everywhere: on CPUs as a kernel, elsewhere composed of operations that are right.
 
+use super::blocks::images_per_block;
 use super::op::{self, Kernel1, View};
-use super::{images_per_block, reference, wide};
+use super::{reference, wide};
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 

@@ -1,14 +1,15 @@
 //! The basic block of a residual net (He et al. 2016, section 3.3) with group normalisation, as one operation: between its
 //! convolutions a block of images stays in the cache, and no tensor of candle's has to be made and added up.
 
-use super::conv::{self, add_blocks};
+use super::blocks::{add_blocks, images_per_block, optional};
+use super::conv::{self, Normed, NormedSaved};
 use super::elementwise::{add, add_relu, relu_backward};
 use super::matrix::transpose;
 use super::norm::Norm;
-use super::normed::{self, Normed};
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View};
 use super::scratch::{self, Kept};
-use super::{images_per_block, optional, reference, wide};
+use super::unfold::Geometry;
+use super::{reference, wide};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -99,11 +100,11 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    fn forward(&self, x: &[f32], saved: normed::Saved<&mut [f32]>, y: &mut [f32]) {
+    fn forward(&self, x: &[f32], saved: NormedSaved<&mut [f32]>, y: &mut [f32]) {
         self.normed.forward(Args { x, weight: self.weight, affine: self.affine }, saved, y);
     }
 
-    fn backward(&self, x: &[f32], saved: normed::Saved<&[f32]>, out: Output<'_>, grads: Args<&mut [f32]>) {
+    fn backward(&self, x: &[f32], saved: NormedSaved<&[f32]>, out: Output<'_>, grads: Args<&mut [f32]>) {
         self.normed.backward(Args { x, weight: self.weight, affine: self.affine }, saved, out, grads);
     }
 }
@@ -123,14 +124,16 @@ impl Call {
         if height == 0 || width == 0 || out == 0 || stride == 0 || groups == 0 || out % groups != 0 {
             candle_core::bail!("a residual block of {x:?} to {out} channels in {groups} groups is impossible")
         }
-        let conv = |sides: [usize; 4], kernel: usize, stride: usize, relu: bool| Normed {
-            conv: conv::Call::of(images, sides, kernel, stride, kernel / 2),
-            norm: Norm { channels: out, groups, relu },
-        };
+        let norm = |relu: bool| Norm { channels: out, groups, relu };
+        let conv =
+            |geometry: Geometry, relu: bool| Normed { conv: conv::Call { images, conv: geometry }, norm: norm(relu) };
+        let first = Geometry { height, width, channels: inputs, out, kernel: 3, stride, pad: 1 };
+        let [hidden_height, hidden_width] = [first.out_height(), first.out_width()];
+        let second = Geometry { height: hidden_height, width: hidden_width, channels: out, stride: 1, ..first };
         let convs = PerConv {
-            first: conv([height, width, inputs, out], 3, stride, true),
-            second: conv([height.div_ceil(stride), width.div_ceil(stride), out, out], 3, 1, false),
-            shortcut: shortcut.then(|| conv([height, width, inputs, out], 1, stride, false)),
+            first: conv(first, true),
+            second: conv(second, false),
+            shortcut: shortcut.then(|| conv(Geometry { kernel: 1, pad: 0, ..first }, false)),
         };
         let sum = |len: fn(&Normed) -> usize| convs.iter().map(len).sum::<usize>();
         let same = shortcut || (inputs == out && stride == 1);
@@ -148,7 +151,7 @@ impl Call {
 
 /// What the forward pass leaves for the backward pass.
 struct Saved {
-    convs: PerConv<normed::Saved<Kept<f32>>>,
+    convs: PerConv<NormedSaved<Kept<f32>>>,
     /// What goes into the second convolution.
     hidden: Kept<f32>,
 }
@@ -174,7 +177,7 @@ impl Saved {
 
 /// What is saved of a block of images, while it is written.
 struct SavedBlock<'a> {
-    convs: PerConv<normed::Saved<&'a mut [f32]>>,
+    convs: PerConv<NormedSaved<&'a mut [f32]>>,
     hidden: &'a mut [f32],
 }
 
@@ -182,7 +185,7 @@ struct SavedBlock<'a> {
 struct Piece<'a> {
     x: &'a [f32],
     hidden: &'a [f32],
-    saved: PerConv<normed::Saved<&'a [f32]>>,
+    saved: PerConv<NormedSaved<&'a [f32]>>,
     out: Output<'a>,
 }
 

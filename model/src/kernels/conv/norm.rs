@@ -1,33 +1,33 @@
 //! A convolution with bias and the group normalisation after it, for a block of images on one thread: what the operations
 //! `conv` and `residual` have in common.
 
-use super::conv::{Call, ConvGrads};
-use super::elementwise::{add_rows, add_to_rows};
-use super::norm::Norm;
-use super::op::{Args, Output};
-use super::scratch::Kept;
-use super::wide;
+use super::{Call, ConvGrads};
+use crate::kernels::elementwise::{add_rows, add_to_rows};
+use crate::kernels::norm::Norm;
+use crate::kernels::op::{Args, Output};
+use crate::kernels::scratch::Kept;
+use crate::kernels::wide;
 use rayon::prelude::*;
 
 /// The two together. Their affine parameters are bias, scale and shift, one after the other.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Normed {
-    pub(super) conv: Call,
-    pub(super) norm: Norm,
+pub(crate) struct Normed {
+    pub(crate) conv: Call,
+    pub(crate) norm: Norm,
 }
 
 /// What the forward pass saves for the backward pass: of a batch, or of a block of its images.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Saved<T> {
+pub(crate) struct Saved<T> {
     /// The convolution's output, with bias.
-    pub(super) raw: T,
+    pub(crate) raw: T,
     /// The norm's statistics.
-    pub(super) statistics: T,
+    pub(crate) statistics: T,
 }
 
 impl Saved<Kept<f32>> {
     /// Of the images of a batch, to be written a block at a time.
-    pub(super) fn blocks_mut(
+    pub(crate) fn blocks_mut(
         &mut self,
         normed: &Normed,
         block: usize,
@@ -38,7 +38,7 @@ impl Saved<Kept<f32>> {
     }
 
     /// Of so many images from `start` on.
-    pub(super) fn images(&self, normed: &Normed, start: usize, count: usize) -> Saved<&[f32]> {
+    pub(crate) fn images(&self, normed: &Normed, start: usize, count: usize) -> Saved<&[f32]> {
         let (len, statistics_len) = (normed.conv.raw_len(), normed.norm.statistics_len());
         Saved {
             raw: &self.raw[start * len..][..count * len],
@@ -48,17 +48,17 @@ impl Saved<Kept<f32>> {
 }
 
 impl Normed {
-    pub(super) fn weight_len(&self) -> usize {
+    pub(crate) fn weight_len(&self) -> usize {
         self.conv.weight_len()
     }
 
     /// Bias, scale and shift of each output channel.
-    pub(super) fn affine_len(&self) -> usize {
+    pub(crate) fn affine_len(&self) -> usize {
         3 * self.norm.channels
     }
 
     /// Memory for what a batch saves.
-    pub(super) fn take(&self, images: usize) -> Saved<Kept<f32>> {
+    pub(crate) fn take(&self, images: usize) -> Saved<Kept<f32>> {
         Saved {
             raw: Kept::take(images * self.conv.raw_len()),
             statistics: Kept::take(images * self.norm.statistics_len()),
@@ -66,7 +66,7 @@ impl Normed {
     }
 
     /// Writes a block's output, and what the backward pass will need.
-    pub(super) fn forward(&self, args: Args<&[f32]>, saved: Saved<&mut [f32]>, y: &mut [f32]) {
+    pub(crate) fn forward(&self, args: Args<&[f32]>, saved: Saved<&mut [f32]>, y: &mut [f32]) {
         let Self { conv, norm } = self;
         let (bias, scale_and_shift) = args.affine.split_at(norm.channels);
         let (scale, shift) = scale_and_shift.split_at(norm.channels);
@@ -81,7 +81,7 @@ impl Normed {
 
     /// Writes a block's gradient of the weight, and that of the input where its slice isn't empty; adds to that of the
     /// affine parameters. The weight is given transposed; the output matters where it is rectified.
-    pub(super) fn backward(&self, args: Args<&[f32]>, saved: Saved<&[f32]>, out: Output<'_>, grads: Args<&mut [f32]>) {
+    pub(crate) fn backward(&self, args: Args<&[f32]>, saved: Saved<&[f32]>, out: Output<'_>, grads: Args<&mut [f32]>) {
         let Self { conv, norm } = self;
         let (len, statistics_len) = (conv.raw_len(), norm.statistics_len());
         let (_, scale_and_shift) = args.affine.split_at(norm.channels);

@@ -6,20 +6,22 @@
 //! its window was the maximum. With normalisation it is kept for the backward pass, and each image goes through all its
 //! passes while it is in the cache. The backward pass unfolds the input again, which costs less than keeping it.
 
+mod norm;
+mod shape;
+
+use super::blocks::{add_blocks, images_per_block, optional};
 use super::elementwise::{add, is_cut, relu};
-use super::matrix::{Matrix, product, transpose};
+use super::matrix::transpose;
 use super::norm::Norm;
-use super::normed::{self, Normed};
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View, weight_gradient};
 use super::pool::{NONE, Window};
 use super::scratch::{self, Kept};
-use super::unfold::{self, Geometry, SLACK};
-use super::{images_per_block, optional, reference, wide};
-use candle_core::{Result, Shape, Tensor};
+use super::{reference, wide};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-/// Output positions that a matrix product should have at least: small images share one.
-const POSITIONS_MIN: usize = 128;
+pub(super) use norm::{Normed, Saved as NormedSaved};
+pub(super) use shape::{Call, ConvGrads};
 
 /// A convolution and what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,176 +66,6 @@ pub fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer, into: 
     reference::conv(x, weight, rest, layer)
 }
 
-/// The sizes of one call.
-///
-/// Shapes beside the products name them so: G images of a group that shares a product, Oh·Ow output positions of an image,
-/// K·K·Ci values that a position sees, Co output channels.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Call {
-    images: usize,
-    conv: Geometry,
-}
-
-impl Call {
-    fn new(layer: &ConvLayer, x: &Shape, weight: &Shape) -> Result<Self> {
-        let (images, height, width, channels) = x.dims4()?;
-        let (kernel, kernel_x, inputs, out) = weight.dims4()?;
-        if kernel != kernel_x || inputs != channels || height + 2 * layer.pad < kernel || width + 2 * layer.pad < kernel
-        {
-            candle_core::bail!("a convolution of {x:?} with {weight:?} is impossible")
-        }
-        let conv = Geometry { height, width, channels, out, kernel, stride: layer.stride, pad: layer.pad };
-        Ok(Self { images, conv })
-    }
-
-    /// A call with these images: height, width and channels of the input, channels of the output.
-    pub(super) fn of(
-        images: usize,
-        [height, width, channels, out]: [usize; 4],
-        kernel: usize,
-        stride: usize,
-        pad: usize,
-    ) -> Self {
-        Self { images, conv: Geometry { height, width, channels, out, kernel, stride, pad } }
-    }
-
-    pub(super) fn weight_len(&self) -> usize {
-        self.conv.window() * self.conv.out
-    }
-
-    /// Height and width of the output, before what follows.
-    pub(super) fn out_sides(&self) -> [usize; 2] {
-        [self.conv.out_height(), self.conv.out_width()]
-    }
-
-    /// Values of an image's output, before what follows.
-    pub(super) fn raw_len(&self) -> usize {
-        self.conv.positions() * self.conv.out
-    }
-
-    /// The pooling of the output.
-    fn window(&self, size: usize) -> Window {
-        let (height, width) = (self.conv.out_height(), self.conv.out_width());
-        Window { height, width, channels: self.conv.out, size }
-    }
-
-    /// Images that share one matrix product.
-    fn group(&self) -> usize {
-        POSITIONS_MIN.div_ceil(self.conv.positions()).min(images_per_block(self.images))
-    }
-
-    /// Unfolds `images` one after the other.
-    fn unfold(&self, images: &[f32], padded: &mut [f32], windows: &mut [f32]) {
-        let len = self.conv.positions() * self.conv.window();
-        for (i, image) in images.chunks_exact(self.conv.image_len()).enumerate() {
-            unfold::pad(image, padded, &self.conv);
-            unfold::unfold(padded, &mut windows[i * len..(i + 1) * len + SLACK], &self.conv);
-        }
-    }
-
-    /// Lengths of the scratch memory: a padded image, a group's windows, its outputs.
-    fn scratch_lens(&self) -> [usize; 3] {
-        let group = self.group();
-        let positions = group * self.conv.positions();
-        [self.conv.padded_len(), positions * self.conv.window() + SLACK, group * self.raw_len()]
-    }
-
-    /// Convolves a block of images a group at a time and hands each image's output to `finish`, with its place. The output
-    /// lies in `raw` if that is given, else in scratch memory.
-    pub(super) fn forward(
-        &self,
-        x: &[f32],
-        weight: &[f32],
-        mut raw: Option<&mut [f32]>,
-        mut finish: impl FnMut(usize, &mut [f32]),
-    ) {
-        let Self { conv, .. } = self;
-        let (positions, len, group) = (conv.positions(), conv.window(), self.group());
-        scratch::with(self.scratch_lens(), |[padded, windows, y]| {
-            for (i, x) in x.chunks(group * conv.image_len()).enumerate() {
-                let images = x.len() / conv.image_len();
-                let y = match &mut raw {
-                    Some(raw) => &mut raw[i * group * self.raw_len()..][..images * self.raw_len()],
-                    None => &mut y[..images * self.raw_len()],
-                };
-                self.unfold(x, padded, windows);
-                // y: [G·Oh·Ow, Co] = windows: [G·Oh·Ow, K·K·Ci] x weight: [K·K·Ci, Co]
-                let (left, right) = (Matrix::columns(weight, conv.out), Matrix::columns(windows, len));
-                product([conv.out, images * positions, len], left, right, y, conv.out, false);
-                y.chunks_exact_mut(self.raw_len()).enumerate().for_each(|(j, y)| finish(i * group + j, y));
-            }
-        });
-    }
-
-    /// Writes a block's gradients. `spread` writes the gradient of an image's output, given its place.
-    pub(super) fn backward(
-        &self,
-        x: &[f32],
-        transposed: &[f32],
-        grads: ConvGrads<'_>,
-        mut spread: impl FnMut(usize, &mut [f32]),
-    ) {
-        let (Self { conv, .. }, ConvGrads { dx, dw }) = (self, grads);
-        let (positions, len, group) = (conv.positions(), conv.window(), self.group());
-        scratch::with(self.scratch_lens(), |[padded, windows, dy]| {
-            for (i, x) in x.chunks(group * conv.image_len()).enumerate() {
-                let images = x.len() / conv.image_len();
-                let n = images * positions;
-                let outputs = dy.chunks_exact_mut(self.raw_len()).take(images);
-                outputs.enumerate().for_each(|(j, dy)| spread(i * group + j, dy));
-                self.unfold(x, padded, windows);
-                // dw: [K·K·Ci, Co] += windows^T: [K·K·Ci, G·Oh·Ow] x dy: [G·Oh·Ow, Co]
-                let (left, right) = (Matrix::columns(dy, conv.out), Matrix::rows(windows, len));
-                product([conv.out, len, n], left, right, dw, conv.out, i > 0);
-                if dx.is_empty() {
-                    continue;
-                }
-                // windows: [G·Oh·Ow, K·K·Ci] = dy: [G·Oh·Ow, Co] x weight^T: [Co, K·K·Ci]
-                let (left, right) = (Matrix::columns(transposed, len), Matrix::columns(dy, conv.out));
-                product([len, n, conv.out], left, right, windows, len, false);
-                let start = i * group * conv.image_len();
-                let dx = dx[start..start + x.len()].chunks_exact_mut(conv.image_len());
-                for (dx, windows) in dx.zip(windows.chunks_exact(positions * len)) {
-                    unfold::fold(windows, padded, conv);
-                    unfold::crop(padded, dx, conv);
-                }
-            }
-        });
-    }
-}
-
-/// Where a block's gradients go.
-pub(super) struct ConvGrads<'a> {
-    /// That of the input; empty if nobody wants it.
-    pub(super) dx: &'a mut [f32],
-    /// The block's part of that of the weight.
-    pub(super) dw: &'a mut [f32],
-}
-
-/// Adds the bias to the maxima and rectifies them.
-#[inline(always)]
-fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], rectify: bool) {
-    for (out, chosen) in out.chunks_exact_mut(bias.len()).zip(chosen.chunks_exact_mut(bias.len())) {
-        add(out, bias);
-        if rectify {
-            for (out, chosen) in out.iter_mut().zip(chosen) {
-                *chosen = if is_cut(*out) { NONE } else { *chosen };
-                *out = relu(*out);
-            }
-        }
-    }
-}
-
-/// Adds the gradients that pass to the bias's gradient, row by row.
-#[inline(always)]
-fn add_passed(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
-    for (grad, chosen) in grad.chunks_exact(sums.len()).zip(chosen.chunks_exact(sums.len())) {
-        for ((sum, &grad), &chosen) in sums.iter_mut().zip(grad).zip(chosen) {
-            *sum += if chosen == NONE { 0.0 } else { grad };
-        }
-    }
-}
-
 struct Conv {
     layer: ConvLayer,
     into: Option<Tensor>,
@@ -242,7 +74,7 @@ struct Conv {
 /// What the forward pass leaves for the backward pass.
 enum Saved {
     Pooled(Pooled),
-    Normed { normed: Normed, saved: normed::Saved<Kept<f32>> },
+    Normed { normed: Normed, saved: NormedSaved<Kept<f32>> },
 }
 
 /// A convolution's pooling, and for each of its outputs which element of its window it came from.
@@ -354,7 +186,7 @@ impl Pooled {
     }
 }
 
-fn forward_normed(normed: &Normed, args: Args<&[f32]>) -> (Vec<f32>, normed::Saved<Kept<f32>>) {
+fn forward_normed(normed: &Normed, args: Args<&[f32]>) -> (Vec<f32>, NormedSaved<Kept<f32>>) {
     let Call { images, conv } = normed.conv;
     let (block, len) = (images_per_block(images), normed.conv.raw_len());
     let mut y = vec![0f32; images * len];
@@ -366,16 +198,26 @@ fn forward_normed(normed: &Normed, args: Args<&[f32]>) -> (Vec<f32>, normed::Sav
     (y, saved)
 }
 
-/// Adds the blocks' sums in their order, so that the result is the same for any number of threads.
-pub(super) fn add_blocks(sums: &[f32], totals: &mut [f32]) {
-    /// Values that one thread adds at once: small enough for the cache, large enough to be worth a task.
-    const PIECE: usize = 4096;
-    let len = totals.len();
-    let (first, others) = sums.split_at(len);
-    totals.par_chunks_mut(PIECE).zip(first.par_chunks(PIECE)).enumerate().for_each(|(piece, (totals, first))| {
-        totals.copy_from_slice(first);
-        for block in others.chunks_exact(len) {
-            wide(|| add(totals, &block[piece * PIECE..]));
+/// Adds the bias to the maxima and rectifies them.
+#[inline(always)]
+fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], rectify: bool) {
+    for (out, chosen) in out.chunks_exact_mut(bias.len()).zip(chosen.chunks_exact_mut(bias.len())) {
+        add(out, bias);
+        if rectify {
+            for (out, chosen) in out.iter_mut().zip(chosen) {
+                *chosen = if is_cut(*out) { NONE } else { *chosen };
+                *out = relu(*out);
+            }
         }
-    });
+    }
+}
+
+/// Adds the gradients that pass to the bias's gradient, row by row.
+#[inline(always)]
+fn add_passed(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
+    for (grad, chosen) in grad.chunks_exact(sums.len()).zip(chosen.chunks_exact(sums.len())) {
+        for ((sum, &grad), &chosen) in sums.iter_mut().zip(grad).zip(chosen) {
+            *sum += if chosen == NONE { 0.0 } else { grad };
+        }
+    }
 }
