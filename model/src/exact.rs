@@ -115,8 +115,8 @@ fn fixed(value: f32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random_stream::{Purpose, RandomStream, StreamKey};
     use crate::rule::Rule;
-    use crate::stream::{Key, Purpose, Stream};
     use proptest::prelude::*;
 
     fn bytes(values: &[f32]) -> Vec<u8> {
@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn the_order_of_arrival_changes_no_bit() {
         let seed = 11;
-        let mut stream = Stream::new(&Key { seed, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
+        let mut stream =
+            RandomStream::new(&StreamKey { seed, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
         let mut parts: Vec<(Vec<u8>, u64)> = (0..50)
             .map(|_| {
                 let values: Vec<f32> = (0..33).map(|_| stream.between(-16.0, 16.0)).collect();

@@ -1,7 +1,7 @@
 //! Initial values: a function of the run's seed alone, the same bits on every CPU.
 
+use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::spec::ParamShape;
-use crate::stream::{Key, Purpose, Stream};
 
 /// The initial values of the parameter at place `index` of the net.
 ///
@@ -21,6 +21,7 @@ pub(crate) fn values(parameters: &[ParamShape], index: usize, seed: u64) -> Vec<
     let weight = if parameter.name.ends_with(".bias") { &parameters[index - 1] } else { parameter };
     let fan_in: usize = weight.shape[..weight.shape.len() - 1].iter().product();
     let bound = (1.0 / (fan_in as f64).sqrt()) as f32;
-    let mut stream = Stream::new(&Key { seed, round: 0, node: &[], purpose: Purpose::Init, index: index as u64 });
+    let mut stream =
+        RandomStream::new(&StreamKey { seed, round: 0, node: &[], purpose: Purpose::Init, index: index as u64 });
     (0..len).map(|_| (stream.unit() * 2.0 - 1.0) * bound).collect()
 }

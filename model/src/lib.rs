@@ -14,16 +14,16 @@
 //! partitions and averages are the same on every CPU; training is on the same kind of CPU.
 
 pub mod data;
-mod descent;
 pub mod evaluate;
 pub mod exact;
 mod init;
 #[doc(hidden)] // Public for the benchmarks alone.
 pub mod kernels;
+mod local_optimizer;
 pub mod net;
+pub mod random_stream;
 pub mod rule;
 pub mod spec;
-pub mod stream;
 pub mod threads;
 pub mod train;
 pub mod weights;

@@ -191,7 +191,7 @@ fn write<const N: usize>(len: usize, values: impl Iterator<Item = [f64; N]>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::{Key, Purpose, Stream};
+    use crate::random_stream::{Purpose, RandomStream, StreamKey};
 
     const SEED: u64 = 5;
     const LEN: usize = 7;
@@ -212,7 +212,7 @@ mod tests {
         weights::values(bytes).map(f64::from).collect()
     }
 
-    fn random(stream: &mut Stream, len: usize) -> Vec<f32> {
+    fn random(stream: &mut RandomStream, len: usize) -> Vec<f32> {
         (0..len).map(|_| stream.between(-0.5, 0.5)).collect()
     }
 
@@ -250,7 +250,8 @@ mod tests {
     #[test]
     fn every_rule_is_its_papers_over_several_rounds() {
         for rule in RULES {
-            let mut stream = Stream::new(&Key { seed: SEED, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
+            let mut stream =
+                RandomStream::new(&StreamKey { seed: SEED, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
             let mut state = rule.initial_state(bytes(&random(&mut stream, LEN)));
             let mut expected = floats(&state);
             for round in 0..5 {

@@ -5,12 +5,12 @@
 //! that of the node's control variate, too.
 
 use crate::data::{IMAGES_MAX, Images, Preprocess};
-use crate::descent::Descent;
 use crate::kernels::loss;
+use crate::local_optimizer::LocalOptimizer;
 use crate::net::{Mode, Model, ModelError};
+use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::rule::Rule;
 use crate::spec::NetSpec;
-use crate::stream::{Key, Purpose, Stream};
 use crate::threads::Threads;
 use crate::weights::{self, DELTA_MAX};
 use candle_core::{Device, Tensor};
@@ -155,20 +155,20 @@ pub fn train(
     let mut model = Model::from_bytes(job.spec, job.device, job.rule.weights(job.parent))?;
     model.keep_gradients()?;
     let config = job.config;
-    let mut descent = Descent::new(&model, job)?;
+    let mut optimizer = LocalOptimizer::new(&model, job)?;
     let mut order: Vec<u32> = (0..job.data.len() as u32).collect();
     let batches = order.len().div_ceil(config.batch);
     let (mut losses, mut last) = (0f64, (config.epochs, batches));
     for epoch in 1..=config.epochs {
         let mut streams = job.streams(epoch);
         streams.shuffle.shuffle(&mut order);
-        for (batch, places) in order.chunks(config.batch).enumerate() {
-            let loss = threads.run(|| step(job, &model, &mut descent, places, &mut streams))?;
+        for (batch, indices) in order.chunks(config.batch).enumerate() {
+            let loss = threads.run(|| step(job, &model, &mut optimizer, indices, &mut streams))?;
             last = (epoch, batch + 1);
             if !loss.is_finite() {
                 return Err(job.diverged(last, format!("the loss is {loss}")));
             }
-            losses += loss * places.len() as f64;
+            losses += loss * indices.len() as f64;
             let progress = Progress { epoch, epochs: config.epochs, batch: batch + 1, batches, loss };
             if on_progress(progress).is_break() {
                 return Err(TrainError::Cancelled);
@@ -186,9 +186,9 @@ pub fn train(
 
 /// The streams of one epoch.
 struct Streams {
-    shuffle: Stream,
-    augment: Option<Stream>,
-    dropout: Stream,
+    shuffle: RandomStream,
+    augment: Option<RandomStream>,
+    dropout: RandomStream,
 }
 
 impl TrainJob<'_> {
@@ -224,7 +224,7 @@ impl TrainJob<'_> {
     fn streams(&self, epoch: usize) -> Streams {
         let stream = |purpose| {
             let (seed, round, node, index) = (self.seed, self.round, self.node_key, epoch as u64);
-            Stream::new(&Key { seed, round, node, purpose, index })
+            RandomStream::new(&StreamKey { seed, round, node, purpose, index })
         };
         Streams {
             shuffle: stream(Purpose::Shuffle),
@@ -323,18 +323,18 @@ pub(crate) fn images_tensor(
 fn step(
     job: &TrainJob<'_>,
     model: &Model,
-    descent: &mut Descent,
-    places: &[u32],
+    optimizer: &mut LocalOptimizer,
+    indices: &[u32],
     streams: &mut Streams,
 ) -> Result<f64, TrainError> {
-    let batch = job.preprocess.batch(job.data, places, streams.augment.as_mut());
+    let batch = job.preprocess.batch(job.data, indices, streams.augment.as_mut());
     let x = images_tensor(batch, job.spec.input, job.device)?;
-    let labels: Vec<u16> = places.iter().map(|&place| job.data.labels()[place as usize]).collect();
+    let labels: Vec<u16> = indices.iter().map(|&index| job.data.labels()[index as usize]).collect();
     let logits = model.forward(&x, Mode::Train(&mut streams.dropout))?;
     let loss = loss::cross_entropy(&logits, &labels)?;
     let value = f64::from(loss.to_scalar::<f32>()?);
     if value.is_finite() {
-        descent.step(model, &loss)?;
+        optimizer.step(model, &loss)?;
     }
     Ok(value)
 }

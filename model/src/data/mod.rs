@@ -183,7 +183,10 @@ pub fn load_part(
             let totals = std::cell::Cell::new(Totals { images: 0, classes: 0 });
             let part = cifar::load(path, &|labels, classes, tests| {
                 totals.set(Totals::of(labels, classes));
-                Ok(Places { train: train_places(labels, classes, k, n, rule, seed)?, test: test_places(tests, k, n) })
+                Ok(Indices {
+                    train: train_indices(labels, classes, k, n, rule, seed)?,
+                    test: test_indices(tests, k, n),
+                })
             })?;
             Ok((part, totals.get()))
         }
@@ -195,21 +198,21 @@ pub fn load_part(
 }
 
 /// Chooses images by the labels of the training images, how many classes there are, and how many test images.
-type Choose<'a> = dyn Fn(&[u16], usize, usize) -> Result<Places, DataError> + 'a;
+type Choose<'a> = dyn Fn(&[u16], usize, usize) -> Result<Indices, DataError> + 'a;
 
-/// The places of chosen images in a data set, ascending.
-struct Places {
+/// The indices of chosen images in a data set, ascending.
+struct Indices {
     train: Vec<u32>,
     test: Vec<u32>,
 }
 
 /// Chooses everything.
-fn all(labels: &[u16], _classes: usize, tests: usize) -> Result<Places, DataError> {
-    Ok(Places { train: (0..labels.len() as u32).collect(), test: (0..tests as u32).collect() })
+fn all(labels: &[u16], _classes: usize, tests: usize) -> Result<Indices, DataError> {
+    Ok(Indices { train: (0..labels.len() as u32).collect(), test: (0..tests as u32).collect() })
 }
 
 /// The training images of part `k` of `n`.
-fn train_places(
+fn train_indices(
     labels: &[u16],
     classes: usize,
     k: usize,
@@ -228,15 +231,15 @@ fn train_places(
             labels.len()
         )));
     }
-    let places = partition(labels, classes, n, rule, seed).swap_remove(k - 1);
-    if places.is_empty() {
+    let indices = partition(labels, classes, n, rule, seed).swap_remove(k - 1);
+    if indices.is_empty() {
         return Err(DataError::Invalid(format!("part {k}/{n} has no training image under this partition")));
     }
-    Ok(places)
+    Ok(indices)
 }
 
 /// The test images of part `k` of `n`: dealt out in turn.
-fn test_places(tests: usize, k: usize, n: usize) -> Vec<u32> {
+fn test_indices(tests: usize, k: usize, n: usize) -> Vec<u32> {
     (0..tests as u32).skip(k - 1).step_by(n).collect()
 }
 
@@ -294,12 +297,12 @@ impl Images {
         self.pixels.get(image * len..(image + 1) * len).unwrap_or_default()
     }
 
-    /// The images at these places, in this order; places that there aren't are left out.
-    pub fn select(&self, places: &[u32]) -> Self {
-        let places = places.iter().map(|&place| place as usize).filter(|&place| place < self.len());
-        let mut pixels = Vec::with_capacity(places.clone().count() * self.shape.iter().product::<usize>());
-        places.clone().for_each(|place| pixels.extend_from_slice(self.pixels(place)));
-        let labels = places.map(|place| self.labels[place]).collect();
+    /// The images of these indices, in this order; an index that no image has is left out.
+    pub fn select(&self, indices: &[u32]) -> Self {
+        let indices = indices.iter().map(|&index| index as usize).filter(|&index| index < self.len());
+        let mut pixels = Vec::with_capacity(indices.clone().count() * self.shape.iter().product::<usize>());
+        indices.clone().for_each(|index| pixels.extend_from_slice(self.pixels(index)));
+        let labels = indices.map(|index| self.labels[index]).collect();
         Self { shape: self.shape, classes: self.classes, pixels, labels }
     }
 }
@@ -309,13 +312,13 @@ impl DataSet {
     /// together are the whole data set. The same for every node that has the same data and seed.
     pub fn part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Self, DataError> {
         let train = self.train_part(k, n, rule, seed)?;
-        Ok(Self { train, test: self.test.select(&test_places(self.test.len(), k, n)) })
+        Ok(Self { train, test: self.test.select(&test_indices(self.test.len(), k, n)) })
     }
 
     /// The training images of part `k` of `n` alone.
     pub fn train_part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Images, DataError> {
-        let places = train_places(&self.train.labels, self.train.classes, k, n, rule, seed)?;
-        Ok(self.train.select(&places))
+        let indices = train_indices(&self.train.labels, self.train.classes, k, n, rule, seed)?;
+        Ok(self.train.select(&indices))
     }
 }
 

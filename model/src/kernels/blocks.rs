@@ -2,7 +2,7 @@
 //! results are the same bits for any number of threads.
 
 use super::elementwise::add;
-use super::wide;
+use super::with_avx2;
 use rayon::iter::Either;
 use rayon::prelude::*;
 
@@ -35,7 +35,7 @@ pub(super) fn add_blocks(sums: &[f32], totals: &mut [f32]) {
     totals.par_chunks_mut(PIECE).zip(first.par_chunks(PIECE)).enumerate().for_each(|(piece, (totals, first))| {
         totals.copy_from_slice(first);
         for block in others.chunks_exact(len) {
-            wide(|| add(totals, &block[piece * PIECE..]));
+            with_avx2(|| add(totals, &block[piece * PIECE..]));
         }
     });
 }

@@ -1,5 +1,5 @@
 //! Loops that take one value after the other, in the order in which they lie. They are compiled along with their caller, so
-//! that they use the wide instructions of [`wide`](super::wide).
+//! that they use the with_avx2 instructions of [`with_avx2`](super::with_avx2).
 //!
 //! The rectifier is max(0, x), and NaN for NaN: a training whose values have left all bounds has to notice it, and a
 //! comparison written the other way round would hide it behind a zero.

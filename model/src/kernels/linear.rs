@@ -13,7 +13,7 @@ use rayon::prelude::*;
 const TILE: usize = 64;
 
 /// `x`: `[n, in]`, `weight`: `[in, out]`, `bias`: `[out]`. The gradient with respect to `x` is computed if
-/// `input_gradient`; the first layer needs none. On CPUs the backward pass writes the weight's gradient over `into`, if that
+/// `input_gradient`; the first layer needs none. On CPUs the backward pass writes the weight's gradient over `weight_grad`, if that
 /// is given, instead of handing it to candle.
 pub fn linear(
     x: &Tensor,
@@ -21,10 +21,10 @@ pub fn linear(
     bias: &Tensor,
     relu: bool,
     input_gradient: bool,
-    into: Option<&Tensor>,
+    weight_grad: Option<&Tensor>,
 ) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let kernel = Linear { relu, input_gradient, into: into.cloned() };
+        let kernel = Linear { relu, input_gradient, weight_grad: weight_grad.cloned() };
         return op::apply3(kernel, Args { x, weight, affine: bias });
     }
     reference::linear(x, weight, bias, relu)
@@ -33,7 +33,7 @@ pub fn linear(
 struct Linear {
     relu: bool,
     input_gradient: bool,
-    into: Option<Tensor>,
+    weight_grad: Option<Tensor>,
 }
 
 impl Kernel3 for Linear {
@@ -59,7 +59,8 @@ impl Kernel3 for Linear {
                 grad.copy_from_slice(out.grad);
             }
             let grad = &*grad;
-            let dw = weight_gradient(self.into.as_ref(), args.weight.shape, |dw| sizes.weight_gradient(x, grad, dw))?;
+            let dw =
+                weight_gradient(self.weight_grad.as_ref(), args.weight.shape, |dw| sizes.weight_gradient(x, grad, dw))?;
             let dx = self.input_gradient.then(|| sizes.input_gradient(weight, grad));
             let mut db = vec![0f32; sizes.out];
             add_rows(&mut db, grad);

@@ -3,7 +3,7 @@
 //! Images are kept channels last, `[image, height, width, channel]`, so that every matrix product reads its operands in
 //! the order in which they lie, and pooling runs over contiguous channels.
 //!
-//! Every kernel has a twin made of candle's own layers and operations, for other devices; tests hold the two together.
+//! Every kernel has a reference made of candle's own layers and operations, for other devices; tests hold the kernels to it.
 //!
 //! Results don't depend on the number of threads: work is cut into blocks of images whose borders depend on the batch
 //! alone, each block is computed by one thread, and partial sums are added in the order of the blocks.
@@ -32,7 +32,7 @@ mod unfold;
 /// For loops whose operations are element by element: their results are the same bits either way. What `work` calls must be
 /// `inline(always)` to be compiled along.
 #[inline(always)]
-fn wide<T>(work: impl FnOnce() -> T) -> T {
+fn with_avx2<T>(work: impl FnOnce() -> T) -> T {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[target_feature(enable = "avx2")]

@@ -246,12 +246,12 @@ pub(super) fn change_by(tensor: &Tensor, other: &Tensor, change: impl Fn(&mut [f
     tensor.inplace_op2(&other.contiguous()?, &ChangeBy(change))
 }
 
-/// The gradient of a weight: in `into` if that is given, else one for candle to add up. Adding up begins with zeros, so the
-/// first costs three passes less over what is often the largest array of a step.
-pub(super) fn weight_gradient(into: Option<&Tensor>, weight: &Shape, write: impl Fn(&mut [f32])) -> Result<Gradient> {
-    match into {
-        Some(into) if into.shape() == weight => change(into, write).map(|()| None),
-        Some(into) => candle_core::bail!("a gradient of {:?} for a weight of {weight:?}", into.shape()),
+/// The gradient of a weight: written over `to` if that is given, else for candle to add up. Adding up begins with zeros, so
+/// without it the first costs three passes less over what is often the largest array of a step.
+pub(super) fn weight_gradient(to: Option<&Tensor>, weight: &Shape, write: impl Fn(&mut [f32])) -> Result<Gradient> {
+    match to {
+        Some(to) if to.shape() == weight => change(to, write).map(|()| None),
+        Some(to) => candle_core::bail!("a gradient of {:?} for a weight of {weight:?}", to.shape()),
         None => {
             let mut values = vec![0f32; weight.elem_count()];
             write(&mut values);

@@ -5,7 +5,7 @@
 
 use super::blocks::images_per_block;
 use super::op::{self, Kernel1, View};
-use super::{reference, wide};
+use super::{reference, with_avx2};
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -58,16 +58,16 @@ impl Window {
 
     /// The maxima of an image, and which element of its window each was.
     pub(super) fn pool(&self, image: &[f32], out: &mut [f32], chosen: &mut [u8]) {
-        wide(|| self.pool_inline(image, out, chosen));
+        with_avx2(|| self.pool_inline(image, out, chosen));
     }
 
     /// Writes each output's gradient to the element that was chosen, and zero elsewhere.
-    pub(super) fn spread(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
+    pub(super) fn unpool(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
         if !self.height.is_multiple_of(self.size) || !self.width.is_multiple_of(self.size) {
             // Some values belong to no window.
             image.fill(0.0);
         }
-        wide(|| self.spread_inline(grad, chosen, image));
+        with_avx2(|| self.unpool_inline(grad, chosen, image));
     }
 
     #[inline(always)]
@@ -116,7 +116,7 @@ impl Window {
     }
 
     #[inline(always)]
-    fn spread_inline(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
+    fn unpool_inline(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
         let c = self.channels;
         let mut outputs = grad.chunks_exact(c).zip(chosen.chunks_exact(c));
         for y in 0..self.height / self.size {
@@ -168,7 +168,7 @@ impl Kernel1 for MaxPool {
             let images = dx.chunks_exact_mut(image_len).zip(x.chunks_exact(image_len));
             for ((dx, x), grad) in images.zip(grad.chunks_exact(out_len)) {
                 window.pool(x, &mut best, &mut chosen);
-                window.spread(grad, &chosen, dx);
+                window.unpool(grad, &chosen, dx);
             }
         });
         Ok(dx)

@@ -3,8 +3,8 @@
 
 use super::loss::cross_entropy;
 use crate::net::{Mode, Model};
+use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::spec::{Layer, NetSpec};
-use crate::stream::{Key, Purpose, Stream};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
@@ -76,7 +76,8 @@ fn losses_and_gradients_are_those_of_pytorch() {
         let pixels: Vec<f32> = (0..(n * h * w * c) as u64).map(|index| value(0, index)).collect();
         let x = Tensor::from_vec(pixels, (n, h, w, c), &Device::Cpu).and_then(|x| x.permute((0, 3, 1, 2)));
         let labels: Vec<u16> = (0..n).map(|i| (i * 7 % classes) as u16).collect();
-        let mut stream = Stream::new(&Key { seed: 0, round: 0, node: &[], purpose: Purpose::Dropout, index: 0 });
+        let mut stream =
+            RandomStream::new(&StreamKey { seed: 0, round: 0, node: &[], purpose: Purpose::Dropout, index: 0 });
         let found = x
             .and_then(|x| cross_entropy(&model.forward(&x, Mode::Train(&mut stream))?, &labels))
             .expect("the shapes fit");

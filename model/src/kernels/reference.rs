@@ -1,9 +1,9 @@
 //! Each kernel once more, made of candle's own layers and operations: for other devices, and for the tests, which hold the
 //! kernels to it. Arguments are those of the kernel of the same name.
 
-use super::conv::{After, ConvLayer};
+use super::conv::{ConvLayer, Epilogue};
 use super::norm::EPSILON;
-use super::residual::Block;
+use super::residual::ResidualLayer;
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::Conv2dConfig;
 
@@ -13,12 +13,12 @@ pub(super) fn conv(x: &Tensor, weight: &Tensor, affine: &Tensor, layer: ConvLaye
     let weight = weight.permute((3, 2, 0, 1))?.contiguous()?;
     let conv = candle_nn::Conv2d::new(weight, Some(affine.narrow(0, 0, out)?), config);
     let y = channels_last(&conv.forward(&channels_first(x)?)?)?;
-    match layer.after {
-        After::Pool { relu, size } => {
+    match layer.epilogue {
+        Epilogue::Pool { relu, size } => {
             let y = if relu { y.relu()? } else { y };
             if size > 1 { max_pool(&y, size) } else { Ok(y) }
         }
-        After::Norm { groups, relu } => {
+        Epilogue::Norm { groups, relu } => {
             group_norm(&y, &affine.narrow(0, out, out)?, &affine.narrow(0, 2 * out, out)?, groups, relu)
         }
     }
@@ -50,16 +50,22 @@ pub(super) fn max_pool(x: &Tensor, size: usize) -> Result<Tensor> {
 }
 
 /// Made of the operations of its layers, which on CPUs are kernels themselves.
-pub(super) fn residual(x: &Tensor, weights: &Tensor, affine: &Tensor, block: Block) -> Result<Tensor> {
-    let Block { out, stride, groups, shortcut } = block;
+pub(super) fn residual(x: &Tensor, weights: &Tensor, affine: &Tensor, block: ResidualLayer) -> Result<Tensor> {
+    let ResidualLayer { out, stride, groups, shortcut } = block;
     let inputs = x.dim(3)?;
     let layer = |x: &Tensor, number: usize, start: usize, kernel: usize, stride: usize, relu: bool| {
         let inputs = x.dim(3)?;
         let weight =
             weights.narrow(0, start, kernel * kernel * inputs * out)?.reshape((kernel, kernel, inputs, out))?;
         let affine = affine.narrow(0, 3 * out * number, 3 * out)?;
-        let after = After::Norm { groups, relu };
-        super::conv::conv(x, &weight, &affine, ConvLayer { stride, pad: kernel / 2, after, input_gradient: true }, None)
+        let epilogue = Epilogue::Norm { groups, relu };
+        super::conv::conv(
+            x,
+            &weight,
+            &affine,
+            ConvLayer { stride, pad: kernel / 2, epilogue, input_gradient: true },
+            None,
+        )
     };
     let y = layer(x, 0, 0, 3, stride, true)?;
     let y = layer(&y, 1, 9 * inputs * out, 3, 1, false)?;

@@ -31,7 +31,7 @@ pub(crate) fn with<const N: usize, T>(lens: [usize; N], work: impl FnOnce([&mut 
 /// A buffer that lives from a forward pass to its backward pass; its memory goes to the next one of its kind. Its contents
 /// are whatever was left there, until they are written.
 #[derive(Debug)]
-pub(super) struct Kept<T: Element>(Vec<T>);
+pub(super) struct Recycled<T: Element>(Vec<T>);
 
 /// What buffers are kept of.
 pub(super) trait Element: Copy + Default + Send + 'static {
@@ -56,7 +56,7 @@ impl Element for u8 {
     }
 }
 
-impl<T: Element> Kept<T> {
+impl<T: Element> Recycled<T> {
     /// A buffer of this length.
     pub(super) fn take(len: usize) -> Self {
         let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +71,7 @@ impl<T: Element> Kept<T> {
     }
 }
 
-impl<T: Element> Drop for Kept<T> {
+impl<T: Element> Drop for Recycled<T> {
     fn drop(&mut self) {
         let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);
         if pool.len() >= WAITING_MAX {
@@ -82,7 +82,7 @@ impl<T: Element> Drop for Kept<T> {
     }
 }
 
-impl<T: Element> std::ops::Deref for Kept<T> {
+impl<T: Element> std::ops::Deref for Recycled<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -90,7 +90,7 @@ impl<T: Element> std::ops::Deref for Kept<T> {
     }
 }
 
-impl<T: Element> std::ops::DerefMut for Kept<T> {
+impl<T: Element> std::ops::DerefMut for Recycled<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.0
     }

@@ -1,7 +1,7 @@
 //! The steps of stochastic gradient descent, in place and in one pass over the values on CPUs.
 
 use super::op;
-use super::wide;
+use super::with_avx2;
 use candle_core::{Result, Tensor, Var};
 use rayon::prelude::*;
 
@@ -50,12 +50,12 @@ pub(crate) fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
 
 fn add_scaled_values(to: &mut [f32], from: &[f32], factor: f32) {
     to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| {
-        wide(|| to.iter_mut().zip(from).for_each(|(to, from)| *to += from * factor));
+        with_avx2(|| to.iter_mut().zip(from).for_each(|(to, from)| *to += from * factor));
     });
 }
 
 fn multiply(values: &mut [f32], factor: f32) {
     values.par_chunks_mut(PIECE).for_each(|values| {
-        wide(|| values.iter_mut().for_each(|value| *value *= factor));
+        with_avx2(|| values.iter_mut().for_each(|value| *value *= factor));
     });
 }

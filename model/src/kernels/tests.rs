@@ -1,26 +1,26 @@
 //! Every kernel against its definition and against central finite differences.
 
-use super::conv::{After, ConvLayer, conv};
+use super::conv::{ConvLayer, Epilogue, conv};
 use super::linear::linear;
 use super::loss::cross_entropy;
 use super::norm::group_norm;
 use super::pool::max_pool;
 use super::reference;
-use super::residual::{Block, residual};
+use super::residual::{ResidualLayer, residual};
 use super::sgd;
 use crate::net::{Mode, Model};
+use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::spec::{Layer, NetSpec};
-use crate::stream::{Key, Purpose, Stream};
 use crate::threads::Threads;
 use candle_core::{Device, Result, Tensor, Var};
 
 const SEED: u64 = 3;
 
-fn stream() -> Stream {
-    Stream::new(&Key { seed: SEED, round: 0, node: b"kernels", purpose: Purpose::Init, index: 0 })
+fn stream() -> RandomStream {
+    RandomStream::new(&StreamKey { seed: SEED, round: 0, node: b"kernels", purpose: Purpose::Init, index: 0 })
 }
 
-fn random(stream: &mut Stream, shape: &[usize]) -> Var {
+fn random(stream: &mut RandomStream, shape: &[usize]) -> Var {
     let values = (0..shape.iter().product()).map(|_| stream.between(-1.0, 1.0)).collect::<Vec<f32>>();
     Var::from_vec(values, shape, &Device::Cpu).expect("the lengths agree")
 }
@@ -95,7 +95,7 @@ fn naive(x: &Tensor, weight: &Tensor, bias: &Tensor, layer: ConvLayer) -> Vec<f3
 }
 
 fn plain(stride: usize, pad: usize) -> ConvLayer {
-    ConvLayer { stride, pad, after: After::Pool { relu: false, size: 1 }, input_gradient: true }
+    ConvLayer { stride, pad, epilogue: Epilogue::Pool { relu: false, size: 1 }, input_gradient: true }
 }
 
 /// Images, height, width, channels, outputs, kernel, stride, pad: odd sizes, and borders of every kind.
@@ -128,15 +128,15 @@ fn a_convolution_is_that_of_the_definition() {
     }
 }
 
-/// Holds a kernel and its twin together: values, and gradients of the sum of squares.
-fn check_twins(arguments: &[Var], kernel: Result<Tensor>, twin: Result<Tensor>, what: &str) {
-    let (kernel, twin) = (kernel.expect(what), twin.expect(what));
-    assert_eq!(kernel.shape(), twin.shape(), "{what}");
+/// Holds a kernel and its reference together: values, and gradients of the sum of squares.
+fn check_against(arguments: &[Var], kernel: Result<Tensor>, reference: Result<Tensor>, what: &str) {
+    let (kernel, reference) = (kernel.expect(what), reference.expect(what));
+    assert_eq!(kernel.shape(), reference.shape(), "{what}");
     let gradient = |y: &Tensor| y.sqr().and_then(|y| y.sum_all()?.backward()).expect(what);
-    let (of_kernel, of_twin) = (gradient(&kernel), gradient(&twin));
-    let mut pairs = vec![(values(&kernel), values(&twin))];
+    let (of_kernel, of_reference) = (gradient(&kernel), gradient(&reference));
+    let mut pairs = vec![(values(&kernel), values(&reference))];
     for argument in arguments {
-        let [a, b] = [&of_kernel, &of_twin].map(|all| values(all.get(argument.as_tensor()).expect("tracked")));
+        let [a, b] = [&of_kernel, &of_reference].map(|all| values(all.get(argument.as_tensor()).expect("tracked")));
         pairs.push((a, b));
     }
     for (a, b) in pairs.iter().flat_map(|(a, b)| a.iter().zip(b)) {
@@ -145,39 +145,59 @@ fn check_twins(arguments: &[Var], kernel: Result<Tensor>, twin: Result<Tensor>, 
 }
 
 #[test]
-fn kernels_and_their_twins_of_candle_operations_agree() {
+fn kernels_and_their_references_of_candle_operations_agree() {
     for (pool, relu) in [(1, true), (2, false), (2, true), (3, true)] {
         let mut stream = stream();
         let arguments = [&[7, 7, 9, 3][..], &[3, 3, 3, 5], &[5]].map(|shape| random(&mut stream, shape));
-        let layer = ConvLayer { after: After::Pool { relu, size: pool }, ..plain(1, 1) };
+        let layer = ConvLayer { epilogue: Epilogue::Pool { relu, size: pool }, ..plain(1, 1) };
         let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = reference::conv(x, weight, bias, layer);
-        check_twins(&arguments, conv(x, weight, bias, layer, None), twin, &format!("conv, pool {pool}, relu {relu}"));
+        let reference = reference::conv(x, weight, bias, layer);
+        check_against(
+            &arguments,
+            conv(x, weight, bias, layer, None),
+            reference,
+            &format!("conv, pool {pool}, relu {relu}"),
+        );
     }
     for (relu, [h, w, out, stride]) in [(false, [9, 5, 6, 2]), (true, [5, 5, 20, 1]), (true, [12, 11, 34, 1])] {
         let mut stream = stream();
         let arguments = [&[7, h, w, 3][..], &[3, 3, 3, out], &[3 * out]].map(|shape| random(&mut stream, shape));
-        let layer = ConvLayer { after: After::Norm { groups: 2, relu }, ..plain(stride, 1) };
-        let [x, weight, rest] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = reference::conv(x, weight, rest, layer);
-        check_twins(&arguments, conv(x, weight, rest, layer, None), twin, &format!("conv and norm, relu {relu}"));
+        let layer = ConvLayer { epilogue: Epilogue::Norm { groups: 2, relu }, ..plain(stride, 1) };
+        let [x, weight, affine] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let reference = reference::conv(x, weight, affine, layer);
+        check_against(
+            &arguments,
+            conv(x, weight, affine, layer, None),
+            reference,
+            &format!("conv and norm, relu {relu}"),
+        );
     }
     for relu in [false, true] {
         let mut stream = stream();
         let arguments = [&[9, 70][..], &[70, 130], &[130]].map(|shape| random(&mut stream, shape));
         let [x, weight, bias] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = reference::linear(x, weight, bias, relu);
-        check_twins(&arguments, linear(x, weight, bias, relu, true, None), twin, &format!("linear, relu {relu}"));
+        let reference = reference::linear(x, weight, bias, relu);
+        check_against(
+            &arguments,
+            linear(x, weight, bias, relu, true, None),
+            reference,
+            &format!("linear, relu {relu}"),
+        );
         let arguments = [&[5, 3, 7, 8][..], &[8], &[8]].map(|shape| random(&mut stream, shape));
         let [x, scale, shift] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = reference::group_norm(x, scale, shift, 4, relu);
-        check_twins(&arguments, group_norm(x, scale, shift, 4, relu), twin, &format!("group norm, relu {relu}"));
+        let reference = reference::group_norm(x, scale, shift, 4, relu);
+        check_against(&arguments, group_norm(x, scale, shift, 4, relu), reference, &format!("group norm, relu {relu}"));
         let x = random(&mut stream, &[3, 5, 7, 2]);
-        let twin = reference::max_pool(x.as_tensor(), 2);
-        check_twins(std::slice::from_ref(&x), max_pool(x.as_tensor(), 2), twin, "max pool");
+        let reference = reference::max_pool(x.as_tensor(), 2);
+        check_against(std::slice::from_ref(&x), max_pool(x.as_tensor(), 2), reference, "max pool");
         let x = random(&mut stream, &[4, 6]);
-        let twin = reference::cross_entropy(x.as_tensor(), &[5, 0, 2, 2]);
-        check_twins(std::slice::from_ref(&x), cross_entropy(x.as_tensor(), &[5, 0, 2, 2]), twin, "cross-entropy");
+        let reference = reference::cross_entropy(x.as_tensor(), &[5, 0, 2, 2]);
+        check_against(
+            std::slice::from_ref(&x),
+            cross_entropy(x.as_tensor(), &[5, 0, 2, 2]),
+            reference,
+            "cross-entropy",
+        );
     }
 }
 
@@ -195,9 +215,9 @@ fn a_convolution_with_pooling_is_one_after_the_other_on_odd_sizes() {
         let sides = [h, w].map(|side| (side + 2 * pad - kernel) / stride + 1);
         for size in (1..=3).filter(|&size| sides.iter().all(|&side| side >= size)) {
             for relu in [false, true] {
-                let layer = ConvLayer { after: After::Pool { relu, size }, ..plain(stride, pad) };
+                let layer = ConvLayer { epilogue: Epilogue::Pool { relu, size }, ..plain(stride, pad) };
                 let what = format!("{n} {h}x{w}x{c} to {out} k{kernel} s{stride} p{pad}, pool {size}, relu {relu}");
-                check_twins(&arguments, conv(x, weight, bias, layer, None), apart(size, relu), &what);
+                check_against(&arguments, conv(x, weight, bias, layer, None), apart(size, relu), &what);
             }
         }
     }
@@ -209,17 +229,17 @@ fn a_convolution_with_norm_is_one_after_the_other_on_odd_sizes() {
         let mut stream = stream();
         let shapes = [&[n, h, w, c][..], &[kernel, kernel, c, out], &[3 * out]];
         let arguments = shapes.map(|shape| random(&mut stream, shape));
-        let [x, weight, rest] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let [x, weight, affine] = [0, 1, 2].map(|i| arguments[i].as_tensor());
         let apart = |groups: usize, relu: bool| {
-            let part = |i: usize| rest.narrow(0, i * out, out)?.contiguous();
+            let part = |i: usize| affine.narrow(0, i * out, out)?.contiguous();
             let y = conv(x, weight, &part(0)?, plain(stride, pad), None)?;
             group_norm(&y, &part(1)?, &part(2)?, groups, relu)
         };
         for groups in (1..=out).filter(|&groups| out % groups == 0) {
             for relu in [false, true] {
-                let layer = ConvLayer { after: After::Norm { groups, relu }, ..plain(stride, pad) };
+                let layer = ConvLayer { epilogue: Epilogue::Norm { groups, relu }, ..plain(stride, pad) };
                 let what = format!("{n} {h}x{w}x{c} to {out} k{kernel} s{stride} p{pad}, groups {groups}, relu {relu}");
-                check_twins(&arguments, conv(x, weight, rest, layer, None), apart(groups, relu), &what);
+                check_against(&arguments, conv(x, weight, affine, layer, None), apart(groups, relu), &what);
             }
         }
     }
@@ -236,11 +256,11 @@ fn a_residual_block_is_that_of_its_layers() {
         let mut stream = stream();
         let arguments =
             [&[n, h, w, inputs][..], &[weights], &[3 * convs * out]].map(|shape| random(&mut stream, shape));
-        let block = Block { out, stride, groups: 2, shortcut };
-        let [x, weights, rest] = [0, 1, 2].map(|i| arguments[i].as_tensor());
-        let twin = reference::residual(x, weights, rest, block);
+        let block = ResidualLayer { out, stride, groups: 2, shortcut };
+        let [x, weights, affine] = [0, 1, 2].map(|i| arguments[i].as_tensor());
+        let reference = reference::residual(x, weights, affine, block);
         let what = format!("residual {n} {h}x{w}x{inputs} to {out}, stride {stride}");
-        check_twins(&arguments, residual(x, weights, rest, block), twin, &what);
+        check_against(&arguments, residual(x, weights, affine, block), reference, &what);
     }
 }
 
@@ -370,7 +390,7 @@ fn kernels_give_the_same_bits_for_any_number_of_threads() {
         Threads::new(count).expect("threads").run(|| {
             let mut stream = stream();
             let [x, weight, bias] = [&[50, 9, 8, 5][..], &[3, 3, 5, 6], &[6]].map(|shape| random(&mut stream, shape));
-            let layer = ConvLayer { after: After::Pool { relu: true, size: 2 }, ..plain(1, 1) };
+            let layer = ConvLayer { epilogue: Epilogue::Pool { relu: true, size: 2 }, ..plain(1, 1) };
             let y = conv(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), layer, None).expect("possible");
             let gradients = y.sqr().and_then(|y| y.sum_all()?.backward()).expect("tracked");
             let all = [&x, &weight, &bias].map(|var| values(gradients.get(var.as_tensor()).expect("tracked")));

@@ -15,13 +15,13 @@ use super::matrix::transpose;
 use super::norm::Norm;
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View, weight_gradient};
 use super::pool::{NONE, Window};
-use super::scratch::{self, Kept};
-use super::{reference, wide};
+use super::scratch::{self, Recycled};
+use super::{reference, with_avx2};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-pub(super) use norm::{Normed, Saved as NormedSaved};
-pub(super) use shape::{Call, ConvGrads};
+pub(super) use norm::{ConvNorm, ConvNormSaved};
+pub(super) use shape::{ConvGrads, ConvShape};
 
 /// A convolution and what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +31,14 @@ pub struct ConvLayer {
     /// Zeros added on each side.
     pub pad: usize,
     /// What the output goes through.
-    pub after: After,
+    pub epilogue: Epilogue,
     /// Whether the gradient with respect to the input is wanted; the first layer needs none.
     pub input_gradient: bool,
 }
 
 /// What the output of a convolution goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum After {
+pub enum Epilogue {
     /// Rectified or not, then max pooling.
     Pool {
         /// Whether it is rectified.
@@ -55,32 +55,38 @@ pub enum After {
     },
 }
 
-/// `x`: `[n, h, w, in]`, `weight`: `[kernel, kernel, in, out]`. `rest` is the bias, `[out]`; where a norm follows, bias, scale
-/// and shift one after the other, `[3 · out]`. On CPUs the backward pass writes the weight's gradient over `into`, if that is
+/// `x`: `[n, h, w, in]`, `weight`: `[kernel, kernel, in, out]`. `affine` is the bias, `[out]`; where a norm follows, bias, scale
+/// and shift one after the other, `[3 · out]`. On CPUs the backward pass writes the weight's gradient over `weight_grad`, if that is
 /// given, instead of handing it to candle.
-pub fn conv(x: &Tensor, weight: &Tensor, rest: &Tensor, layer: ConvLayer, into: Option<&Tensor>) -> Result<Tensor> {
+pub fn conv(
+    x: &Tensor,
+    weight: &Tensor,
+    affine: &Tensor,
+    layer: ConvLayer,
+    weight_grad: Option<&Tensor>,
+) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let kernel = Conv { layer, into: into.cloned() };
-        return op::apply3(kernel, Args { x, weight, affine: rest });
+        let kernel = Conv { layer, weight_grad: weight_grad.cloned() };
+        return op::apply3(kernel, Args { x, weight, affine });
     }
-    reference::conv(x, weight, rest, layer)
+    reference::conv(x, weight, affine, layer)
 }
 
 struct Conv {
     layer: ConvLayer,
-    into: Option<Tensor>,
+    weight_grad: Option<Tensor>,
 }
 
 /// What the forward pass leaves for the backward pass.
 enum Saved {
-    Pooled(Pooled),
-    Normed { normed: Normed, saved: NormedSaved<Kept<f32>> },
+    Pool(Pooled),
+    Norm { conv_norm: ConvNorm, saved: ConvNormSaved<Recycled<f32>> },
 }
 
 /// A convolution's pooling, and for each of its outputs which element of its window it came from.
 struct Pooled {
     window: Window,
-    chosen: Kept<u8>,
+    chosen: Recycled<u8>,
 }
 
 impl Kernel3 for Conv {
@@ -88,38 +94,38 @@ impl Kernel3 for Conv {
     type Saved = Saved;
 
     fn forward(&self, args: Args<View<'_>>) -> Result<Forward<Saved>> {
-        let call = Call::new(&self.layer, args.x.shape, args.weight.shape)?;
-        let (images, out) = (call.images, call.conv.out);
-        let sections = match self.layer.after {
-            After::Pool { .. } => 1,
-            After::Norm { groups, .. } if groups > 0 && out.is_multiple_of(groups) => 3,
-            After::Norm { groups, .. } => candle_core::bail!("{groups} groups on {out} channels"),
+        let shape = ConvShape::new(&self.layer, args.x.shape, args.weight.shape)?;
+        let (images, out) = (shape.images, shape.geometry.out);
+        let sections = match self.layer.epilogue {
+            Epilogue::Pool { .. } => 1,
+            Epilogue::Norm { groups, .. } if groups > 0 && out.is_multiple_of(groups) => 3,
+            Epilogue::Norm { groups, .. } => candle_core::bail!("{groups} groups on {out} channels"),
         };
         if args.affine.shape.dims1()? != sections * out {
             candle_core::bail!("{:?} for {out} output channels", args.affine.shape)
         }
         let args = args.map(|arg| arg.values);
-        let (y, [height, width], saved) = match self.layer.after {
-            After::Pool { relu, size } => {
-                let (y, pooled) = forward_pooled(&call, args, call.window(size), relu);
-                (y, pooled.window.out_sides(), Saved::Pooled(pooled))
+        let (y, [height, width], saved) = match self.layer.epilogue {
+            Epilogue::Pool { relu, size } => {
+                let (y, pooled) = forward_pool(&shape, args, shape.window(size), relu);
+                (y, pooled.window.out_sides(), Saved::Pool(pooled))
             }
-            After::Norm { groups, relu } => {
-                let normed = Normed { conv: call, norm: Norm { channels: out, groups, relu } };
-                let (y, saved) = forward_normed(&normed, args);
-                (y, call.out_sides(), Saved::Normed { normed, saved })
+            Epilogue::Norm { groups, relu } => {
+                let conv_norm = ConvNorm { conv: shape, norm: Norm { channels: out, groups, relu } };
+                let (y, saved) = forward_norm(&conv_norm, args);
+                (y, shape.out_sides(), Saved::Norm { conv_norm, saved })
             }
         };
         Ok(Forward { y, shape: (images, height, width, out).into(), saved })
     }
 
     fn backward(&self, args: Args<View<'_>>, saved: &Saved, out: Output<'_>) -> Result<Args<Gradient>> {
-        let call = Call::new(&self.layer, args.x.shape, args.weight.shape)?;
+        let shape = ConvShape::new(&self.layer, args.x.shape, args.weight.shape)?;
         let weight_shape = args.weight.shape;
         let Args { x, weight, affine } = args.map(|arg| arg.values);
-        let block = images_per_block(call.images);
+        let block = images_per_block(shape.images);
         let (blocks, image_len, out_len) =
-            (call.images.div_ceil(block), call.conv.image_len(), out.y.len() / call.images);
+            (shape.images.div_ceil(block), shape.geometry.image_len(), out.y.len() / shape.images);
         let mut dx = self.layer.input_gradient.then(|| vec![0f32; x.len()]);
         // The gradient of the input is the only one that reads the weight.
         let transposed_len = if dx.is_some() { weight.len() } else { 0 };
@@ -128,7 +134,7 @@ impl Kernel3 for Conv {
         let [dw, d_affine] = scratch::with(lens, |[dw, d_affine, transposed]| {
             d_affine.fill(0.0);
             if !transposed.is_empty() {
-                transpose(weight, call.conv.out, transposed);
+                transpose(weight, shape.geometry.out, transposed);
             }
             let transposed = &*transposed;
             let inputs = x.par_chunks(block * image_len);
@@ -139,34 +145,34 @@ impl Kernel3 for Conv {
                 let (args, out) = (Args { x, weight: transposed, affine }, Output { y, grad });
                 let (start, grads) = (number * block, Args { x: dx.unwrap_or_default(), weight: dw, affine: d_affine });
                 match saved {
-                    Saved::Pooled(pooled) => pooled.backward(&call, start, args, out.grad, grads),
-                    Saved::Normed { normed, saved } => {
-                        let saved = saved.images(normed, start, x.len() / image_len);
-                        normed.backward(args, saved, out, grads);
+                    Saved::Pool(pooled) => pooled.backward(&shape, start, args, out.grad, grads),
+                    Saved::Norm { conv_norm, saved } => {
+                        let saved = saved.images(conv_norm, start, x.len() / image_len);
+                        conv_norm.backward(args, saved, out, grads);
                     }
                 }
             });
             let mut affine = vec![0f32; affine.len()];
             add_blocks(d_affine, &mut affine);
-            let dw = weight_gradient(self.into.as_ref(), weight_shape, |total| add_blocks(dw, total))?;
+            let dw = weight_gradient(self.weight_grad.as_ref(), weight_shape, |total| add_blocks(dw, total))?;
             Result::Ok([dw, Some(affine)])
         })?;
         Ok(Args { x: dx, weight: dw, affine: d_affine })
     }
 }
 
-fn forward_pooled(call: &Call, args: Args<&[f32]>, window: Window, relu: bool) -> (Vec<f32>, Pooled) {
+fn forward_pool(shape: &ConvShape, args: Args<&[f32]>, window: Window, relu: bool) -> (Vec<f32>, Pooled) {
     let Args { x, weight, affine: bias } = args;
-    let (block, len) = (images_per_block(call.images), window.out_len());
-    let mut y = vec![0f32; call.images * len];
-    let mut chosen = Kept::<u8>::take(call.images * len);
+    let (block, len) = (images_per_block(shape.images), window.out_len());
+    let mut y = vec![0f32; shape.images * len];
+    let mut chosen = Recycled::<u8>::take(shape.images * len);
     let outputs = y.par_chunks_mut(block * len).zip(chosen.par_chunks_mut(block * len));
-    x.par_chunks(block * call.conv.image_len()).zip(outputs).for_each(|(x, (y, chosen))| {
-        call.forward(x, weight, None, |image, raw| {
+    x.par_chunks(block * shape.geometry.image_len()).zip(outputs).for_each(|(x, (y, chosen))| {
+        shape.forward(x, weight, None, |image, conv_out| {
             let (y, chosen) = (&mut y[image * len..][..len], &mut chosen[image * len..][..len]);
-            window.pool(raw, y, chosen);
+            window.pool(conv_out, y, chosen);
             // The bias is the same over a window and the rectifier is monotonous: both can wait for the maximum.
-            wide(|| finish(y, chosen, bias, relu));
+            with_avx2(|| bias_relu(y, chosen, bias, relu));
         });
     });
     (y, Pooled { window, chosen })
@@ -174,33 +180,33 @@ fn forward_pooled(call: &Call, args: Args<&[f32]>, window: Window, relu: bool) -
 
 impl Pooled {
     /// Writes the gradients of a block of images from `start` on.
-    fn backward(&self, call: &Call, start: usize, args: Args<&[f32]>, grad: &[f32], grads: Args<&mut [f32]>) {
+    fn backward(&self, shape: &ConvShape, start: usize, args: Args<&[f32]>, grad: &[f32], grads: Args<&mut [f32]>) {
         let len = self.window.out_len();
         let chosen = &self.chosen[start * len..][..grad.len()];
         let gradients = ConvGrads { dx: grads.x, dw: grads.weight };
-        call.backward(args.x, args.weight, gradients, |image, d_raw| {
+        shape.backward(args.x, args.weight, gradients, |image, d_conv_out| {
             let (grad, chosen) = (&grad[image * len..][..len], &chosen[image * len..][..len]);
-            self.window.spread(grad, chosen, d_raw);
-            wide(|| add_passed(grad, chosen, grads.affine));
+            self.window.unpool(grad, chosen, d_conv_out);
+            with_avx2(|| add_passed(grad, chosen, grads.affine));
         });
     }
 }
 
-fn forward_normed(normed: &Normed, args: Args<&[f32]>) -> (Vec<f32>, NormedSaved<Kept<f32>>) {
-    let Call { images, conv } = normed.conv;
-    let (block, len) = (images_per_block(images), normed.conv.raw_len());
+fn forward_norm(conv_norm: &ConvNorm, args: Args<&[f32]>) -> (Vec<f32>, ConvNormSaved<Recycled<f32>>) {
+    let ConvShape { images, geometry } = conv_norm.conv;
+    let (block, len) = (images_per_block(images), conv_norm.conv.conv_out_len());
     let mut y = vec![0f32; images * len];
-    let mut saved = normed.take(images);
-    let outputs = y.par_chunks_mut(block * len).zip(saved.blocks_mut(normed, block));
-    args.x.par_chunks(block * conv.image_len()).zip(outputs).for_each(|(x, (y, saved))| {
-        normed.forward(Args { x, ..args }, saved, y);
+    let mut saved = conv_norm.take(images);
+    let outputs = y.par_chunks_mut(block * len).zip(saved.blocks_mut(conv_norm, block));
+    args.x.par_chunks(block * geometry.image_len()).zip(outputs).for_each(|(x, (y, saved))| {
+        conv_norm.forward(Args { x, ..args }, saved, y);
     });
     (y, saved)
 }
 
 /// Adds the bias to the maxima and rectifies them.
 #[inline(always)]
-fn finish(out: &mut [f32], chosen: &mut [u8], bias: &[f32], rectify: bool) {
+fn bias_relu(out: &mut [f32], chosen: &mut [u8], bias: &[f32], rectify: bool) {
     for (out, chosen) in out.chunks_exact_mut(bias.len()).zip(chosen.chunks_exact_mut(bias.len())) {
         add(out, bias);
         if rectify {

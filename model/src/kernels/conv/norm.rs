@@ -1,53 +1,53 @@
 //! A convolution with bias and the group normalisation after it, for a block of images on one thread: what the operations
 //! `conv` and `residual` have in common.
 
-use super::{Call, ConvGrads};
+use super::{ConvGrads, ConvShape};
 use crate::kernels::elementwise::{add_rows, add_to_rows};
 use crate::kernels::norm::Norm;
 use crate::kernels::op::{Args, Output};
-use crate::kernels::scratch::Kept;
-use crate::kernels::wide;
+use crate::kernels::scratch::Recycled;
+use crate::kernels::with_avx2;
 use rayon::prelude::*;
 
 /// The two together. Their affine parameters are bias, scale and shift, one after the other.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Normed {
-    pub(crate) conv: Call,
+pub(crate) struct ConvNorm {
+    pub(crate) conv: ConvShape,
     pub(crate) norm: Norm,
 }
 
 /// What the forward pass saves for the backward pass: of a batch, or of a block of its images.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Saved<T> {
+pub(crate) struct ConvNormSaved<T> {
     /// The convolution's output, with bias.
-    pub(crate) raw: T,
+    pub(crate) conv_out: T,
     /// The norm's statistics.
     pub(crate) statistics: T,
 }
 
-impl Saved<Kept<f32>> {
+impl ConvNormSaved<Recycled<f32>> {
     /// Of the images of a batch, to be written a block at a time.
     pub(crate) fn blocks_mut(
         &mut self,
-        normed: &Normed,
+        conv_norm: &ConvNorm,
         block: usize,
-    ) -> impl IndexedParallelIterator<Item = Saved<&mut [f32]>> {
-        let raw = self.raw.par_chunks_mut(block * normed.conv.raw_len());
-        let statistics = self.statistics.par_chunks_mut(block * normed.norm.statistics_len());
-        raw.zip(statistics).map(|(raw, statistics)| Saved { raw, statistics })
+    ) -> impl IndexedParallelIterator<Item = ConvNormSaved<&mut [f32]>> {
+        let conv_out = self.conv_out.par_chunks_mut(block * conv_norm.conv.conv_out_len());
+        let statistics = self.statistics.par_chunks_mut(block * conv_norm.norm.statistics_len());
+        conv_out.zip(statistics).map(|(conv_out, statistics)| ConvNormSaved { conv_out, statistics })
     }
 
     /// Of so many images from `start` on.
-    pub(crate) fn images(&self, normed: &Normed, start: usize, count: usize) -> Saved<&[f32]> {
-        let (len, statistics_len) = (normed.conv.raw_len(), normed.norm.statistics_len());
-        Saved {
-            raw: &self.raw[start * len..][..count * len],
+    pub(crate) fn images(&self, conv_norm: &ConvNorm, start: usize, count: usize) -> ConvNormSaved<&[f32]> {
+        let (len, statistics_len) = (conv_norm.conv.conv_out_len(), conv_norm.norm.statistics_len());
+        ConvNormSaved {
+            conv_out: &self.conv_out[start * len..][..count * len],
             statistics: &self.statistics[start * statistics_len..][..count * statistics_len],
         }
     }
 }
 
-impl Normed {
+impl ConvNorm {
     pub(crate) fn weight_len(&self) -> usize {
         self.conv.weight_len()
     }
@@ -58,22 +58,22 @@ impl Normed {
     }
 
     /// Memory for what a batch saves.
-    pub(crate) fn take(&self, images: usize) -> Saved<Kept<f32>> {
-        Saved {
-            raw: Kept::take(images * self.conv.raw_len()),
-            statistics: Kept::take(images * self.norm.statistics_len()),
+    pub(crate) fn take(&self, images: usize) -> ConvNormSaved<Recycled<f32>> {
+        ConvNormSaved {
+            conv_out: Recycled::take(images * self.conv.conv_out_len()),
+            statistics: Recycled::take(images * self.norm.statistics_len()),
         }
     }
 
     /// Writes a block's output, and what the backward pass will need.
-    pub(crate) fn forward(&self, args: Args<&[f32]>, saved: Saved<&mut [f32]>, y: &mut [f32]) {
+    pub(crate) fn forward(&self, args: Args<&[f32]>, saved: ConvNormSaved<&mut [f32]>, y: &mut [f32]) {
         let Self { conv, norm } = self;
         let (bias, scale_and_shift) = args.affine.split_at(norm.channels);
         let (scale, shift) = scale_and_shift.split_at(norm.channels);
-        let (len, statistics_len) = (conv.raw_len(), norm.statistics_len());
-        conv.forward(args.x, args.weight, Some(saved.raw), |image, raw| {
-            wide(|| add_to_rows(raw, bias));
-            let args = Args { x: &*raw, weight: scale, affine: shift };
+        let (len, statistics_len) = (conv.conv_out_len(), norm.statistics_len());
+        conv.forward(args.x, args.weight, Some(saved.conv_out), |image, conv_out| {
+            with_avx2(|| add_to_rows(conv_out, bias));
+            let args = Args { x: &*conv_out, weight: scale, affine: shift };
             let statistics = &mut saved.statistics[image * statistics_len..][..statistics_len];
             norm.forward(args, statistics, &mut y[image * len..][..len]);
         });
@@ -81,22 +81,28 @@ impl Normed {
 
     /// Writes a block's gradient of the weight, and that of the input where its slice isn't empty; adds to that of the
     /// affine parameters. The weight is given transposed; the output matters where it is rectified.
-    pub(crate) fn backward(&self, args: Args<&[f32]>, saved: Saved<&[f32]>, out: Output<'_>, grads: Args<&mut [f32]>) {
+    pub(crate) fn backward(
+        &self,
+        args: Args<&[f32]>,
+        saved: ConvNormSaved<&[f32]>,
+        out: Output<'_>,
+        grads: Args<&mut [f32]>,
+    ) {
         let Self { conv, norm } = self;
-        let (len, statistics_len) = (conv.raw_len(), norm.statistics_len());
+        let (len, statistics_len) = (conv.conv_out_len(), norm.statistics_len());
         let (_, scale_and_shift) = args.affine.split_at(norm.channels);
         let (scale, shift) = scale_and_shift.split_at(norm.channels);
         let (d_bias, d_scale_and_shift) = grads.affine.split_at_mut(norm.channels);
         let (d_scale, d_shift) = d_scale_and_shift.split_at_mut(norm.channels);
         let gradients = ConvGrads { dx: grads.x, dw: grads.weight };
-        conv.backward(args.x, args.weight, gradients, |image, d_raw| {
+        conv.backward(args.x, args.weight, gradients, |image, d_conv_out| {
             let of_image = image * len..(image + 1) * len;
             let statistics = &saved.statistics[image * statistics_len..][..statistics_len];
-            let args = Args { x: &saved.raw[of_image.clone()], weight: scale, affine: shift };
+            let args = Args { x: &saved.conv_out[of_image.clone()], weight: scale, affine: shift };
             let out = Output { y: &out.y[of_image.clone()], grad: &out.grad[of_image] };
-            let grads = Args { x: &mut *d_raw, weight: &mut *d_scale, affine: &mut *d_shift };
+            let grads = Args { x: &mut *d_conv_out, weight: &mut *d_scale, affine: &mut *d_shift };
             norm.backward(args, statistics, out, grads);
-            wide(|| add_rows(d_bias, d_raw));
+            with_avx2(|| add_rows(d_bias, d_conv_out));
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::kernels::elementwise::{is_cut, relu};
 use crate::kernels::op::{Args, Output};
-use crate::kernels::wide;
+use crate::kernels::with_avx2;
 
 /// Added to the variance; the paper's value.
 pub(crate) const EPSILON: f64 = 1e-5;
@@ -192,15 +192,15 @@ impl Norm {
         let count = (x.len() / self.groups) as f64;
         let rows = x.len() / self.channels;
         let (means, inverses) = statistics.split_at_mut(self.channels);
-        let [sums] = wide(|| totals(rows, self.channels, &Plain(x)));
+        let [sums] = with_avx2(|| totals(rows, self.channels, &Plain(x)));
         means.iter_mut().zip(over_groups(&sums, self.groups)).for_each(|(mean, sum)| *mean = (sum / count) as f32);
-        let [squares] = wide(|| totals(rows, self.channels, &Squares { x, means }));
+        let [squares] = with_avx2(|| totals(rows, self.channels, &Squares { x, means }));
         let inverse = |sum: f64| (1.0 / (sum / count + EPSILON).sqrt()) as f32;
         inverses.iter_mut().zip(over_groups(&squares, self.groups)).for_each(|(to, sum)| *to = inverse(sum));
         let factors: Vec<f32> = scale.iter().zip(&*inverses).map(|(scale, inverse)| scale * inverse).collect();
         let offsets = factors.iter().zip(&*means).map(|(factor, mean)| factor * mean);
         let addends: Vec<f32> = shift.iter().zip(offsets).map(|(shift, offset)| shift - offset).collect();
-        wide(|| apply(x, &factors, &addends, self.relu, y));
+        with_avx2(|| apply(x, &factors, &addends, self.relu, y));
     }
 
     /// Writes the gradient of an image, and adds to those of scale and shift.
@@ -209,7 +209,7 @@ impl Norm {
         let count = (x.len() / self.groups) as f64;
         let (means, inverses) = statistics.split_at(self.channels);
         let passed = Passed { x, y: out.y, grad: out.grad, means, inverses, relu: self.relu };
-        let [plain, products] = wide(|| totals(x.len() / self.channels, self.channels, &passed));
+        let [plain, products] = with_avx2(|| totals(x.len() / self.channels, self.channels, &passed));
         let add = |to: &mut [f32], sums: &[f64]| to.iter_mut().zip(sums).for_each(|(to, &sum)| *to += sum as f32);
         add(grads.weight, &products);
         add(grads.affine, &plain);
@@ -218,6 +218,6 @@ impl Norm {
             over_groups(&sums, self.groups).map(|sum| (sum / count) as f32).collect()
         };
         let (plain, products) = (means(plain), means(products));
-        wide(|| passed.input_gradient(&Means { scale, plain: &plain, products: &products }, grads.x));
+        with_avx2(|| passed.input_gradient(&Means { scale, plain: &plain, products: &products }, grads.x));
     }
 }

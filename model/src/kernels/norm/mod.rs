@@ -8,7 +8,7 @@ use super::blocks::images_per_block;
 use super::elementwise::add_rows;
 use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View};
 use super::reference;
-use super::scratch::Kept;
+use super::scratch::Recycled;
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -39,9 +39,9 @@ impl GroupNorm {
 impl Kernel3 for GroupNorm {
     const NAME: &'static str = "group-norm";
     /// The statistics of each image.
-    type Saved = Kept<f32>;
+    type Saved = Recycled<f32>;
 
-    fn forward(&self, args: Args<View<'_>>) -> Result<Forward<Kept<f32>>> {
+    fn forward(&self, args: Args<View<'_>>) -> Result<Forward<Recycled<f32>>> {
         let (n, len, norm) = self.sizes(args.x.shape)?;
         let shape = args.x.shape.clone();
         let Args { x, weight: scale, affine: shift } = args.map(|arg| arg.values);
@@ -52,7 +52,7 @@ impl Kernel3 for GroupNorm {
         }
         let (statistics_len, block) = (norm.statistics_len(), images_per_block(n));
         let mut y = vec![0f32; x.len()];
-        let mut statistics = Kept::take(n * statistics_len);
+        let mut statistics = Recycled::take(n * statistics_len);
         let outputs = y.par_chunks_mut(block * len).zip(statistics.par_chunks_mut(block * statistics_len));
         outputs.zip(x.par_chunks(block * len)).for_each(|((y, statistics), x)| {
             let images = y.chunks_exact_mut(len).zip(statistics.chunks_exact_mut(statistics_len));
@@ -63,7 +63,7 @@ impl Kernel3 for GroupNorm {
         Ok(Forward { y, shape, saved: statistics })
     }
 
-    fn backward(&self, args: Args<View<'_>>, statistics: &Kept<f32>, out: Output<'_>) -> Result<Args<Gradient>> {
+    fn backward(&self, args: Args<View<'_>>, statistics: &Recycled<f32>, out: Output<'_>) -> Result<Args<Gradient>> {
         let (n, len, norm) = self.sizes(args.x.shape)?;
         let args = args.map(|arg| arg.values);
         let (statistics_len, block) = (norm.statistics_len(), images_per_block(n));

@@ -8,7 +8,7 @@ use crate::weights;
 use candle_core::{Tensor, Var};
 
 /// What one client's steps of one round have in common.
-pub(crate) struct Descent {
+pub(crate) struct LocalOptimizer {
     lr: f64,
     momentum: f64,
     weight_decay: f64,
@@ -21,7 +21,7 @@ pub(crate) struct Descent {
     correction: Vec<Tensor>,
 }
 
-impl Descent {
+impl LocalOptimizer {
     /// For one round of training from the model's present weights.
     pub(crate) fn new(model: &Model, job: &TrainJob<'_>) -> candle_core::Result<Self> {
         let config = job.config;
