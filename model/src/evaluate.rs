@@ -13,12 +13,12 @@ use std::ops::ControlFlow;
 /// threads busy.
 const EVALUATION_BATCH: usize = 120;
 
-/// What an evaluation gives.
+/// How good a model is on a set of images.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
     /// Images whose largest output is that of their label.
     pub correct: u64,
-    /// Images.
+    /// How many images there were.
     pub total: u64,
     /// Mean cross-entropy; 0 of no images.
     pub loss: f64,

@@ -3,11 +3,11 @@
 use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::spec::ParamShape;
 
-/// The initial values of the parameter at place `index` of the net.
+/// The initial values of the net's parameter number `index`, from 0.
 ///
 /// Weights and biases are uniform in ±1/sqrt(fan in) (LeCun et al. 1998, section 4.6; the width is that of PyTorch's
-/// defaults), scales are 1 and shifts 0. Each parameter has a ChaCha20 stream of its own. Only a square root, a division
-/// and products are used, which IEEE 754 rounds exactly.
+/// defaults), scales are 1 and shifts 0. Each parameter draws from its own ChaCha20 stream. Only a square root, a
+/// division and products are used, which IEEE 754 rounds exactly.
 pub(crate) fn values(parameters: &[ParamShape], index: usize, seed: u64) -> Vec<f32> {
     let parameter = &parameters[index];
     let len = parameter.shape.iter().product();

@@ -17,7 +17,7 @@ pub mod data;
 pub mod evaluate;
 pub mod exact;
 mod init;
-#[doc(hidden)] // Public for the benchmarks alone.
+#[doc(hidden)] // Public only for the benchmarks.
 pub mod kernels;
 mod local_optimizer;
 pub mod net;

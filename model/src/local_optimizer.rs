@@ -1,5 +1,5 @@
-//! The local optimiser: mini-batch SGD with FedProx's pull, clipping, weight decay, SCAFFOLD's correction and momentum, in
-//! this order, anew each round.
+//! The local optimiser: mini-batch SGD with FedProx's pull, clipping, weight decay, SCAFFOLD's correction and
+//! momentum, in this order, anew each round.
 
 use crate::kernels::sgd;
 use crate::net::Model;
@@ -80,8 +80,8 @@ impl LocalOptimizer {
         Ok(())
     }
 
-    /// What the gradients are multiplied by so that their norm, taken over all of them, stays within bounds (Pascanu et al.
-    /// 2013, section 3.2).
+    /// What the gradients are multiplied by so that their norm, taken over all of them, stays within bounds (Pascanu
+    /// et al. 2013, section 3.2).
     fn clip_factor(&self, gradients: &[(usize, &Var, Tensor)]) -> candle_core::Result<f64> {
         if self.clip_norm == 0.0 {
             return Ok(1.0);

@@ -18,21 +18,21 @@ pub struct Model {
     input: [usize; 3],
 }
 
-/// Why a model can't be made.
+/// Why a model can't be made of a net and bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The net is impossible.
+    /// The net's layers don't fit together.
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// The bytes are no weights of this net.
     #[error("the weights are refused: {0}")]
     Weights(#[from] WeightsError),
-    /// The device failed.
+    /// The device gave no memory or failed at a copy.
     #[error("the device failed: {0}")]
     Device(#[from] candle_core::Error),
 }
 
-/// What a forward pass is for.
+/// What a forward pass is done for.
 #[derive(Debug)]
 pub enum Mode<'a> {
     /// Training: gradients are tracked, and dropout draws from this stream.
@@ -57,7 +57,7 @@ enum Stage {
 }
 
 impl Model {
-    /// The initial model: a function of the net and the seed alone, bit-identical on every CPU (design 4.8).
+    /// The initial model: a function of the net and the seed, bit-identical on every CPU (design 4.8).
     pub fn initial(spec: &NetSpec, device: &Device, seed: u64) -> Result<Self, ModelError> {
         let parameters = spec.parameters()?;
         Self::build(spec, device, &parameters, |index| init::values(&parameters, index, seed))
@@ -85,8 +85,8 @@ impl Model {
         Ok(bytes)
     }
 
-    /// The logits `[n, classes]` of a batch `x`, `[n, channels, height, width]` in f32 on the model's device. A batch whose
-    /// values lie channels last (a permuted tensor) isn't copied.
+    /// The logits `[n, classes]` of a batch `x`, `[n, channels, height, width]` in f32 on the model's device. A batch
+    /// whose values lie channels last (a permuted tensor) isn't copied.
     pub fn forward(&self, x: &Tensor, mut mode: Mode<'_>) -> candle_core::Result<Tensor> {
         let [channels, height, width] = self.input;
         if !matches!(x.dims(), [n, rest @ ..] if *n > 0 && rest == self.input) {
@@ -104,8 +104,8 @@ impl Model {
         &self.variables
     }
 
-    /// From now on the backward pass keeps the gradients of the weights of convolutions and linear layers out of candle's store,
-    /// where that is faster; [`Model::gradient`] finds them all the same.
+    /// From now on the backward pass keeps the gradients of the weights of convolutions and linear layers out of
+    /// candle's store, where that is faster; [`Model::gradient`] finds them all the same.
     pub(crate) fn keep_gradients(&mut self) -> candle_core::Result<()> {
         let mut gradients = vec![None; self.variables.len()];
         for stage in &self.stages {

@@ -1,6 +1,6 @@
 //! Repeatable randomness: ChaCha20 streams, each keyed by what its numbers are for.
 //!
-//! A stream is a function of (seed, round, node key, purpose, index) alone, so an experiment repeats whatever the order
+//! A stream is a function of (seed, round, node key, purpose, index), so an experiment repeats whatever the order
 //! in which its parts run. The draws (floats, bounded integers, shuffles) are written out here: a new version of a
 //! random number crate can't change a result.
 
@@ -13,7 +13,7 @@ const CONTEXT: &str = "paceline model stream v1";
 /// What the numbers of a stream are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Initial values; the index is the parameter's place in the net.
+    /// Initial values; the index is the parameter's number in the net.
     Init,
     /// The order in which an epoch visits the images; the index is the epoch.
     Shuffle,
@@ -40,16 +40,16 @@ impl Purpose {
     }
 }
 
-/// What a stream is keyed by.
+/// What a stream is a function of: equal keys give equal numbers, different keys unrelated ones.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamKey<'a> {
-    /// The run's seed.
+    /// The run's seed, the same on every node.
     pub seed: u64,
     /// The round, from 1; 0 for what belongs to no round.
     pub round: u64,
     /// The node key (design 4.8); empty for what is the same on every node.
     pub node: &'a [u8],
-    /// What the numbers are for.
+    /// The use of the numbers.
     pub purpose: Purpose,
     /// Tells streams of one purpose apart.
     pub index: u64,

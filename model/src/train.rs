@@ -1,8 +1,8 @@
 //! Local training: what a node does with its own images in a round.
 //!
-//! FedAvg's client update (McMahan et al. 2017, algorithm 1): from the global model, some epochs of mini-batch SGD over all
-//! of the node's images. What leaves is the difference of the weights; with SCAFFOLD (Karimireddy et al. 2020, algorithm 1)
-//! that of the node's control variate, too.
+//! FedAvg's client update (McMahan et al. 2017, algorithm 1): from the global model, some epochs of mini-batch SGD
+//! over all of the node's images. What leaves is the difference of the weights; with SCAFFOLD (Karimireddy et al.
+//! 2020, algorithm 1) that of the node's control variate, too.
 
 use crate::data::{IMAGES_MAX, Images, Preprocess};
 use crate::kernels::loss;
@@ -59,9 +59,9 @@ impl TrainConfig {
 /// One node's training in one round.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainJob<'a> {
-    /// The net.
+    /// The net, whose parameters the parent holds.
     pub spec: &'a NetSpec,
-    /// What the net sees of an image.
+    /// How an image becomes the net's input.
     pub preprocess: Preprocess,
     /// The rule of aggregation, which says what else the state and the update hold.
     pub rule: &'a Rule,
@@ -69,13 +69,13 @@ pub struct TrainJob<'a> {
     pub parent: &'a [u8],
     /// SCAFFOLD: the node's control variate after its last committed update; `None` is all zeros.
     pub control: Option<&'a [u8]>,
-    /// The node's training images.
+    /// The node's training images, at most [`IMAGES_MAX`].
     pub data: &'a Images,
     /// How to train.
     pub config: &'a TrainConfig,
     /// The round, from 1.
     pub round: u64,
-    /// The run's seed.
+    /// The run's seed: with round and node key it fixes every random draw.
     pub seed: u64,
     /// The node key (design 4.8).
     pub node_key: &'a [u8],
@@ -83,11 +83,11 @@ pub struct TrainJob<'a> {
     pub device: &'a Device,
 }
 
-/// What training gives.
+/// The result of one node's training in one round.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trained {
-    /// New minus old weights, and with SCAFFOLD new minus old control variate: raw little-endian f32, every value within
-    /// ±16.
+    /// New minus old weights, and with SCAFFOLD new minus old control variate: raw little-endian f32, every value
+    /// within ±16.
     pub update: Vec<u8>,
     /// SCAFFOLD: the node's control variate, should the update be committed.
     pub control: Option<Vec<u8>>,
@@ -112,22 +112,22 @@ pub struct Progress {
     pub loss: f64,
 }
 
-/// Why there is no result.
+/// Why training or evaluation gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The caller asked to stop.
+    /// The callback asked to stop.
     #[error("stopped before the end")]
     Cancelled,
     /// The loss or a weight left all bounds.
     #[error("training diverged in round {round}, epoch {epoch}, batch {batch} ({what}): lower {lower}")]
     Diverged {
-        /// The round.
+        /// The round, from 1.
         round: u64,
         /// The epoch, from 1.
         epoch: usize,
         /// The batch, from 1.
         batch: usize,
-        /// What was seen.
+        /// The loss, weight or control variate that went out of bounds.
         what: String,
         /// The run file's settings that may be too large.
         lower: String,
@@ -135,17 +135,17 @@ pub enum TrainError {
     /// The data, the net or the settings don't fit together.
     #[error("{0}")]
     Invalid(String),
-    /// The model can't be made.
+    /// The model can't be made of the parent's bytes.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The device failed.
+    /// The device failed during a step.
     #[error("the device failed: {0}")]
     Device(#[from] candle_core::Error),
 }
 
 /// Trains on `job.data`. `on_progress` is called after each batch on the calling thread and can stop the training.
 ///
-/// The result is a function of the job alone, the same bits for any number of threads on one kind of CPU.
+/// The result is a function of the job, the same bits for any number of threads on one kind of CPU.
 pub fn train(
     job: &TrainJob<'_>,
     threads: &Threads,
@@ -233,7 +233,7 @@ impl TrainJob<'_> {
         }
     }
 
-    /// The learning rate of the round.
+    /// The learning rate of the round: lr · lr_decay^(round - 1).
     pub(crate) fn lr(&self) -> f64 {
         // Multiplied out rather than powf, whose rounding differs between systems.
         self.config.lr * (1..self.round).fold(1.0, |factor, _| factor * self.config.lr_decay)

@@ -10,9 +10,9 @@ use rayon::prelude::*;
 pub enum Preprocess {
     /// From 0..255 to -1..1; nothing else, whatever `augment` says.
     Plain,
-    /// As the CIFAR-10 experiments of McMahan et al. 2017, section 3 (TensorFlow's tutorial): in training a random 24x24
-    /// crop, a flip, brightness by ±63 and contrast by 0.2 to 1.8, else the crop in the middle; then each image is scaled
-    /// to mean 0 and deviation 1.
+    /// As the CIFAR-10 experiments of McMahan et al. 2017, section 3 (TensorFlow's tutorial): in training a random
+    /// 24x24 crop, a flip, brightness by ±63 and contrast by 0.2 to 1.8, else the crop in the middle; then each image
+    /// is scaled to mean 0 and deviation 1.
     CifarPaper,
 }
 
@@ -171,7 +171,7 @@ mod tests {
             let draw = Draw { top: 3, left: 5, flip, brightness: 17.0, contrast: 1.5 };
             let mut found = vec![0f32; 24 * 24 * 3];
             cropped(images.pixels(1), [3, 32, 32], [3, 24, 24], Some(draw), &mut found);
-            // The same in double precision, each pass over whole channels.
+            // The distortion in double precision, each pass over whole channels.
             let pixel = |channel: usize, y: usize, x: usize| {
                 let x = if flip { 23 - x } else { x };
                 f64::from(images.pixels(1)[channel * 1024 + (3 + y) * 32 + 5 + x]) + 17.0

@@ -27,11 +27,11 @@ const ENTRIES_MAX: usize = 1000;
 /// Bytes of the archive at most, after decompression: the official one has 184 MB.
 const ARCHIVE_BYTES_MAX: u64 = 2 << 30;
 
-/// Loads a folder of batches, a folder that holds that folder, or the official tar.gz; of the images only those that `choose`
-/// picks.
+/// Loads a folder of batches, a folder that holds that folder, or the official tar.gz; of the images only those that
+/// `choose` picks.
 ///
-/// The files are read twice, for the labels and then for the chosen pixels: a part of the data set never takes the memory of
-/// the whole.
+/// The files are read twice, for the labels and then for the chosen pixels: a part of the data set never takes the
+/// memory of the whole.
 pub(super) fn load(path: &Path, choose: &Choose<'_>) -> Result<DataSet, DataError> {
     let mut labels: [Vec<u16>; BATCHES] = Default::default();
     each_batch(path, &mut |number, file, bytes| {
@@ -144,7 +144,7 @@ impl<'a> Chosen<'a> {
         Self { indices, labels, pixels: vec![0; indices.len() * (RECORD - 1)] }
     }
 
-    /// Takes what it wants of a batch whose first image has the index `start`.
+    /// Copies the chosen images of a batch whose first image has the index `start`.
     fn take(&mut self, start: usize, bytes: &[u8]) {
         let records = bytes.chunks_exact(RECORD);
         let from = self.indices.partition_point(|&index| (index as usize) < start);

@@ -17,7 +17,7 @@ pub use shapes::{SHAPES_CLASSES, SHAPES_IMAGE};
 
 use std::path::{Path, PathBuf};
 
-/// Images of one data set at most: sample counts are bounded likewise (design 4.8).
+/// Images of one data set at most, the bound on sample counts (design 4.8).
 pub const IMAGES_MAX: usize = 1 << 20;
 /// Bytes of pixels of one data set at most: it has to fit in the memory of an ordinary machine.
 pub const PIXELS_MAX: usize = 8 << 30;
@@ -67,7 +67,7 @@ impl Source {
     }
 }
 
-/// What all the training images of a data set come to, whatever part of them is at hand.
+/// Counts over all the training images of a data set, even where only a part of them is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
     /// How many there are.
@@ -96,19 +96,19 @@ pub struct Images {
 /// Images to train on and images to test with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataSet {
-    /// What is trained on.
+    /// What nodes train on.
     pub train: Images,
-    /// What accuracy is measured on.
+    /// What accuracy is measured on; no node trains on it.
     pub test: Images,
 }
 
-/// Why there is no data.
+/// Why data can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A data set that lies in files was asked for without a path.
     #[error("the data set `{dataset}` needs the path of its files: give it with --data")]
     NoPath {
-        /// The data set.
+        /// Its name in the run file.
         dataset: &'static str,
     },
     /// A file or folder can't be read.
@@ -116,7 +116,7 @@ pub enum DataError {
     Read {
         /// Which.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file or folder that must be there isn't.
@@ -124,9 +124,9 @@ pub enum DataError {
     Missing {
         /// Where it was looked for.
         path: PathBuf,
-        /// What is missing.
+        /// The name of the file or the kind of files.
         missing: String,
-        /// What to do.
+        /// How to get it.
         fix: String,
     },
     /// A file's contents are not what its format demands.
@@ -158,7 +158,7 @@ pub enum DataError {
     Invalid(String),
 }
 
-/// Loads or generates a whole data set. `seed` matters to generated data alone.
+/// Loads or generates a whole data set. `seed` matters only to generated data.
 pub fn load(source: &Source, path: Option<&Path>, seed: u64) -> Result<DataSet, DataError> {
     let path_for = |dataset| path.ok_or(DataError::NoPath { dataset });
     match source {
@@ -169,8 +169,8 @@ pub fn load(source: &Source, path: Option<&Path>, seed: u64) -> Result<DataSet, 
     }
 }
 
-/// Loads part `k` of `n` of a data set, as [`DataSet::part`] divides it; where images lie one by one in large files, without
-/// ever holding the others. Gives with it what all parts have together.
+/// Loads part `k` of `n` of a data set, as [`DataSet::part`] divides it; where images lie one by one in large files,
+/// without ever holding the others. Gives with it what all parts have together.
 pub fn load_part(
     source: &Source,
     path: Option<&Path>,
@@ -244,7 +244,8 @@ fn test_indices(tests: usize, k: usize, n: usize) -> Vec<u32> {
 }
 
 impl Images {
-    /// Images from their bytes: `[image, channel, height, width]` and a label each. Lengths, labels and bounds are checked.
+    /// Images from their bytes: `[image, channel, height, width]` and a label each. Lengths, labels and bounds are
+    /// checked.
     pub fn new(shape: [usize; 3], classes: usize, pixels: Vec<u8>, labels: Vec<u16>) -> Result<Self, DataError> {
         check_size(shape, labels.len())?;
         let len: usize = shape.iter().product();
@@ -276,12 +277,12 @@ impl Images {
         self.labels.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The label of every image.
+    /// The label of every image, each below [`Images::classes`].
     pub fn labels(&self) -> &[u16] {
         &self.labels
     }
@@ -315,7 +316,7 @@ impl DataSet {
         Ok(Self { train, test: self.test.select(&test_indices(self.test.len(), k, n)) })
     }
 
-    /// The training images of part `k` of `n` alone.
+    /// Only the training images of part `k` of `n`.
     pub fn train_part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Images, DataError> {
         let indices = train_indices(&self.train.labels, self.train.classes, k, n, rule, seed)?;
         Ok(self.train.select(&indices))

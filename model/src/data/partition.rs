@@ -12,15 +12,16 @@ pub enum Partition {
     Dirichlet(f64),
     /// Sorted by label and cut into this many shards a part, dealt out at random (McMahan et al. 2017, section 3).
     Shards(usize),
-    /// Each part has images of this many classes, or of as many more as it takes for every class to be somewhere; those of a
-    /// class are divided evenly among the parts that have it (Li et al. 2022, section 4.1).
+    /// Each part has images of this many classes, or of as many more as it takes for every class to be somewhere;
+    /// those of a class are divided evenly among the parts that have it (Li et al. 2022, section 4.1).
     Labels(usize),
-    /// Shuffled, and sizes in proportion to k^-exponent for k = 1, 2, ... parts, dealt out at random; 0 is [`Self::Iid`].
+    /// Shuffled, and sizes in proportion to k^-exponent for k = 1, 2, ... parts, dealt out at random; 0 is
+    /// [`Self::Iid`].
     PowerLaw(f64),
 }
 
 /// The indices of the images of each part: disjoint, together all of them, none empty while there are as many images as
-/// parts. A function of the arguments alone.
+/// parts. A function of the arguments.
 pub fn partition(labels: &[u16], classes: usize, parts: usize, rule: &Partition, seed: u64) -> Vec<Vec<u32>> {
     if parts == 0 {
         return Vec::new();

@@ -1,7 +1,8 @@
 //! The built-in data set: pictures of ten shapes, drawn from the seed, so that a run needs no file.
 //!
-//! Place, size, rotation and colours vary, other shapes' fragments lie about and noise covers it all, so that a small net
-//! gets better over several rounds. Integer and f32 arithmetic and `libm` alone are used: every machine draws the same bits.
+//! Place, size, rotation and colours vary, other shapes' fragments lie about and noise covers it all, so that a small
+//! net gets better over several rounds. Integer and f32 arithmetic and `libm` are all that is used: every machine draws the
+//! same bits.
 
 use super::{DataError, DataSet, Images, check_size};
 use crate::random_stream::{Purpose, RandomStream, StreamKey};
@@ -26,7 +27,7 @@ pub(super) fn generate(samples: usize, seed: u64) -> Result<DataSet, DataError> 
     }
     let tests = samples.div_ceil(TRAIN_PER_TEST);
     check_size(SHAPES_IMAGE, samples.saturating_add(tests))?;
-    // The test images follow the training images, each with a stream of its own.
+    // The test images follow the training images, each drawn from its own stream.
     let train = images(0, samples, seed)?;
     Ok(DataSet { train, test: images(samples, tests, seed)? })
 }

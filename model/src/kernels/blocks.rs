@@ -1,13 +1,13 @@
-//! How the images of a batch are shared out among threads: in blocks whose borders depend on the batch alone, so that the
-//! results are the same bits for any number of threads.
+//! How the images of a batch are shared out among threads: in blocks whose borders depend only on the batch, so that
+//! the results are the same bits for any number of threads.
 
 use super::elementwise::add;
 use super::with_avx2;
 use rayon::iter::Either;
 use rayon::prelude::*;
 
-/// Blocks that a batch is cut into at most. Each block of a convolution keeps partial sums of the weights' gradient, which
-/// bounds memory; and it bounds the threads that can work at once.
+/// Blocks that a batch is cut into at most. Each block of a convolution keeps partial sums of the weights' gradient,
+/// which bounds memory; and it bounds the threads that can work at once.
 const BLOCKS_MAX: usize = 12;
 
 /// Images in a block, given those in the batch: the same for any number of threads.

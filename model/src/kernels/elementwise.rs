@@ -1,5 +1,5 @@
-//! Loops that take one value after the other, in the order in which they lie. They are compiled along with their caller, so
-//! that they use the with_avx2 instructions of [`with_avx2`](super::with_avx2).
+//! Loops that take one value after the other, in the order in which they lie. They are compiled along with their
+//! caller, to be vectorised there ([`with_avx2`](super::with_avx2)).
 //!
 //! The rectifier is max(0, x), and NaN for NaN: a training whose values have left all bounds has to notice it, and a
 //! comparison written the other way round would hide it behind a zero.
@@ -12,7 +12,7 @@ pub(super) fn is_cut(value: f32) -> bool {
     value <= 0.0
 }
 
-/// The rectifier.
+/// The rectifier (Nair and Hinton 2010).
 #[inline(always)]
 pub(super) fn relu(value: f32) -> f32 {
     if is_cut(value) { 0.0 } else { value }

@@ -12,9 +12,10 @@ use rayon::prelude::*;
 /// Rows or columns of the weight that one task works on.
 const TILE: usize = 64;
 
-/// `x`: `[n, in]`, `weight`: `[in, out]`, `bias`: `[out]`. The gradient with respect to `x` is computed if
-/// `input_gradient`; the first layer needs none. On CPUs the backward pass writes the weight's gradient over `weight_grad`, if that
-/// is given, instead of handing it to candle.
+/// The rows of `x`, `[n, in]`, times `weight`, `[in, out]`, plus `bias`, `[out]`, then rectified if `relu`.
+///
+/// The gradient with respect to `x` is computed if `input_gradient`; the first layer needs none. On CPUs the backward
+/// pass writes the weight's gradient over `weight_grad`, if that is given, instead of handing it to candle.
 pub fn linear(
     x: &Tensor,
     weight: &Tensor,
@@ -69,7 +70,7 @@ impl Kernel3 for Linear {
     }
 }
 
-/// The sizes of one call: images, and values of each before and after.
+/// The sizes of one batch: images, and values of each before and after the layer.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
     n: usize,
@@ -89,7 +90,8 @@ impl Sizes {
     fn forward(&self, args: Args<&[f32]>, rectify: bool) -> Vec<f32> {
         let (Self { n, inputs, out }, Args { x, weight, affine: bias }) = (*self, args);
         let mut y = vec![0f32; n * out];
-        // Each task has columns of the result, which are no slice of it: they are put together afterwards.
+        // A task computes some columns of the result, which don't lie together in it: they are copied to their places
+        // afterwards.
         scratch::with([n * out], |[tiles]| {
             tiles.par_chunks_mut(n * TILE).enumerate().for_each(|(i, tile)| {
                 let width = tile.len() / n;
@@ -111,7 +113,7 @@ impl Sizes {
         y
     }
 
-    /// Writes the weight's gradient, `[in, out]`.
+    /// Writes the weight's gradient, `[in, out]`, given that of the sums before the rectifier.
     fn weight_gradient(&self, x: &[f32], grad: &[f32], dw: &mut [f32]) {
         let Self { n, inputs, out } = *self;
         dw.par_chunks_mut(TILE * out).enumerate().for_each(|(i, dw)| {
@@ -121,7 +123,7 @@ impl Sizes {
         });
     }
 
-    /// The input's gradient, `[n, in]`.
+    /// The input's gradient, `[n, in]`, given the same.
     fn input_gradient(&self, weight: &[f32], grad: &[f32]) -> Vec<f32> {
         let Self { n, inputs, out } = *self;
         let mut dx = vec![0f32; n * inputs];

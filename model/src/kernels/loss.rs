@@ -17,8 +17,8 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     reference::cross_entropy(logits, labels)
 }
 
-/// Loss (as the sum, not the mean) and number of right answers of rows of logits. The first of equal logits is the answer;
-/// a row with a NaN is wrong and makes the loss NaN.
+/// Loss (as the sum, not the mean) and number of right answers of rows of logits. The first of equal logits is the
+/// answer; a row with a NaN is wrong and makes the loss NaN.
 pub(crate) fn score(logits: &[f32], labels: &[u16], classes: usize) -> (f64, u64) {
     let (mut loss, mut correct) = (0f64, 0u64);
     for (row, &label) in logits.chunks_exact(classes).zip(labels) {

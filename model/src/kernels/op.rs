@@ -1,5 +1,5 @@
-//! How a kernel becomes an operation of candle: the one place that knows candle's storages, layouts and locks. The kernels
-//! compute on slices.
+//! How a kernel becomes an operation of candle: the one place that knows candle's storages, layouts and locks. The
+//! kernels compute on slices.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, InplaceOp1, InplaceOp2, Layout, Result, Shape, Storage, Tensor};
 use std::ops::Deref;
@@ -38,31 +38,31 @@ pub(super) struct View<'a> {
     pub(super) shape: &'a Shape,
 }
 
-/// What a forward pass gives.
+/// What a forward pass returns.
 pub(super) struct Forward<S> {
     /// The output's elements in the order of its shape.
     pub(super) y: Vec<f32>,
     pub(super) shape: Shape,
-    /// What the backward pass will need.
+    /// What the backward pass will read.
     pub(super) saved: S,
 }
 
-/// Where a backward pass starts.
+/// What a backward pass starts from: slices of a batch, or of a block of its images.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output<'a> {
-    /// What the forward pass gave.
+    /// The output of the forward pass.
     pub(super) y: &'a [f32],
     /// The gradient of the loss with respect to it.
     pub(super) grad: &'a [f32],
 }
 
-/// The gradient of the loss with respect to an argument. `None` gives candle none: nobody wants it, or the kernel has
-/// written it elsewhere.
+/// The gradient of the loss with respect to an argument. `None` gives candle none: it is not
+/// wanted, or the kernel has written it elsewhere.
 pub(super) type Gradient = Option<Vec<f32>>;
 
 /// A layer without parameters, on slices.
 pub(super) trait Kernel1: Send + Sync + 'static {
-    /// What candle's errors call it.
+    /// The operation's name in candle's errors.
     const NAME: &'static str;
 
     /// The output's elements, and its shape.
@@ -74,7 +74,7 @@ pub(super) trait Kernel1: Send + Sync + 'static {
 
 /// A layer with parameters, on slices.
 pub(super) trait Kernel3: Send + Sync + 'static {
-    /// What candle's errors call it.
+    /// The operation's name in candle's errors.
     const NAME: &'static str;
 
     /// What the forward pass leaves for the backward pass.
@@ -166,7 +166,7 @@ impl<K: Kernel3> CustomOp3 for Op3<K> {
     }
 }
 
-/// A tensor that nobody can change while it is read.
+/// A tensor, locked against changes while it is read.
 struct Locked<'a, S> {
     storage: S,
     layout: &'a Layout,
@@ -226,7 +226,8 @@ pub(super) fn change(tensor: &Tensor, change: impl Fn(&mut [f32])) -> Result<()>
     tensor.inplace_op1(&Change(change))
 }
 
-/// The same, with as many elements of another tensor to change them by.
+/// Calls `change` with the elements of a contiguous tensor in CPU memory, to be changed in place, and as many of
+/// another tensor.
 pub(super) fn change_by(tensor: &Tensor, other: &Tensor, change: impl Fn(&mut [f32], &[f32])) -> Result<()> {
     struct ChangeBy<F>(F);
     impl<F: Fn(&mut [f32], &[f32])> InplaceOp2 for ChangeBy<F> {
@@ -246,8 +247,8 @@ pub(super) fn change_by(tensor: &Tensor, other: &Tensor, change: impl Fn(&mut [f
     tensor.inplace_op2(&other.contiguous()?, &ChangeBy(change))
 }
 
-/// The gradient of a weight: written over `to` if that is given, else for candle to add up. Adding up begins with zeros, so
-/// without it the first costs three passes less over what is often the largest array of a step.
+/// The gradient of a weight: written over `to` if that is given, else for candle to add up. candle begins with zeros:
+/// writing it over `to` saves three passes over what is often the largest array of a step.
 pub(super) fn weight_gradient(to: Option<&Tensor>, weight: &Shape, write: impl Fn(&mut [f32])) -> Result<Gradient> {
     match to {
         Some(to) if to.shape() == weight => change(to, write).map(|()| None),

@@ -1,5 +1,5 @@
-//! Each kernel once more, made of candle's own layers and operations: for other devices, and for the tests, which hold the
-//! kernels to it. Arguments are those of the kernel of the same name.
+//! Each kernel once more, made of candle's own layers and operations: for other devices, and for the tests, which
+//! hold the kernels to it. Arguments are those of the kernel of the same name.
 
 use super::conv::{ConvLayer, Epilogue};
 use super::norm::EPSILON;

@@ -1,5 +1,6 @@
-//! The basic block of a residual net (He et al. 2016, section 3.3) with group normalisation, as one operation: between its
-//! convolutions a block of images stays in the cache, and no tensor of candle's has to be made and added up.
+//! The basic block of a residual net (He et al. 2016, section 3.3) with group normalisation, as one operation:
+//! between its convolutions a block of images stays in the cache, and no tensor of candle's has to be made and added
+//! up.
 
 use super::blocks::{add_blocks, images_per_block, optional};
 use super::conv::{ConvNorm, ConvNormSaved, ConvShape};
@@ -13,12 +14,12 @@ use super::{reference, with_avx2};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-/// The sizes of a block that its tensors don't tell.
+/// The sizes of a residual block that its tensors don't tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResidualLayer {
     /// Output channels.
     pub out: usize,
-    /// Step of the first convolution and of the shortcut.
+    /// Stride of the first convolution and of the shortcut.
     pub stride: usize,
     /// Groups of channels of the norms.
     pub groups: usize,
@@ -26,8 +27,8 @@ pub struct ResidualLayer {
     pub shortcut: bool,
 }
 
-/// `x`: `[n, h, w, in]`. `weights`: those of the two 3x3 convolutions and of the shortcut, each `[kernel, kernel, in, out]`,
-/// one after the other. `affine`: for each of them bias, scale and shift, `[out]` each.
+/// `x`: `[n, h, w, in]`. `weights`: those of the two 3x3 convolutions and of the shortcut, each `[kernel, kernel, in,
+/// out]`, one after the other. `affine`: for each of them bias, scale and shift, `[out]` each.
 pub fn residual(x: &Tensor, weights: &Tensor, affine: &Tensor, layer: ResidualLayer) -> Result<Tensor> {
     if x.device().is_cpu() {
         return op::apply3(Residual { layer }, Args { x, weight: weights, affine });
@@ -78,13 +79,14 @@ impl PerConv<ConvNorm> {
         PerConv { first, second, shortcut: self.shortcut.map(|_| others) }
     }
 
-    /// The same, of values to be written.
+    /// Cuts values that will be written, likewise.
     fn cut_mut<'a>(&self, values: &'a mut [f32], len: impl Fn(&ConvNorm) -> usize) -> PerConv<&'a mut [f32]> {
         let (first, others) = values.split_at_mut(len(&self.first));
         let (second, others) = others.split_at_mut(len(&self.second));
         PerConv { first, second, shortcut: self.shortcut.map(|_| others) }
     }
 
+    /// The convolutions with their parameters.
     fn layers<'a>(&self, weights: &'a [f32], affine: &'a [f32]) -> PerConv<Layer<'a>> {
         let parameters = self.cut(weights, ConvNorm::weight_len).zip(self.cut(affine, ConvNorm::affine_len));
         self.as_ref().zip(parameters).map(|(conv_norm, (weight, affine))| Layer {
@@ -113,7 +115,7 @@ impl Layer<'_> {
     }
 }
 
-/// The sizes of one batch of a residual block.
+/// The sizes of a residual block for one batch.
 struct ResidualShape {
     images: usize,
     convs: PerConv<ConvNorm>,
@@ -199,7 +201,7 @@ struct BackwardBlock<'a> {
     out: Output<'a>,
 }
 
-/// Where a block's gradients go.
+/// Where the gradients of a block of images go.
 struct BlockGrads<'a> {
     dx: &'a mut [f32],
     /// Of each convolution's weight and affine parameters.

@@ -16,7 +16,7 @@ pub fn add_scaled(variable: &Var, step: &Tensor, factor: f64) -> Result<()> {
     variable.set(&(variable.as_detached_tensor() + (step * factor)?)?)
 }
 
-/// `gradient + factor · from`. On CPUs in the gradient's own memory, which nobody else may hold.
+/// `gradient + factor · from`. On CPUs in the gradient's own memory, so no other tensor may share it.
 pub(crate) fn plus(gradient: Tensor, from: &Tensor, factor: f64) -> Result<Tensor> {
     if !gradient.device().is_cpu() {
         return gradient + (from * factor)?;
@@ -26,7 +26,7 @@ pub(crate) fn plus(gradient: Tensor, from: &Tensor, factor: f64) -> Result<Tenso
     Ok(gradient)
 }
 
-/// `factor · gradient`, likewise.
+/// `factor · gradient`. On CPUs in the gradient's own memory, so no other tensor may share it.
 pub(crate) fn times(gradient: Tensor, factor: f64) -> Result<Tensor> {
     if !gradient.device().is_cpu() {
         return gradient * factor;

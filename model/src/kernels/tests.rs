@@ -345,7 +345,7 @@ fn cross_entropy_is_that_of_the_definition_and_its_gradient_that_of_differences(
 
 #[test]
 fn the_gradients_of_a_whole_net_are_those_of_differences() {
-    // Smooth layers alone: near a kink differences say nothing.
+    // Only smooth layers: near a kink differences say nothing.
     let layers = vec![
         Layer::Conv { out: 4, kernel: 3, stride: 1, pad: 1 },
         Layer::GroupNorm { groups: 2 },

@@ -10,7 +10,7 @@ const CHUNK: usize = 16;
 /// Values that the buffers must have beyond their contents.
 pub(super) const SLACK: usize = CHUNK;
 
-/// The sizes of a convolution.
+/// The sizes of a convolution of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub(crate) height: usize,

@@ -1,10 +1,11 @@
-//! Convolution with bias, and what usually follows it, as one operation: rectifier and max pooling, or group normalisation
-//! and rectifier.
+//! Convolution with bias, and what usually follows it, as one operation: rectifier and max pooling, or group
+//! normalisation and rectifier.
 //!
-//! With pooling, the convolution's own output, the largest tensor of a net, lives for a few images at a time in a thread's
-//! scratch memory: what leaves is the pooled output and, for the backward pass, a byte an output that tells which element of
-//! its window was the maximum. With normalisation it is kept for the backward pass, and each image goes through all its
-//! passes while it is in the cache. The backward pass unfolds the input again, which costs less than keeping it.
+//! With pooling, the convolution's own output, the largest tensor of a net, lives for a few images at a time in a
+//! thread's scratch memory: what leaves is the pooled output and, for the backward pass, a byte an output that tells
+//! which element of its window was the maximum. With normalisation it is kept for the backward pass, and each image
+//! goes through all its passes while it is in the cache. The backward pass unfolds the input again, which costs less
+//! than keeping it.
 
 mod norm;
 mod shape;
@@ -23,20 +24,20 @@ use rayon::prelude::*;
 pub(super) use norm::{ConvNorm, ConvNormSaved};
 pub(super) use shape::{ConvGrads, ConvShape};
 
-/// A convolution and what follows it.
+/// A convolution, but for the sizes that its tensors have, and what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvLayer {
-    /// Step in both directions.
+    /// Distance between neighbouring windows, in pixels of the input.
     pub stride: usize,
     /// Zeros added on each side.
     pub pad: usize,
-    /// What the output goes through.
+    /// What follows it.
     pub epilogue: Epilogue,
     /// Whether the gradient with respect to the input is wanted; the first layer needs none.
     pub input_gradient: bool,
 }
 
-/// What the output of a convolution goes through.
+/// What the output of a convolution goes through before it leaves the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
     /// Rectified or not, then max pooling.
@@ -55,9 +56,11 @@ pub enum Epilogue {
     },
 }
 
-/// `x`: `[n, h, w, in]`, `weight`: `[kernel, kernel, in, out]`. `affine` is the bias, `[out]`; where a norm follows, bias, scale
-/// and shift one after the other, `[3 · out]`. On CPUs the backward pass writes the weight's gradient over `weight_grad`, if that is
-/// given, instead of handing it to candle.
+/// `x`: `[n, h, w, in]`, `weight`: `[kernel, kernel, in, out]`. `affine` is the bias, `[out]`; where a norm follows,
+/// bias, scale and shift one after the other, `[3 · out]`.
+///
+/// On CPUs the backward pass writes the weight's gradient over `weight_grad`, if that is given, instead of handing it
+/// to candle.
 pub fn conv(
     x: &Tensor,
     weight: &Tensor,
@@ -204,7 +207,7 @@ fn forward_norm(conv_norm: &ConvNorm, args: Args<&[f32]>) -> (Vec<f32>, ConvNorm
     (y, saved)
 }
 
-/// Adds the bias to the maxima and rectifies them.
+/// Adds the bias to the maxima and rectifies them; a maximum that the rectifier cuts has come from nowhere.
 #[inline(always)]
 fn bias_relu(out: &mut [f32], chosen: &mut [u8], bias: &[f32], rectify: bool) {
     for (out, chosen) in out.chunks_exact_mut(bias.len()).zip(chosen.chunks_exact_mut(bias.len())) {
@@ -218,7 +221,7 @@ fn bias_relu(out: &mut [f32], chosen: &mut [u8], bias: &[f32], rectify: bool) {
     }
 }
 
-/// Adds the gradients that pass to the bias's gradient, row by row.
+/// Adds to the bias's gradient what the rectifier lets pass, row by row.
 #[inline(always)]
 fn add_passed(grad: &[f32], chosen: &[u8], sums: &mut [f32]) {
     for (grad, chosen) in grad.chunks_exact(sums.len()).zip(chosen.chunks_exact(sums.len())) {

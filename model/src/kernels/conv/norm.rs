@@ -1,5 +1,5 @@
-//! A convolution with bias and the group normalisation after it, for a block of images on one thread: what the operations
-//! `conv` and `residual` have in common.
+//! A convolution with bias and the group normalisation after it, for a block of images on one thread: what the
+//! operations `conv` and `residual` have in common.
 
 use super::{ConvGrads, ConvShape};
 use crate::kernels::elementwise::{add_rows, add_to_rows};
@@ -21,7 +21,7 @@ pub(crate) struct ConvNorm {
 pub(crate) struct ConvNormSaved<T> {
     /// The convolution's output, with bias.
     pub(crate) conv_out: T,
-    /// The norm's statistics.
+    /// Mean and inverse deviation, [`Norm::statistics_len`] values an image.
     pub(crate) statistics: T,
 }
 
@@ -57,7 +57,7 @@ impl ConvNorm {
         3 * self.norm.channels
     }
 
-    /// Memory for what a batch saves.
+    /// Memory for what a batch of so many images saves.
     pub(crate) fn take(&self, images: usize) -> ConvNormSaved<Recycled<f32>> {
         ConvNormSaved {
             conv_out: Recycled::take(images * self.conv.conv_out_len()),

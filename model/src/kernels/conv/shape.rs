@@ -11,10 +11,10 @@ use candle_core::{Result, Shape};
 /// Output positions that a matrix product should have at least: small images share one.
 const POSITIONS_MIN: usize = 128;
 
-/// The sizes of one call.
+/// The sizes of a convolution of one batch.
 ///
-/// Shapes beside the products name them so: G images of a group that shares a product, Oh·Ow output positions of an image,
-/// K·K·Ci values that a position sees, Co output channels.
+/// The shapes beside the products are named so: G images of a group that shares a product, Oh·Ow output positions of
+/// an image, K·K·Ci values that a position sees, Co output channels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConvShape {
     pub(crate) images: usize,
@@ -47,7 +47,7 @@ impl ConvShape {
         self.geometry.positions() * self.geometry.out
     }
 
-    /// The pooling of the output.
+    /// Max pooling of the output, with windows of `size` by `size`.
     pub(crate) fn window(&self, size: usize) -> Window {
         let (height, width) = (self.geometry.out_height(), self.geometry.out_width());
         Window { height, width, channels: self.geometry.out, size }
@@ -74,8 +74,8 @@ impl ConvShape {
         [self.geometry.padded_len(), positions * self.geometry.window() + SLACK, group * self.conv_out_len()]
     }
 
-    /// Convolves a block of images a group at a time and hands each image's output to `epilogue`, with its place. The output
-    /// lies in `conv_out` if that is given, else in scratch memory.
+    /// Convolves a block of images a group at a time and hands each image's output to `epilogue`, with the image's
+    /// number in the block. The output lies in `conv_out` if that is given, else in scratch memory.
     pub(crate) fn forward(
         &self,
         x: &[f32],
@@ -101,7 +101,8 @@ impl ConvShape {
         });
     }
 
-    /// Writes a block's gradients. `epilogue_backward` writes the gradient of an image's output, given its place.
+    /// Writes a block's gradients. `epilogue_backward` writes the gradient of an image's output, given the image's
+    /// number in the block.
     pub(crate) fn backward(
         &self,
         x: &[f32],
@@ -140,7 +141,7 @@ impl ConvShape {
 
 /// Where a block's gradients go.
 pub(crate) struct ConvGrads<'a> {
-    /// That of the input; empty if nobody wants it.
+    /// That of the input; empty if it is not wanted.
     pub(crate) dx: &'a mut [f32],
     /// The block's part of that of the weight.
     pub(crate) dw: &'a mut [f32],

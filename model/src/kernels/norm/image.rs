@@ -1,4 +1,4 @@
-//! Group normalisation of one image at a time.
+//! Group normalisation of one image at a time: sums over the rows of an image, and loops over its channels.
 
 use crate::kernels::elementwise::{is_cut, relu};
 use crate::kernels::op::{Args, Output};
@@ -7,7 +7,7 @@ use crate::kernels::with_avx2;
 /// Added to the variance; the paper's value.
 pub(crate) const EPSILON: f64 = 1e-5;
 
-/// The normalisation of one image at a time.
+/// How an image is normalised.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Norm {
     pub(crate) channels: usize,
@@ -23,17 +23,17 @@ const ROWS: usize = 64;
 
 /// What is summed over the rows of an image, channel by channel: `K` sums at a time.
 trait Terms<const K: usize> {
-    /// The terms of `L` neighbouring channels: `at` is the first one's place in the image, `channel` its number.
+    /// The terms of `L` neighbouring channels: `at` is the first one's index in the image, `channel` its number.
     fn at<const L: usize>(&self, at: usize, channel: usize) -> [[f32; L]; K];
 }
 
-/// Values one after the other, as an array that a CPU handles at once.
+/// Neighbouring values as an array, which the compiler keeps in wide registers.
 #[inline(always)]
 fn load<const L: usize>(values: &[f32], at: usize) -> [f32; L] {
     values[at..].first_chunk().copied().unwrap_or([0.0; L])
 }
 
-/// The totals of `K` sums for each channel, one after the other. Their order depends on the sizes alone.
+/// The totals of `K` sums for each channel, one after the other. The order of adding depends only on the sizes.
 #[inline(always)]
 fn totals<const K: usize>(rows: usize, channels: usize, terms: &impl Terms<K>) -> [Vec<f64>; K] {
     let mut all = [const { Vec::new() }; K];
@@ -74,7 +74,7 @@ fn add_columns<const K: usize, const L: usize>(
     }
 }
 
-/// The values themselves.
+/// The values themselves: their sum gives the mean.
 struct Plain<'a>(&'a [f32]);
 
 impl Terms<1> for Plain<'_> {
@@ -84,7 +84,7 @@ impl Terms<1> for Plain<'_> {
     }
 }
 
-/// Squares of the distances from the mean.
+/// Squares of the distances from the mean: their sum gives the variance.
 struct Squares<'a> {
     x: &'a [f32],
     means: &'a [f32],

@@ -29,7 +29,7 @@ struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// Images, values of each, and their normalisation.
+    /// The number of images, the values of each, and how they are normalised.
     fn sizes(&self, x: &Shape) -> Result<(usize, usize, Norm)> {
         let (n, height, width, channels) = x.dims4()?;
         Ok((n, height * width * channels, Norm { channels, groups: self.groups, relu: self.relu }))
@@ -38,7 +38,7 @@ impl GroupNorm {
 
 impl Kernel3 for GroupNorm {
     const NAME: &'static str = "group-norm";
-    /// The statistics of each image.
+    /// The statistics of each image, [`Norm::statistics_len`] values.
     type Saved = Recycled<f32>;
 
     fn forward(&self, args: Args<View<'_>>) -> Result<Forward<Recycled<f32>>> {
