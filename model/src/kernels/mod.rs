@@ -23,8 +23,6 @@ pub(crate) mod matrix;
 pub mod norm;
 mod op;
 pub mod pool;
-#[cfg(test)]
-mod pytorch;
 mod reference;
 pub mod residual;
 pub(crate) mod scratch;

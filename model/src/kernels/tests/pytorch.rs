@@ -1,7 +1,7 @@
 //! Losses and gradients of whole nets against those that PyTorch computes in double precision
 //! (`model/tests/fixtures/make.py`).
 
-use super::loss::cross_entropy;
+use crate::kernels::loss::cross_entropy;
 use crate::net::{Mode, Model};
 use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::spec::{Layer, NetSpec};
@@ -62,7 +62,7 @@ fn net(name: &str) -> ([usize; 4], usize, Vec<Layer>) {
 #[test]
 fn losses_and_gradients_are_those_of_pytorch() {
     let fixtures: Fixtures =
-        serde_json::from_str(include_str!("../../tests/fixtures/pytorch.json")).expect("the script wrote it");
+        serde_json::from_str(include_str!("../../../tests/fixtures/pytorch.json")).expect("the script wrote it");
     assert_eq!(fixtures.nets.len(), 4);
     for Net { name, loss, gradients } in fixtures.nets {
         let ([n, h, w, c], classes, layers) = net(&name);
