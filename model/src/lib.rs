@@ -3,7 +3,7 @@
 //!
 //! - [`NetSpec`] describes a net, [`Model`] holds its parameters on a device.
 //! - [`data::load`] gives a [`DataSet`], [`DataSet::part`] a node's share of it.
-//! - [`train`] makes a delta from a model and a node's images, [`evaluate`] measures a model.
+//! - [`train()`] makes a delta from a model and a node's images, [`evaluate()`] measures a model.
 //! - [`ExactSum`] averages updates (FedAvg, McMahan et al. 2017) bit for bit, in any order; a [`Rule`] makes the next
 //!   global state of the mean.
 //!

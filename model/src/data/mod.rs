@@ -146,7 +146,7 @@ pub enum DataError {
     Unexpected {
         /// Which file or folder.
         path: PathBuf,
-        /// The key in the run file's [data] that is contradicted, if one is.
+        /// The key in the run file's `[data]` that is contradicted, if one is.
         key: Option<&'static str>,
         /// What should be there.
         expected: String,

@@ -1,8 +1,8 @@
 //! The built-in data set: pictures of ten shapes, drawn from the seed, so that a run needs no file.
 //!
 //! Place, size, rotation and colours vary, other shapes' fragments lie about and noise covers it all, so that a small
-//! net gets better over several rounds. Integer and f32 arithmetic and `libm` are all that is used: every machine draws the
-//! same bits.
+//! net gets better over several rounds. Integer and f32 arithmetic and `libm` are all that is used: every machine
+//! draws the same bits.
 
 use super::{DataError, DataSet, Images, check_size};
 use crate::random_stream::{Purpose, RandomStream, StreamKey};

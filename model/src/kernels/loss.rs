@@ -4,7 +4,7 @@ use super::op::{self, Kernel1, View};
 use super::reference;
 use candle_core::{Result, Shape, Tensor};
 
-/// The mean over the batch of -log softmax(logits)[label]. `logits`: `[n, classes]`, a label an image, each below the
+/// The mean over the batch of `-log softmax(logits)[label]`. `logits`: `[n, classes]`, a label an image, each below the
 /// number of classes.
 pub fn cross_entropy(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     let (n, classes) = logits.dims2()?;
