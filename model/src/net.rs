@@ -1,7 +1,9 @@
 //! A model: the parameters of a net on a device, and its forward pass.
 
 use crate::init;
-use crate::kernels::{conv, linear, norm, pool, residual};
+use crate::kernels::conv::{ConvLayer, Epilogue, conv};
+use crate::kernels::residual::ResidualLayer;
+use crate::kernels::{linear, norm, pool, residual};
 use crate::random_stream::RandomStream;
 use crate::spec::{Layer, NetSpec, ParamShape, Shape, SpecError, residual_convs};
 use crate::weights::{self, WeightsError};
@@ -45,11 +47,11 @@ pub enum Mode<'a> {
 /// variables; a layer's second parameter follows its first.
 #[derive(Debug, Clone, PartialEq)]
 enum Stage {
-    Conv { weight: usize, layer: conv::ConvLayer },
+    Conv { weight: usize, layer: ConvLayer },
     GroupNorm { scale: usize, groups: usize, relu: bool },
     Relu,
     MaxPool { size: usize },
-    Residual { first: usize, layer: residual::ResidualLayer },
+    Residual { first: usize, layer: ResidualLayer },
     GlobalAvgPool,
     Flatten,
     Linear { weight: usize, relu: bool, input_gradient: bool },
@@ -144,14 +146,14 @@ impl Model {
         };
         let weight_grad = |index: usize| self.gradients.get(index).and_then(Option::as_ref);
         // With a norm the bias is followed by scale and shift; the operation takes the three as one tensor.
-        let conv_layer = |x: &Tensor, weight: usize, layer: conv::ConvLayer| {
+        let conv_layer = |x: &Tensor, weight: usize, layer: ConvLayer| {
             let affine = match layer.epilogue {
-                conv::Epilogue::Pool { .. } => parameter(weight + 1),
-                conv::Epilogue::Norm { .. } => {
+                Epilogue::Pool { .. } => parameter(weight + 1),
+                Epilogue::Norm { .. } => {
                     Tensor::cat(&[parameter(weight + 1), parameter(weight + 2), parameter(weight + 3)], 0)?
                 }
             };
-            conv::conv(x, &parameter(weight), &affine, layer, weight_grad(weight))
+            conv(x, &parameter(weight), &affine, layer, weight_grad(weight))
         };
         match *stage {
             Stage::Conv { weight, layer } => conv_layer(x, weight, layer),
@@ -196,17 +198,14 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
         let input_gradient = parameters > 0;
         match *layer {
             Layer::Conv { stride, pad, .. } => {
-                let epilogue = conv::Epilogue::Pool { relu: false, size: 1 };
-                let layer = conv::ConvLayer { stride, pad, epilogue, input_gradient };
+                let layer = ConvLayer { stride, pad, epilogue: Epilogue::NONE, input_gradient };
                 stages.push(Stage::Conv { weight: parameters, layer });
                 parameters += 2;
             }
             Layer::GroupNorm { groups } => {
                 match stages.last_mut() {
-                    Some(Stage::Conv { layer, .. })
-                        if layer.epilogue == (conv::Epilogue::Pool { relu: false, size: 1 }) =>
-                    {
-                        layer.epilogue = conv::Epilogue::Norm { groups, relu: false };
+                    Some(Stage::Conv { layer, .. }) if layer.epilogue == Epilogue::NONE => {
+                        layer.epilogue = Epilogue::Norm { groups, relu: false };
                     }
                     _ => stages.push(Stage::GroupNorm { scale: parameters, groups, relu: false }),
                 }
@@ -221,28 +220,26 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
             }
             // The maximum and the rectifier commute, so their order doesn't matter to the kernel.
             Layer::Relu => match stages.last_mut() {
-                Some(Stage::Conv {
-                    layer:
-                        conv::ConvLayer {
-                            epilogue: conv::Epilogue::Pool { relu, .. } | conv::Epilogue::Norm { relu, .. },
-                            ..
-                        },
-                    ..
-                }) => *relu = true,
-                Some(Stage::GroupNorm { relu, .. } | Stage::Linear { relu, .. }) => *relu = true,
+                Some(
+                    Stage::Conv {
+                        layer: ConvLayer { epilogue: Epilogue::Pool { relu, .. } | Epilogue::Norm { relu, .. }, .. },
+                        ..
+                    }
+                    | Stage::GroupNorm { relu, .. }
+                    | Stage::Linear { relu, .. },
+                ) => *relu = true,
                 _ => stages.push(Stage::Relu),
             },
             Layer::MaxPool { size } => match stages.last_mut() {
                 Some(Stage::Conv {
-                    layer: conv::ConvLayer { epilogue: conv::Epilogue::Pool { size: none @ 1, .. }, .. },
-                    ..
+                    layer: ConvLayer { epilogue: Epilogue::Pool { size: none @ 1, .. }, .. }, ..
                 }) => *none = size,
                 _ => stages.push(Stage::MaxPool { size }),
             },
             Layer::Residual { out, stride, groups } => {
                 let Shape::Image { channels, .. } = *shape else { continue };
                 let convs = residual_convs(channels, out, stride).len();
-                let layer = residual::ResidualLayer { out, stride, groups, shortcut: convs > 2 };
+                let layer = ResidualLayer { out, stride, groups, shortcut: convs > 2 };
                 stages.push(Stage::Residual { first: parameters, layer });
                 parameters += 4 * convs;
             }

@@ -56,6 +56,11 @@ pub enum Epilogue {
     },
 }
 
+impl Epilogue {
+    /// Nothing follows.
+    pub const NONE: Self = Self::Pool { relu: false, size: 1 };
+}
+
 /// `x`: `[n, h, w, in]`, `weight`: `[kernel, kernel, in, out]`. `affine` is the bias, `[out]`; where a norm follows,
 /// bias, scale and shift one after the other, `[3 · out]`.
 ///
