@@ -8,7 +8,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use paceline_model::Threads;
-use paceline_model::kernels::conv::{After, ConvLayer, conv};
+use paceline_model::kernels::conv::{ConvLayer, Epilogue, conv};
 use paceline_model::kernels::{linear, loss, norm, pool, residual, sgd};
 
 #[global_allocator]
@@ -39,24 +39,25 @@ fn run(bencher: Bencher<'_, '_>, backward: bool, images: usize, forward: impl Fn
 const WAYS: [bool; 2] = [false, true];
 
 /// Batch, side, channels in and out, kernel, pooling or norm.
-const CONVS: [(&str, [usize; 5], After); 6] = [
-    ("cifar-cnn 1", [50, 24, 3, 64, 5], After::Pool { relu: true, size: 2 }),
-    ("cifar-cnn 2", [50, 12, 64, 64, 5], After::Pool { relu: true, size: 2 }),
-    ("mnist-cnn 2", [10, 14, 32, 64, 5], After::Pool { relu: true, size: 2 }),
-    ("resnet8 16", [50, 32, 16, 16, 3], After::Norm { groups: 8, relu: true }),
-    ("resnet8 32", [50, 16, 32, 32, 3], After::Norm { groups: 8, relu: true }),
-    ("resnet8 64", [50, 8, 64, 64, 3], After::Norm { groups: 8, relu: true }),
+const CONVS: [(&str, [usize; 5], Epilogue); 6] = [
+    ("cifar-cnn 1", [50, 24, 3, 64, 5], Epilogue::Pool { relu: true, size: 2 }),
+    ("cifar-cnn 2", [50, 12, 64, 64, 5], Epilogue::Pool { relu: true, size: 2 }),
+    ("mnist-cnn 2", [10, 14, 32, 64, 5], Epilogue::Pool { relu: true, size: 2 }),
+    ("resnet8 16", [50, 32, 16, 16, 3], Epilogue::Norm { groups: 8, relu: true }),
+    ("resnet8 32", [50, 16, 32, 32, 3], Epilogue::Norm { groups: 8, relu: true }),
+    ("resnet8 64", [50, 8, 64, 64, 3], Epilogue::Norm { groups: 8, relu: true }),
 ];
 
 #[divan::bench(args = CONVS.map(|(name, ..)| name), consts = WAYS)]
 fn convolution<const BACKWARD: bool>(bencher: Bencher<'_, '_>, name: &str) {
-    let Some((_, [n, side, inputs, out, kernel], after)) = CONVS.into_iter().find(|(other, ..)| *other == name) else {
+    let Some((_, [n, side, inputs, out, kernel], epilogue)) = CONVS.into_iter().find(|(other, ..)| *other == name)
+    else {
         return;
     };
-    let rest = if matches!(after, After::Norm { .. }) { 3 * out } else { out };
-    let [x, weight, rest] = [&[n, side, side, inputs][..], &[kernel, kernel, inputs, out], &[rest]].map(variable);
-    let layer = ConvLayer { stride: 1, pad: kernel / 2, after, input_gradient: inputs > 3 };
-    run(bencher, BACKWARD, n, || conv(x.as_tensor(), weight.as_tensor(), rest.as_tensor(), layer, None));
+    let affine = if matches!(epilogue, Epilogue::Norm { .. }) { 3 * out } else { out };
+    let [x, weight, affine] = [&[n, side, side, inputs][..], &[kernel, kernel, inputs, out], &[affine]].map(variable);
+    let layer = ConvLayer { stride: 1, pad: kernel / 2, epilogue, input_gradient: inputs > 3 };
+    run(bencher, BACKWARD, n, || conv(x.as_tensor(), weight.as_tensor(), affine.as_tensor(), layer, None));
 }
 
 #[divan::bench(args = [(10, 3136, 512), (50, 3136, 512), (50, 2304, 384)], consts = WAYS)]
@@ -86,9 +87,9 @@ fn residual_block<const BACKWARD: bool>(
     let shortcut = inputs != out;
     let convs = if shortcut { 3 } else { 2 };
     let weights = 9 * (inputs + out) * out + if shortcut { inputs * out } else { 0 };
-    let [x, weights, rest] = [&[50, side, side, inputs][..], &[weights], &[3 * convs * out]].map(variable);
-    let block = residual::Block { out, stride, groups: 8, shortcut };
-    run(bencher, BACKWARD, 50, || residual::residual(x.as_tensor(), weights.as_tensor(), rest.as_tensor(), block));
+    let [x, weights, affine] = [&[50, side, side, inputs][..], &[weights], &[3 * convs * out]].map(variable);
+    let block = residual::ResidualLayer { out, stride, groups: 8, shortcut };
+    run(bencher, BACKWARD, 50, || residual::residual(x.as_tensor(), weights.as_tensor(), affine.as_tensor(), block));
 }
 
 #[divan::bench(consts = WAYS)]

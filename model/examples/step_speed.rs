@@ -189,7 +189,7 @@ fn seconds_of([m, n, k]: [usize; 3]) -> f64 {
     (0..7).map(timed).fold(f64::MAX, f64::min)
 }
 
-/// The same net from candle's operations alone. Its max pooling has a wrong gradient and is used for its time only.
+/// The same net from candle's operations only. Its max pooling has a wrong gradient and is used for its time only.
 fn candles(batch: usize, steps: usize) -> candle_core::Result<f64> {
     let device = Device::Cpu;
     let variable = |shape: &[usize]| Var::rand_f64(-0.02, 0.02, shape, DType::F32, &device);

@@ -13,12 +13,12 @@ use std::ops::ControlFlow;
 /// threads busy.
 const EVALUATION_BATCH: usize = 120;
 
-/// What an evaluation gives.
+/// How good a model is on a set of images.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
     /// Images whose largest output is that of their label.
     pub correct: u64,
-    /// Images.
+    /// How many images there were.
     pub total: u64,
     /// Mean cross-entropy; 0 of no images.
     pub loss: f64,
@@ -36,20 +36,20 @@ pub fn evaluate(
 ) -> Result<Evaluation, TrainError> {
     check_fit(spec, preprocess, data)?;
     let model = Model::from_bytes(spec, device, weights)?;
-    let places: Vec<u32> = (0..data.len() as u32).collect();
+    let indices: Vec<u32> = (0..data.len() as u32).collect();
     let together = EVALUATION_BATCH.min(spec.batch_max().map_err(ModelError::Spec)?);
-    let batches = places.len().div_ceil(together);
+    let batches = indices.len().div_ceil(together);
     let mut evaluation = Evaluation { correct: 0, total: data.len() as u64, loss: 0.0 };
-    for (batch, places) in places.chunks(together).enumerate() {
+    for (batch, indices) in indices.chunks(together).enumerate() {
         let logits = threads.run(|| -> Result<Vec<f32>, TrainError> {
-            let x = images_tensor(preprocess.batch(data, places, None), spec.input, device)?;
+            let x = images_tensor(preprocess.batch(data, indices, None), spec.input, device)?;
             Ok(model.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
         })?;
-        let labels = &data.labels()[batch * together..][..places.len()];
+        let labels = &data.labels()[batch * together..][..indices.len()];
         let (loss, correct) = loss::score(&logits, labels, spec.classes);
         evaluation.loss += loss;
         evaluation.correct += correct;
-        let loss = loss / places.len() as f64;
+        let loss = loss / indices.len() as f64;
         if on_progress(Progress { epoch: 1, epochs: 1, batch: batch + 1, batches, loss }).is_break() {
             return Err(TrainError::Cancelled);
         }

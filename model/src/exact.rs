@@ -1,9 +1,9 @@
 //! Exact averaging (design 4.8): fixed-point sums that don't depend on the order of arrival.
 //!
-//! A delta becomes an i64 with 26 fractional bits, rounded to nearest even, times its sample count. The bounds below keep
-//! every sum within 2^62, so integer addition never overflows and is associative. Division and addition to the old value
-//! happen in f64, and one rounding to f32 ends it ([`crate::rule`]). Every step is one that IEEE 754 rounds exactly, so every
-//! CPU gets the same bits. Memory is 8 bytes a parameter, however many contributions there are.
+//! A delta becomes an i64 with 26 fractional bits, rounded to nearest even, times its sample count. The bounds below
+//! keep every sum within 2^62, so integer addition never overflows and is associative. Division and addition to the
+//! old value happen in f64, and one rounding to f32 ends it ([`crate::rule`]). Every step is one that IEEE 754 rounds
+//! exactly, so every CPU gets the same bits. Memory is 8 bytes a parameter, however many contributions there are.
 
 use crate::weights::{self, WeightsError};
 
@@ -27,28 +27,28 @@ pub struct ExactSum {
 /// Why a contribution is refused or a sum has no average.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ExactError {
-    /// The delta's bytes are wrong.
+    /// The delta has another length than the sum, or a value out of range.
     #[error("the delta is refused: {0}")]
     Delta(#[source] WeightsError),
-    /// The parent model's bytes are wrong.
+    /// The parent model has another length than the sum, or a value that is not finite.
     #[error("the parent model is refused: {0}")]
     Parent(#[source] WeightsError),
     /// The sample count is out of range.
     #[error("{samples} samples: from 1 to {SAMPLES_MAX} are possible")]
     Samples {
-        /// What was claimed.
+        /// The count that the contribution claims.
         samples: u64,
     },
-    /// The sum is full.
+    /// [`CONTRIBUTIONS_MAX`] contributions are in the sum.
     #[error("a sum takes {CONTRIBUTIONS_MAX} contributions at most")]
     Full,
-    /// There is nothing to average.
+    /// No contribution is in the sum.
     #[error("no contribution was added: there is nothing to average")]
     Empty,
     /// A new value is beyond f32.
     #[error("the new value {index} is beyond f32: the run has diverged; lower the learning rates")]
     Overflow {
-        /// Its place.
+        /// Its index among the parameters, from 0.
         index: usize,
     },
 }
@@ -59,8 +59,8 @@ impl ExactSum {
         Self { sums: vec![0; len], samples: 0, contributions: 0 }
     }
 
-    /// Adds a delta (raw little-endian f32, |x| <= 16) weighted by its samples (1 to 2^20). Everything is checked first:
-    /// a refused contribution leaves the sum as it was.
+    /// Adds a delta (raw little-endian f32, |x| <= 16) weighted by its samples (1 to 2^20). Everything is checked
+    /// first: a refused contribution leaves the sum as it was.
     pub fn add(&mut self, delta: &[u8], samples: u64) -> Result<(), ExactError> {
         if self.contributions >= CONTRIBUTIONS_MAX {
             return Err(ExactError::Full);
@@ -115,8 +115,8 @@ fn fixed(value: f32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random_stream::{Purpose, RandomStream, StreamKey};
     use crate::rule::Rule;
-    use crate::stream::{Key, Purpose, Stream};
     use proptest::prelude::*;
 
     fn bytes(values: &[f32]) -> Vec<u8> {
@@ -128,7 +128,7 @@ mod tests {
         Rule::FedAvg.step(parent, sum, sum.samples())
     }
 
-    /// `numerator / denominator` and then `+ old`, each rounded once to f64, then to f32, from integers alone.
+    /// `numerator / denominator` and then `+ old`, each rounded once to f64, then to f32, from integers only.
     fn expected(old: f32, terms: &[(f32, u64)]) -> f32 {
         let mut sum = 0i128;
         let mut total = 0i128;
@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn the_order_of_arrival_changes_no_bit() {
         let seed = 11;
-        let mut stream = Stream::new(&Key { seed, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
+        let mut stream =
+            RandomStream::new(&StreamKey { seed, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
         let mut parts: Vec<(Vec<u8>, u64)> = (0..50)
             .map(|_| {
                 let values: Vec<f32> = (0..33).map(|_| stream.between(-16.0, 16.0)).collect();

@@ -3,7 +3,7 @@
 //!
 //! - [`NetSpec`] describes a net, [`Model`] holds its parameters on a device.
 //! - [`data::load`] gives a [`DataSet`], [`DataSet::part`] a node's share of it.
-//! - [`train`] makes a delta from a model and a node's images, [`evaluate`] measures a model.
+//! - [`train()`] makes a delta from a model and a node's images, [`evaluate()`] measures a model.
 //! - [`ExactSum`] averages updates (FedAvg, McMahan et al. 2017) bit for bit, in any order; a [`Rule`] makes the next
 //!   global state of the mean.
 //!
@@ -14,16 +14,16 @@
 //! partitions and averages are the same on every CPU; training is on the same kind of CPU.
 
 pub mod data;
-mod descent;
 pub mod evaluate;
 pub mod exact;
 mod init;
-#[doc(hidden)] // Public for the benchmarks alone.
+#[doc(hidden)] // Public only for the benchmarks.
 pub mod kernels;
+mod local_optimizer;
 pub mod net;
+pub mod random_stream;
 pub mod rule;
 pub mod spec;
-pub mod stream;
 pub mod threads;
 pub mod train;
 pub mod weights;

@@ -1,9 +1,11 @@
 //! A model: the parameters of a net on a device, and its forward pass.
 
 use crate::init;
-use crate::kernels::{conv, linear, norm, pool, residual};
+use crate::kernels::conv::{ConvLayer, Epilogue, conv};
+use crate::kernels::residual::ResidualLayer;
+use crate::kernels::{linear, norm, pool, residual};
+use crate::random_stream::RandomStream;
 use crate::spec::{Layer, NetSpec, ParamShape, Shape, SpecError, residual_convs};
-use crate::stream::Stream;
 use crate::weights::{self, WeightsError};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
@@ -18,38 +20,38 @@ pub struct Model {
     input: [usize; 3],
 }
 
-/// Why a model can't be made.
+/// Why a model can't be made of a net and bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The net is impossible.
+    /// The net's layers don't fit together.
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// The bytes are no weights of this net.
     #[error("the weights are refused: {0}")]
     Weights(#[from] WeightsError),
-    /// The device failed.
+    /// The device gave no memory or failed at a copy.
     #[error("the device failed: {0}")]
     Device(#[from] candle_core::Error),
 }
 
-/// What a forward pass is for.
+/// What a forward pass is done for.
 #[derive(Debug)]
 pub enum Mode<'a> {
     /// Training: gradients are tracked, and dropout draws from this stream.
-    Train(&'a mut Stream),
+    Train(&'a mut RandomStream),
     /// Evaluation: no gradients, no dropout.
     Eval,
 }
 
-/// One step of the forward pass: a layer, with what follows it where one kernel does both. The numbers are places among the
+/// One step of the forward pass: a layer, with what follows it where one kernel does both. The numbers are indices of
 /// variables; a layer's second parameter follows its first.
 #[derive(Debug, Clone, PartialEq)]
 enum Stage {
-    Conv { weight: usize, layer: conv::ConvLayer },
+    Conv { weight: usize, layer: ConvLayer },
     GroupNorm { scale: usize, groups: usize, relu: bool },
     Relu,
     MaxPool { size: usize },
-    Residual { first: usize, block: residual::Block },
+    Residual { first: usize, layer: ResidualLayer },
     GlobalAvgPool,
     Flatten,
     Linear { weight: usize, relu: bool, input_gradient: bool },
@@ -57,7 +59,7 @@ enum Stage {
 }
 
 impl Model {
-    /// The initial model: a function of the net and the seed alone, bit-identical on every CPU (design 4.8).
+    /// The initial model: a function of the net and the seed, bit-identical on every CPU (design 4.8).
     pub fn initial(spec: &NetSpec, device: &Device, seed: u64) -> Result<Self, ModelError> {
         let parameters = spec.parameters()?;
         Self::build(spec, device, &parameters, |index| init::values(&parameters, index, seed))
@@ -85,8 +87,8 @@ impl Model {
         Ok(bytes)
     }
 
-    /// The logits `[n, classes]` of a batch `x`, `[n, channels, height, width]` in f32 on the model's device. A batch whose
-    /// values lie channels last (a permuted tensor) isn't copied.
+    /// The logits `[n, classes]` of a batch `x`, `[n, channels, height, width]` in f32 on the model's device. A batch
+    /// whose values lie channels last (a permuted tensor) isn't copied.
     pub fn forward(&self, x: &Tensor, mut mode: Mode<'_>) -> candle_core::Result<Tensor> {
         let [channels, height, width] = self.input;
         if !matches!(x.dims(), [n, rest @ ..] if *n > 0 && rest == self.input) {
@@ -104,8 +106,8 @@ impl Model {
         &self.variables
     }
 
-    /// From now on the backward pass keeps the gradients of the weights of convolutions and linear layers out of candle's store,
-    /// where that is faster; [`Model::gradient`] finds them all the same.
+    /// From now on the backward pass keeps the gradients of the weights of convolutions and linear layers out of
+    /// candle's store, where that is faster; [`Model::gradient`] finds them all the same.
     pub(crate) fn keep_gradients(&mut self) -> candle_core::Result<()> {
         let mut gradients = vec![None; self.variables.len()];
         for stage in &self.stages {
@@ -142,16 +144,16 @@ impl Model {
             true => self.variables[index].as_tensor().clone(),
             false => self.variables[index].as_detached_tensor(),
         };
-        let into = |index: usize| self.gradients.get(index).and_then(Option::as_ref);
+        let weight_grad = |index: usize| self.gradients.get(index).and_then(Option::as_ref);
         // With a norm the bias is followed by scale and shift; the operation takes the three as one tensor.
-        let conv_layer = |x: &Tensor, weight: usize, layer: conv::ConvLayer| {
-            let rest = match layer.after {
-                conv::After::Pool { .. } => parameter(weight + 1),
-                conv::After::Norm { .. } => {
+        let conv_layer = |x: &Tensor, weight: usize, layer: ConvLayer| {
+            let affine = match layer.epilogue {
+                Epilogue::Pool { .. } => parameter(weight + 1),
+                Epilogue::Norm { .. } => {
                     Tensor::cat(&[parameter(weight + 1), parameter(weight + 2), parameter(weight + 3)], 0)?
                 }
             };
-            conv::conv(x, &parameter(weight), &rest, layer, into(weight))
+            conv(x, &parameter(weight), &affine, layer, weight_grad(weight))
         };
         match *stage {
             Stage::Conv { weight, layer } => conv_layer(x, weight, layer),
@@ -160,17 +162,17 @@ impl Model {
             }
             Stage::Relu => x.relu(),
             Stage::MaxPool { size } => pool::max_pool(x, size),
-            Stage::Residual { first, block } => {
-                let convs = (first..).step_by(4).take(if block.shortcut { 3 } else { 2 });
+            Stage::Residual { first, layer } => {
+                let convs = (first..).step_by(4).take(if layer.shortcut { 3 } else { 2 });
                 let weights = convs.clone().map(|conv| parameter(conv).flatten_all());
-                let rest = convs.flat_map(|conv| [parameter(conv + 1), parameter(conv + 2), parameter(conv + 3)]);
+                let affine = convs.flat_map(|conv| [parameter(conv + 1), parameter(conv + 2), parameter(conv + 3)]);
                 let weights = Tensor::cat(&weights.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-                residual::residual(x, &weights, &Tensor::cat(&rest.collect::<Vec<_>>(), 0)?, block)
+                residual::residual(x, &weights, &Tensor::cat(&affine.collect::<Vec<_>>(), 0)?, layer)
             }
             Stage::GlobalAvgPool => x.mean((1, 2)),
             Stage::Flatten => x.flatten_from(1),
             Stage::Linear { weight, relu, input_gradient } => {
-                linear::linear(x, &parameter(weight), &parameter(weight + 1), relu, input_gradient, into(weight))
+                linear::linear(x, &parameter(weight), &parameter(weight + 1), relu, input_gradient, weight_grad(weight))
             }
             Stage::Dropout { rate } => match mode {
                 Mode::Train(stream) if rate > 0.0 => dropout(x, rate, stream),
@@ -180,7 +182,7 @@ impl Model {
     }
 }
 
-fn dropout(x: &Tensor, rate: f64, stream: &mut Stream) -> candle_core::Result<Tensor> {
+fn dropout(x: &Tensor, rate: f64, stream: &mut RandomStream) -> candle_core::Result<Tensor> {
     let kept = (1.0 / (1.0 - rate)) as f32;
     let mask = (0..x.elem_count()).map(|_| if f64::from(stream.unit()) < rate { 0.0 } else { kept }).collect();
     x.mul(&Tensor::from_vec::<_, f32>(mask, x.shape(), x.device())?)
@@ -196,15 +198,14 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
         let input_gradient = parameters > 0;
         match *layer {
             Layer::Conv { stride, pad, .. } => {
-                let after = conv::After::Pool { relu: false, size: 1 };
-                let layer = conv::ConvLayer { stride, pad, after, input_gradient };
+                let layer = ConvLayer { stride, pad, epilogue: Epilogue::NONE, input_gradient };
                 stages.push(Stage::Conv { weight: parameters, layer });
                 parameters += 2;
             }
             Layer::GroupNorm { groups } => {
                 match stages.last_mut() {
-                    Some(Stage::Conv { layer, .. }) if layer.after == (conv::After::Pool { relu: false, size: 1 }) => {
-                        layer.after = conv::After::Norm { groups, relu: false };
+                    Some(Stage::Conv { layer, .. }) if layer.epilogue == Epilogue::NONE => {
+                        layer.epilogue = Epilogue::Norm { groups, relu: false };
                     }
                     _ => stages.push(Stage::GroupNorm { scale: parameters, groups, relu: false }),
                 }
@@ -219,26 +220,27 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
             }
             // The maximum and the rectifier commute, so their order doesn't matter to the kernel.
             Layer::Relu => match stages.last_mut() {
-                Some(Stage::Conv {
-                    layer:
-                        conv::ConvLayer { after: conv::After::Pool { relu, .. } | conv::After::Norm { relu, .. }, .. },
-                    ..
-                }) => *relu = true,
-                Some(Stage::GroupNorm { relu, .. } | Stage::Linear { relu, .. }) => *relu = true,
+                Some(
+                    Stage::Conv {
+                        layer: ConvLayer { epilogue: Epilogue::Pool { relu, .. } | Epilogue::Norm { relu, .. }, .. },
+                        ..
+                    }
+                    | Stage::GroupNorm { relu, .. }
+                    | Stage::Linear { relu, .. },
+                ) => *relu = true,
                 _ => stages.push(Stage::Relu),
             },
             Layer::MaxPool { size } => match stages.last_mut() {
                 Some(Stage::Conv {
-                    layer: conv::ConvLayer { after: conv::After::Pool { size: none @ 1, .. }, .. },
-                    ..
+                    layer: ConvLayer { epilogue: Epilogue::Pool { size: none @ 1, .. }, .. }, ..
                 }) => *none = size,
                 _ => stages.push(Stage::MaxPool { size }),
             },
             Layer::Residual { out, stride, groups } => {
                 let Shape::Image { channels, .. } = *shape else { continue };
                 let convs = residual_convs(channels, out, stride).len();
-                let block = residual::Block { out, stride, groups, shortcut: convs > 2 };
-                stages.push(Stage::Residual { first: parameters, block });
+                let layer = ResidualLayer { out, stride, groups, shortcut: convs > 2 };
+                stages.push(Stage::Residual { first: parameters, layer });
                 parameters += 4 * convs;
             }
             Layer::GlobalAvgPool => stages.push(Stage::GlobalAvgPool),
@@ -252,15 +254,15 @@ fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random_stream::{Purpose, StreamKey};
     use crate::spec::PRESETS;
-    use crate::stream::{Key, Purpose};
 
     fn spec() -> NetSpec {
         NetSpec::preset("shapes-cnn", [3, 32, 32], 10).expect("a preset")
     }
 
-    fn stream() -> Stream {
-        Stream::new(&Key { seed: 1, round: 1, node: &[], purpose: Purpose::Dropout, index: 0 })
+    fn stream() -> RandomStream {
+        RandomStream::new(&StreamKey { seed: 1, round: 1, node: &[], purpose: Purpose::Dropout, index: 0 })
     }
 
     #[test]

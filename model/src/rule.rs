@@ -1,10 +1,11 @@
-//! Rules of aggregation: what the mean of a round's updates does to the global state. FedAvg, its relatives with an optimiser
-//! on the server's side (here: in the committed state, since the coordinator changes every round), and SCAFFOLD.
+//! Rules of aggregation: what the mean of a round's updates does to the global state. FedAvg, its relatives with an
+//! optimiser on the server's side (here: in the committed state, since the coordinator changes every round), and
+//! SCAFFOLD.
 //!
-//! A *state* is what a round begins from and ends with: sections of one value a parameter each, raw little-endian f32, the
-//! weights first. An *update* is what a client sends: the delta of its weights, and with SCAFFOLD that of its control
-//! variate after it. Every step uses only operations that IEEE 754 rounds exactly, in f64, rounded to f32 once, so every
-//! CPU gets the same bits.
+//! A *state* is what a round begins from and ends with: sections of one value a parameter each, raw little-endian
+//! f32, the weights first. An *update* is what a client sends: the delta of its weights, and with SCAFFOLD that of
+//! its control variate after it. Every step uses only operations that IEEE 754 rounds exactly, in f64, rounded to f32
+//! once, so every CPU gets the same bits.
 //!
 //! | rule | state | update |
 //! |---|---|---|
@@ -41,9 +42,10 @@ pub enum Rule {
         /// The degree of adaptivity (τ), above 0.
         tau: f64,
     },
-    /// x ← x + lr·Δ and c ← c + share·Δc (Karimireddy et al. 2020, algorithm 1), the share being that of the round's samples
-    /// in those of all clients. The paper's clients count alike, these by their samples, as FedAvg's do: with parts of one
-    /// size that is the same, and share·Δc is Σ_S n_i·Δc_i/n, so c stays the mean of the clients' variates, whoever takes part.
+    /// x ← x + lr·Δ and c ← c + share·Δc (Karimireddy et al. 2020, algorithm 1), the share being that of the round's
+    /// samples in those of all clients. The paper's clients count alike, these by their samples, as FedAvg's do: with
+    /// parts of one size that is the same, and share·Δc is Σ_S n_i·Δc_i/n, so c stays the mean of the clients'
+    /// variates, whichever clients take part.
     Scaffold {
         /// Server learning rate (η_g), above 0.
         lr: f64,
@@ -94,7 +96,7 @@ impl Rule {
         if self.has_controls() { 2 } else { 1 }
     }
 
-    /// The weights of a state.
+    /// The weights of a state: its first section.
     pub fn weights<'a>(&self, state: &'a [u8]) -> &'a [u8] {
         &state[..state.len() / self.state_sections()]
     }
@@ -136,7 +138,8 @@ impl Rule {
         weights
     }
 
-    /// The state after a round with these updates, of clients that have `samples` together, those that did not train included.
+    /// The state after a round with these updates, of clients that have `samples` together, those that did not train
+    /// included.
     ///
     /// # Errors
     /// There is no update, the state's bytes are wrong, or a new value is beyond f32.
@@ -191,7 +194,7 @@ fn write<const N: usize>(len: usize, values: impl Iterator<Item = [f64; N]>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::{Key, Purpose, Stream};
+    use crate::random_stream::{Purpose, RandomStream, StreamKey};
 
     const SEED: u64 = 5;
     const LEN: usize = 7;
@@ -212,11 +215,11 @@ mod tests {
         weights::values(bytes).map(f64::from).collect()
     }
 
-    fn random(stream: &mut Stream, len: usize) -> Vec<f32> {
+    fn random(stream: &mut RandomStream, len: usize) -> Vec<f32> {
         (0..len).map(|_| stream.between(-0.5, 0.5)).collect()
     }
 
-    /// The same step over whole vectors, written from the papers.
+    /// The rule's step over whole vectors, written from the papers.
     fn reference(rule: &Rule, state: &[f64], mean: &[f64], share: f64) -> Vec<f64> {
         let section = |i: usize| &state[i * LEN..(i + 1) * LEN];
         let zip = |a: &[f64], b: &[f64], f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
@@ -250,7 +253,8 @@ mod tests {
     #[test]
     fn every_rule_is_its_papers_over_several_rounds() {
         for rule in RULES {
-            let mut stream = Stream::new(&Key { seed: SEED, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
+            let mut stream =
+                RandomStream::new(&StreamKey { seed: SEED, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
             let mut state = rule.initial_state(bytes(&random(&mut stream, LEN)));
             let mut expected = floats(&state);
             for round in 0..5 {

@@ -42,9 +42,9 @@ pub enum Layer {
         /// Side of the window, and the step.
         size: usize,
     },
-    /// The basic block of a residual net (He et al. 2016, section 3.3) with group in place of batch normalisation: 3x3
-    /// convolution, norm, rectifier, 3x3 convolution, norm; to that the input is added, through a 1x1 convolution and a norm
-    /// where its shape differs; then a rectifier.
+    /// The basic block of a residual net (He et al. 2016, section 3.3) with group in place of batch normalisation:
+    /// 3x3 convolution, norm, rectifier, 3x3 convolution, norm; to that the input is added, through a 1x1 convolution
+    /// and a norm where its shape differs; then a rectifier.
     Residual {
         /// Output channels.
         out: usize,
@@ -96,7 +96,7 @@ pub enum SpecError {
     /// No preset has this name.
     #[error("no net is called `{name}`: use one of {}, or list the layers", PRESETS.join(", "))]
     UnknownPreset {
-        /// The name asked for.
+        /// The name that the run file gives.
         name: String,
     },
     /// A layer is impossible where it stands.
@@ -138,8 +138,8 @@ impl NetSpec {
     /// - `mnist-cnn`: the MNIST CNN of the same paper; 1,663,370 parameters on 1x28x28.
     /// - `mlp`: the "2NN" of the same paper, two hidden layers of 200; 199,210 parameters on 1x28x28.
     /// - `shapes-cnn`: small, for slow CPUs and 3x32x32.
-    /// - `resnet8`: the residual net for CIFAR-10 of He et al. 2016, section 4.2, with n = 1 and group normalisation; 78,378
-    ///   parameters on three channels and 10 classes.
+    /// - `resnet8`: the residual net for CIFAR-10 of He et al. 2016, section 4.2, with n = 1 and group normalisation;
+    ///   78,378 parameters on three channels and 10 classes.
     pub fn preset(arch: &str, input: [usize; 3], classes: usize) -> Result<Self, SpecError> {
         let [channels, height, width] = input;
         let (input, layers) = match arch {

@@ -1,7 +1,7 @@
 //! The threads that compute. Results never depend on how many there are.
 //!
-//! candle adds up gradients on a pool of its own, as wide as the machine and spinning while it waits. Where several processes
-//! share a machine that costs half the speed: start them with `CANDLE_NUM_THREADS=1` in their environment.
+//! candle adds up gradients on a pool of its own, as wide as the machine and spinning while it waits. Where several
+//! processes share a machine that costs half the speed: start them with `CANDLE_NUM_THREADS=1` in their environment.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -14,7 +14,7 @@ pub struct Threads {
     pool: ThreadPool,
 }
 
-/// The system gave no threads.
+/// The system refused to start so many threads.
 #[derive(Debug, thiserror::Error)]
 #[error("can't start {count} training threads: {source}: ask for fewer with --threads")]
 pub struct ThreadsError {
@@ -28,7 +28,8 @@ impl Threads {
         Self::with_start(count, |_| {})
     }
 
-    /// The same; each thread first calls `start` with its number, for instance to lower its priority.
+    /// A pool of `count` threads, likewise; each first calls `start` with its number, for instance to lower its
+    /// priority.
     pub fn with_start(count: usize, start: impl Fn(usize) + Send + Sync + 'static) -> Result<Self, ThreadsError> {
         let count = count.clamp(1, THREADS_MAX);
         let builder = ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("train-{i}"));

@@ -1,16 +1,16 @@
 //! Local training: what a node does with its own images in a round.
 //!
-//! FedAvg's client update (McMahan et al. 2017, algorithm 1): from the global model, some epochs of mini-batch SGD over all
-//! of the node's images. What leaves is the difference of the weights; with SCAFFOLD (Karimireddy et al. 2020, algorithm 1)
-//! that of the node's control variate, too.
+//! FedAvg's client update (McMahan et al. 2017, algorithm 1): from the global model, some epochs of mini-batch SGD
+//! over all of the node's images. What leaves is the difference of the weights; with SCAFFOLD (Karimireddy et al.
+//! 2020, algorithm 1) that of the node's control variate, too.
 
 use crate::data::{IMAGES_MAX, Images, Preprocess};
-use crate::descent::Descent;
 use crate::kernels::loss;
+use crate::local_optimizer::LocalOptimizer;
 use crate::net::{Mode, Model, ModelError};
+use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::rule::Rule;
 use crate::spec::NetSpec;
-use crate::stream::{Key, Purpose, Stream};
 use crate::threads::Threads;
 use crate::weights::{self, DELTA_MAX};
 use candle_core::{Device, Tensor};
@@ -59,9 +59,9 @@ impl TrainConfig {
 /// One node's training in one round.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainJob<'a> {
-    /// The net.
+    /// The net, whose parameters the parent holds.
     pub spec: &'a NetSpec,
-    /// What the net sees of an image.
+    /// How an image becomes the net's input.
     pub preprocess: Preprocess,
     /// The rule of aggregation, which says what else the state and the update hold.
     pub rule: &'a Rule,
@@ -69,13 +69,13 @@ pub struct TrainJob<'a> {
     pub parent: &'a [u8],
     /// SCAFFOLD: the node's control variate after its last committed update; `None` is all zeros.
     pub control: Option<&'a [u8]>,
-    /// The node's training images.
+    /// The node's training images, at most [`IMAGES_MAX`].
     pub data: &'a Images,
     /// How to train.
     pub config: &'a TrainConfig,
     /// The round, from 1.
     pub round: u64,
-    /// The run's seed.
+    /// The run's seed: with round and node key it fixes every random draw.
     pub seed: u64,
     /// The node key (design 4.8).
     pub node_key: &'a [u8],
@@ -83,11 +83,11 @@ pub struct TrainJob<'a> {
     pub device: &'a Device,
 }
 
-/// What training gives.
+/// The result of one node's training in one round.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trained {
-    /// New minus old weights, and with SCAFFOLD new minus old control variate: raw little-endian f32, every value within
-    /// ±16.
+    /// New minus old weights, and with SCAFFOLD new minus old control variate: raw little-endian f32, every value
+    /// within ±16.
     pub update: Vec<u8>,
     /// SCAFFOLD: the node's control variate, should the update be committed.
     pub control: Option<Vec<u8>>,
@@ -112,22 +112,22 @@ pub struct Progress {
     pub loss: f64,
 }
 
-/// Why there is no result.
+/// Why training or evaluation gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The caller asked to stop.
+    /// The callback asked to stop.
     #[error("stopped before the end")]
     Cancelled,
     /// The loss or a weight left all bounds.
     #[error("training diverged in round {round}, epoch {epoch}, batch {batch} ({what}): lower {lower}")]
     Diverged {
-        /// The round.
+        /// The round, from 1.
         round: u64,
         /// The epoch, from 1.
         epoch: usize,
         /// The batch, from 1.
         batch: usize,
-        /// What was seen.
+        /// The loss, weight or control variate that went out of bounds.
         what: String,
         /// The run file's settings that may be too large.
         lower: String,
@@ -135,17 +135,17 @@ pub enum TrainError {
     /// The data, the net or the settings don't fit together.
     #[error("{0}")]
     Invalid(String),
-    /// The model can't be made.
+    /// The model can't be made of the parent's bytes.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The device failed.
+    /// The device failed during a step.
     #[error("the device failed: {0}")]
     Device(#[from] candle_core::Error),
 }
 
 /// Trains on `job.data`. `on_progress` is called after each batch on the calling thread and can stop the training.
 ///
-/// The result is a function of the job alone, the same bits for any number of threads on one kind of CPU.
+/// The result is a function of the job, the same bits for any number of threads on one kind of CPU.
 pub fn train(
     job: &TrainJob<'_>,
     threads: &Threads,
@@ -155,20 +155,20 @@ pub fn train(
     let mut model = Model::from_bytes(job.spec, job.device, job.rule.weights(job.parent))?;
     model.keep_gradients()?;
     let config = job.config;
-    let mut descent = Descent::new(&model, job)?;
+    let mut optimizer = LocalOptimizer::new(&model, job)?;
     let mut order: Vec<u32> = (0..job.data.len() as u32).collect();
     let batches = order.len().div_ceil(config.batch);
     let (mut losses, mut last) = (0f64, (config.epochs, batches));
     for epoch in 1..=config.epochs {
         let mut streams = job.streams(epoch);
         streams.shuffle.shuffle(&mut order);
-        for (batch, places) in order.chunks(config.batch).enumerate() {
-            let loss = threads.run(|| step(job, &model, &mut descent, places, &mut streams))?;
+        for (batch, indices) in order.chunks(config.batch).enumerate() {
+            let loss = threads.run(|| step(job, &model, &mut optimizer, indices, &mut streams))?;
             last = (epoch, batch + 1);
             if !loss.is_finite() {
                 return Err(job.diverged(last, format!("the loss is {loss}")));
             }
-            losses += loss * places.len() as f64;
+            losses += loss * indices.len() as f64;
             let progress = Progress { epoch, epochs: config.epochs, batch: batch + 1, batches, loss };
             if on_progress(progress).is_break() {
                 return Err(TrainError::Cancelled);
@@ -186,9 +186,9 @@ pub fn train(
 
 /// The streams of one epoch.
 struct Streams {
-    shuffle: Stream,
-    augment: Option<Stream>,
-    dropout: Stream,
+    shuffle: RandomStream,
+    augment: Option<RandomStream>,
+    dropout: RandomStream,
 }
 
 impl TrainJob<'_> {
@@ -224,7 +224,7 @@ impl TrainJob<'_> {
     fn streams(&self, epoch: usize) -> Streams {
         let stream = |purpose| {
             let (seed, round, node, index) = (self.seed, self.round, self.node_key, epoch as u64);
-            Stream::new(&Key { seed, round, node, purpose, index })
+            RandomStream::new(&StreamKey { seed, round, node, purpose, index })
         };
         Streams {
             shuffle: stream(Purpose::Shuffle),
@@ -233,7 +233,7 @@ impl TrainJob<'_> {
         }
     }
 
-    /// The learning rate of the round.
+    /// The learning rate of the round: lr · lr_decay^(round - 1).
     pub(crate) fn lr(&self) -> f64 {
         // Multiplied out rather than powf, whose rounding differs between systems.
         self.config.lr * (1..self.round).fold(1.0, |factor, _| factor * self.config.lr_decay)
@@ -323,18 +323,18 @@ pub(crate) fn images_tensor(
 fn step(
     job: &TrainJob<'_>,
     model: &Model,
-    descent: &mut Descent,
-    places: &[u32],
+    optimizer: &mut LocalOptimizer,
+    indices: &[u32],
     streams: &mut Streams,
 ) -> Result<f64, TrainError> {
-    let batch = job.preprocess.batch(job.data, places, streams.augment.as_mut());
+    let batch = job.preprocess.batch(job.data, indices, streams.augment.as_mut());
     let x = images_tensor(batch, job.spec.input, job.device)?;
-    let labels: Vec<u16> = places.iter().map(|&place| job.data.labels()[place as usize]).collect();
+    let labels: Vec<u16> = indices.iter().map(|&index| job.data.labels()[index as usize]).collect();
     let logits = model.forward(&x, Mode::Train(&mut streams.dropout))?;
     let loss = loss::cross_entropy(&logits, &labels)?;
     let value = f64::from(loss.to_scalar::<f32>()?);
     if value.is_finite() {
-        descent.step(model, &loss)?;
+        optimizer.step(model, &loss)?;
     }
     Ok(value)
 }

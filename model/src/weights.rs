@@ -19,15 +19,15 @@ pub enum WeightsError {
     /// A NaN or an infinity.
     #[error("the value {index} is not finite")]
     NotFinite {
-        /// Its place among the parameters.
+        /// Its index among the parameters, from 0.
         index: usize,
     },
     /// A value is out of its range.
     #[error("the value {index} is {value}: a delta's lies within ±{DELTA_MAX}, a second moment is not below 0")]
     OutOfRange {
-        /// Its place among the parameters.
+        /// Its index among the parameters, from 0.
         index: usize,
-        /// The value.
+        /// The value there.
         value: f32,
     },
 }

@@ -48,8 +48,9 @@ fn every_step_takes_as_much_as_the_one_before_and_gives_it_back() {
         println!("{arch}: a step of {BATCH} images takes {count} pieces, {bytes} bytes");
         assert_eq!(per_step(&few, &more), per_step(&more, &most), "{arch}");
         assert_eq!([few.bytes_current, most.bytes_current], [0, 0], "{arch}");
-        // The most that is held at once is that of one step, however many there are: what it may differ by is the order of
-        // the images, four bytes each, and the order in which candle's graph is dropped, whose tables have random keys.
+        // The most that is held at once is that of one step, however many there are: what it may differ by is the
+        // order of the images, four bytes each, and the order in which candle's graph is dropped, whose tables have
+        // random keys.
         assert!(most.bytes_max.abs_diff(few.bytes_max) < 4_096, "{arch}: {} and {}", few.bytes_max, most.bytes_max);
     }
 }

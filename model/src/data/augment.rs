@@ -1,8 +1,8 @@
 //! What a net sees of an image: scaling, and the crops and distortions that it is trained with.
 
 use super::Images;
+use crate::random_stream::RandomStream;
 use crate::spec::CROP;
-use crate::stream::Stream;
 use rayon::prelude::*;
 
 /// How pixels become what the net sees.
@@ -10,9 +10,9 @@ use rayon::prelude::*;
 pub enum Preprocess {
     /// From 0..255 to -1..1; nothing else, whatever `augment` says.
     Plain,
-    /// As the CIFAR-10 experiments of McMahan et al. 2017, section 3 (TensorFlow's tutorial): in training a random 24x24
-    /// crop, a flip, brightness by ±63 and contrast by 0.2 to 1.8, else the crop in the middle; then each image is scaled
-    /// to mean 0 and deviation 1.
+    /// As the CIFAR-10 experiments of McMahan et al. 2017, section 3 (TensorFlow's tutorial): in training a random
+    /// 24x24 crop, a flip, brightness by ±63 and contrast by 0.2 to 1.8, else the crop in the middle; then each image
+    /// is scaled to mean 0 and deviation 1.
     CifarPaper,
 }
 
@@ -40,12 +40,12 @@ impl Preprocess {
         }
     }
 
-    /// The images at these places as the net sees them, `[image, height, width, channel]`, distorted at random where
-    /// `stream` is given. Each image takes the same number of draws, in the order of the places.
-    pub(crate) fn batch(self, images: &Images, places: &[u32], mut stream: Option<&mut Stream>) -> Vec<f32> {
+    /// The images of these indices as the net sees them, `[image, height, width, channel]`, distorted at random where
+    /// `stream` is given. Each image takes the same number of draws, in the order of the indices.
+    pub(crate) fn batch(self, images: &Images, indices: &[u32], mut stream: Option<&mut RandomStream>) -> Vec<f32> {
         let seen = self.seen(images.shape());
-        let mut batch = vec![0f32; places.len() * seen.iter().product::<usize>()];
-        let draws: Vec<Option<Draw>> = places
+        let mut batch = vec![0f32; indices.len() * seen.iter().product::<usize>()];
+        let draws: Vec<Option<Draw>> = indices
             .iter()
             .map(|_| match (self, &mut stream) {
                 (Self::CifarPaper, Some(stream)) => Some(Draw::new(images.shape(), seen, stream)),
@@ -53,8 +53,8 @@ impl Preprocess {
             })
             .collect();
         let rows = batch.par_chunks_mut(seen.iter().product::<usize>().max(1));
-        rows.zip(places).zip(draws).for_each(|((row, &place), draw)| {
-            let pixels = images.pixels(place as usize);
+        rows.zip(indices).zip(draws).for_each(|((row, &index), draw)| {
+            let pixels = images.pixels(index as usize);
             match self {
                 Self::Plain => plain(pixels, images.shape(), row),
                 Self::CifarPaper => cropped(pixels, images.shape(), seen, draw, row),
@@ -65,7 +65,7 @@ impl Preprocess {
 }
 
 impl Draw {
-    fn new(image: [usize; 3], seen: [usize; 3], stream: &mut Stream) -> Self {
+    fn new(image: [usize; 3], seen: [usize; 3], stream: &mut RandomStream) -> Self {
         Self {
             top: stream.below((image[1] - seen[1] + 1) as u32) as usize,
             left: stream.below((image[2] - seen[2] + 1) as u32) as usize,
@@ -130,15 +130,15 @@ fn whiten(row: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::{Key, Purpose};
+    use crate::random_stream::{Purpose, StreamKey};
 
     fn images() -> Images {
         let pixels = (0..2 * 3 * 32 * 32).map(|i| (i * 31 % 251) as u8).collect();
         Images::new([3, 32, 32], 10, pixels, vec![0, 1]).expect("consistent")
     }
 
-    fn stream() -> Stream {
-        Stream::new(&Key { seed: 1, round: 1, node: b"n", purpose: Purpose::Augment, index: 0 })
+    fn stream() -> RandomStream {
+        RandomStream::new(&StreamKey { seed: 1, round: 1, node: b"n", purpose: Purpose::Augment, index: 0 })
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
             let draw = Draw { top: 3, left: 5, flip, brightness: 17.0, contrast: 1.5 };
             let mut found = vec![0f32; 24 * 24 * 3];
             cropped(images.pixels(1), [3, 32, 32], [3, 24, 24], Some(draw), &mut found);
-            // The same in double precision, each pass over whole channels.
+            // The distortion in double precision, each pass over whole channels.
             let pixel = |channel: usize, y: usize, x: usize| {
                 let x = if flip { 23 - x } else { x };
                 f64::from(images.pixels(1)[channel * 1024 + (3 + y) * 32 + 5 + x]) + 17.0

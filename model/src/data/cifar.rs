@@ -27,11 +27,11 @@ const ENTRIES_MAX: usize = 1000;
 /// Bytes of the archive at most, after decompression: the official one has 184 MB.
 const ARCHIVE_BYTES_MAX: u64 = 2 << 30;
 
-/// Loads a folder of batches, a folder that holds that folder, or the official tar.gz; of the images only those that `choose`
-/// picks.
+/// Loads a folder of batches, a folder that holds that folder, or the official tar.gz; of the images only those that
+/// `choose` picks.
 ///
-/// The files are read twice, for the labels and then for the chosen pixels: a part of the data set never takes the memory of
-/// the whole.
+/// The files are read twice, for the labels and then for the chosen pixels: a part of the data set never takes the
+/// memory of the whole.
 pub(super) fn load(path: &Path, choose: &Choose<'_>) -> Result<DataSet, DataError> {
     let mut labels: [Vec<u16>; BATCHES] = Default::default();
     each_batch(path, &mut |number, file, bytes| {
@@ -41,9 +41,9 @@ pub(super) fn load(path: &Path, choose: &Choose<'_>) -> Result<DataSet, DataErro
     let [train @ .., test] = &labels;
     let train = train.concat();
     check_size(IMAGE, train.len().max(test.len()))?;
-    let places = choose(&train, CLASSES, test.len())?;
-    let mut train = Chosen::new(&places.train, &train);
-    let mut test_images = Chosen::new(&places.test, test);
+    let indices = choose(&train, CLASSES, test.len())?;
+    let mut train = Chosen::new(&indices.train, &train);
+    let mut test_images = Chosen::new(&indices.test, test);
     let starts: Vec<usize> =
         labels.iter().scan(0, |sum, batch| Some(std::mem::replace(sum, *sum + batch.len()))).collect();
     each_batch(path, &mut |number, file, bytes| {
@@ -132,26 +132,26 @@ fn check(path: &Path, bytes: &[u8]) -> Result<Vec<u16>, DataError> {
 
 /// Chosen images, as their pixels come in.
 struct Chosen<'a> {
-    /// Their places in the data set, ascending.
-    places: &'a [u32],
+    /// Their indices in the data set, ascending.
+    indices: &'a [u32],
     labels: Vec<u16>,
     pixels: Vec<u8>,
 }
 
 impl<'a> Chosen<'a> {
-    fn new(places: &'a [u32], labels: &[u16]) -> Self {
-        let labels = places.iter().map(|&place| labels[place as usize]).collect();
-        Self { places, labels, pixels: vec![0; places.len() * (RECORD - 1)] }
+    fn new(indices: &'a [u32], labels: &[u16]) -> Self {
+        let labels = indices.iter().map(|&index| labels[index as usize]).collect();
+        Self { indices, labels, pixels: vec![0; indices.len() * (RECORD - 1)] }
     }
 
-    /// Takes what it wants of a batch whose first image has the place `start`.
+    /// Copies the chosen images of a batch whose first image has the index `start`.
     fn take(&mut self, start: usize, bytes: &[u8]) {
         let records = bytes.chunks_exact(RECORD);
-        let from = self.places.partition_point(|&place| (place as usize) < start);
-        let to = self.places.partition_point(|&place| (place as usize) < start + records.len());
+        let from = self.indices.partition_point(|&index| (index as usize) < start);
+        let to = self.indices.partition_point(|&index| (index as usize) < start + records.len());
         let pixels = self.pixels[from * (RECORD - 1)..to * (RECORD - 1)].chunks_exact_mut(RECORD - 1);
-        for (pixels, &place) in pixels.zip(&self.places[from..to]) {
-            let at = (place as usize - start) * RECORD;
+        for (pixels, &index) in pixels.zip(&self.indices[from..to]) {
+            let at = (index as usize - start) * RECORD;
             pixels.copy_from_slice(&bytes[at + 1..at + RECORD]);
         }
     }

@@ -1,4 +1,5 @@
-//! A folder of PNG and JPEG images with a subfolder for each class, the labels being the classes' places in the run file.
+//! A folder of PNG and JPEG images with a subfolder for each class, the labels being the classes' places in the run
+//! file.
 
 use super::files::unreadable;
 use super::{DataError, DataSet, Images, check_size};
@@ -12,8 +13,8 @@ const DECODING_BYTES_MAX: u64 = 64 << 20;
 /// What systems leave in folders of images.
 const IGNORED: [&str; 2] = ["Thumbs.db", "desktop.ini"];
 
-/// Loads the folder. With subfolders `train` and `test` each holds the classes; else `holdout` of the images are kept for
-/// testing, chosen by a hash of class and file name, so that adding an image moves no other.
+/// Loads the folder. With subfolders `train` and `test` each holds the classes; else `holdout` of the images are kept
+/// for testing, chosen by a hash of class and file name, so that adding an image moves no other.
 pub(super) fn load(path: &Path, classes: &[String], image: [usize; 3], holdout: f64) -> Result<DataSet, DataError> {
     if !matches!(image[0], 1 | 3) {
         return Err(DataError::Invalid(format!("images have 1 or 3 channels, not {}", image[0])));

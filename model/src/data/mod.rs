@@ -17,7 +17,7 @@ pub use shapes::{SHAPES_CLASSES, SHAPES_IMAGE};
 
 use std::path::{Path, PathBuf};
 
-/// Images of one data set at most: sample counts are bounded likewise (design 4.8).
+/// Images of one data set at most, the bound on sample counts (design 4.8).
 pub const IMAGES_MAX: usize = 1 << 20;
 /// Bytes of pixels of one data set at most: it has to fit in the memory of an ordinary machine.
 pub const PIXELS_MAX: usize = 8 << 30;
@@ -67,7 +67,7 @@ impl Source {
     }
 }
 
-/// What all the training images of a data set come to, whatever part of them is at hand.
+/// Counts over all the training images of a data set, even where only a part of them is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
     /// How many there are.
@@ -96,19 +96,19 @@ pub struct Images {
 /// Images to train on and images to test with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataSet {
-    /// What is trained on.
+    /// What nodes train on.
     pub train: Images,
-    /// What accuracy is measured on.
+    /// What accuracy is measured on; no node trains on it.
     pub test: Images,
 }
 
-/// Why there is no data.
+/// Why data can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A data set that lies in files was asked for without a path.
     #[error("the data set `{dataset}` needs the path of its files: give it with --data")]
     NoPath {
-        /// The data set.
+        /// Its name in the run file.
         dataset: &'static str,
     },
     /// A file or folder can't be read.
@@ -116,7 +116,7 @@ pub enum DataError {
     Read {
         /// Which.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file or folder that must be there isn't.
@@ -124,9 +124,9 @@ pub enum DataError {
     Missing {
         /// Where it was looked for.
         path: PathBuf,
-        /// What is missing.
+        /// The name of the file or the kind of files.
         missing: String,
-        /// What to do.
+        /// How to get it.
         fix: String,
     },
     /// A file's contents are not what its format demands.
@@ -146,7 +146,7 @@ pub enum DataError {
     Unexpected {
         /// Which file or folder.
         path: PathBuf,
-        /// The key in the run file's [data] that is contradicted, if one is.
+        /// The key in the run file's `[data]` that is contradicted, if one is.
         key: Option<&'static str>,
         /// What should be there.
         expected: String,
@@ -158,7 +158,7 @@ pub enum DataError {
     Invalid(String),
 }
 
-/// Loads or generates a whole data set. `seed` matters to generated data alone.
+/// Loads or generates a whole data set. `seed` matters only to generated data.
 pub fn load(source: &Source, path: Option<&Path>, seed: u64) -> Result<DataSet, DataError> {
     let path_for = |dataset| path.ok_or(DataError::NoPath { dataset });
     match source {
@@ -169,8 +169,8 @@ pub fn load(source: &Source, path: Option<&Path>, seed: u64) -> Result<DataSet, 
     }
 }
 
-/// Loads part `k` of `n` of a data set, as [`DataSet::part`] divides it; where images lie one by one in large files, without
-/// ever holding the others. Gives with it what all parts have together.
+/// Loads part `k` of `n` of a data set, as [`DataSet::part`] divides it; where images lie one by one in large files,
+/// without ever holding the others. Gives with it what all parts have together.
 pub fn load_part(
     source: &Source,
     path: Option<&Path>,
@@ -183,7 +183,10 @@ pub fn load_part(
             let totals = std::cell::Cell::new(Totals { images: 0, classes: 0 });
             let part = cifar::load(path, &|labels, classes, tests| {
                 totals.set(Totals::of(labels, classes));
-                Ok(Places { train: train_places(labels, classes, k, n, rule, seed)?, test: test_places(tests, k, n) })
+                Ok(Indices {
+                    train: train_indices(labels, classes, k, n, rule, seed)?,
+                    test: test_indices(tests, k, n),
+                })
             })?;
             Ok((part, totals.get()))
         }
@@ -195,21 +198,21 @@ pub fn load_part(
 }
 
 /// Chooses images by the labels of the training images, how many classes there are, and how many test images.
-type Choose<'a> = dyn Fn(&[u16], usize, usize) -> Result<Places, DataError> + 'a;
+type Choose<'a> = dyn Fn(&[u16], usize, usize) -> Result<Indices, DataError> + 'a;
 
-/// The places of chosen images in a data set, ascending.
-struct Places {
+/// The indices of chosen images in a data set, ascending.
+struct Indices {
     train: Vec<u32>,
     test: Vec<u32>,
 }
 
 /// Chooses everything.
-fn all(labels: &[u16], _classes: usize, tests: usize) -> Result<Places, DataError> {
-    Ok(Places { train: (0..labels.len() as u32).collect(), test: (0..tests as u32).collect() })
+fn all(labels: &[u16], _classes: usize, tests: usize) -> Result<Indices, DataError> {
+    Ok(Indices { train: (0..labels.len() as u32).collect(), test: (0..tests as u32).collect() })
 }
 
 /// The training images of part `k` of `n`.
-fn train_places(
+fn train_indices(
     labels: &[u16],
     classes: usize,
     k: usize,
@@ -228,20 +231,21 @@ fn train_places(
             labels.len()
         )));
     }
-    let places = partition(labels, classes, n, rule, seed).swap_remove(k - 1);
-    if places.is_empty() {
+    let indices = partition(labels, classes, n, rule, seed).swap_remove(k - 1);
+    if indices.is_empty() {
         return Err(DataError::Invalid(format!("part {k}/{n} has no training image under this partition")));
     }
-    Ok(places)
+    Ok(indices)
 }
 
 /// The test images of part `k` of `n`: dealt out in turn.
-fn test_places(tests: usize, k: usize, n: usize) -> Vec<u32> {
+fn test_indices(tests: usize, k: usize, n: usize) -> Vec<u32> {
     (0..tests as u32).skip(k - 1).step_by(n).collect()
 }
 
 impl Images {
-    /// Images from their bytes: `[image, channel, height, width]` and a label each. Lengths, labels and bounds are checked.
+    /// Images from their bytes: `[image, channel, height, width]` and a label each. Lengths, labels and bounds are
+    /// checked.
     pub fn new(shape: [usize; 3], classes: usize, pixels: Vec<u8>, labels: Vec<u16>) -> Result<Self, DataError> {
         check_size(shape, labels.len())?;
         let len: usize = shape.iter().product();
@@ -273,12 +277,12 @@ impl Images {
         self.labels.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The label of every image.
+    /// The label of every image, each below [`Images::classes`].
     pub fn labels(&self) -> &[u16] {
         &self.labels
     }
@@ -294,12 +298,12 @@ impl Images {
         self.pixels.get(image * len..(image + 1) * len).unwrap_or_default()
     }
 
-    /// The images at these places, in this order; places that there aren't are left out.
-    pub fn select(&self, places: &[u32]) -> Self {
-        let places = places.iter().map(|&place| place as usize).filter(|&place| place < self.len());
-        let mut pixels = Vec::with_capacity(places.clone().count() * self.shape.iter().product::<usize>());
-        places.clone().for_each(|place| pixels.extend_from_slice(self.pixels(place)));
-        let labels = places.map(|place| self.labels[place]).collect();
+    /// The images of these indices, in this order; an index that no image has is left out.
+    pub fn select(&self, indices: &[u32]) -> Self {
+        let indices = indices.iter().map(|&index| index as usize).filter(|&index| index < self.len());
+        let mut pixels = Vec::with_capacity(indices.clone().count() * self.shape.iter().product::<usize>());
+        indices.clone().for_each(|index| pixels.extend_from_slice(self.pixels(index)));
+        let labels = indices.map(|index| self.labels[index]).collect();
         Self { shape: self.shape, classes: self.classes, pixels, labels }
     }
 }
@@ -309,13 +313,13 @@ impl DataSet {
     /// together are the whole data set. The same for every node that has the same data and seed.
     pub fn part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Self, DataError> {
         let train = self.train_part(k, n, rule, seed)?;
-        Ok(Self { train, test: self.test.select(&test_places(self.test.len(), k, n)) })
+        Ok(Self { train, test: self.test.select(&test_indices(self.test.len(), k, n)) })
     }
 
-    /// The training images of part `k` of `n` alone.
+    /// Only the training images of part `k` of `n`.
     pub fn train_part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Images, DataError> {
-        let places = train_places(&self.train.labels, self.train.classes, k, n, rule, seed)?;
-        Ok(self.train.select(&places))
+        let indices = train_indices(&self.train.labels, self.train.classes, k, n, rule, seed)?;
+        Ok(self.train.select(&indices))
     }
 }
 

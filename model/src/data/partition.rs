@@ -1,6 +1,6 @@
 //! Dividing training images among nodes, alike or skewed, as experiments in federated learning do.
 
-use crate::stream::{Key, Purpose, Stream};
+use crate::random_stream::{Purpose, RandomStream, StreamKey};
 
 /// How images are divided.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,20 +12,21 @@ pub enum Partition {
     Dirichlet(f64),
     /// Sorted by label and cut into this many shards a part, dealt out at random (McMahan et al. 2017, section 3).
     Shards(usize),
-    /// Each part has images of this many classes, or of as many more as it takes for every class to be somewhere; those of a
-    /// class are divided evenly among the parts that have it (Li et al. 2022, section 4.1).
+    /// Each part has images of this many classes, or of as many more as it takes for every class to be somewhere;
+    /// those of a class are divided evenly among the parts that have it (Li et al. 2022, section 4.1).
     Labels(usize),
-    /// Shuffled, and sizes in proportion to k^-exponent for k = 1, 2, ... parts, dealt out at random; 0 is [`Self::Iid`].
+    /// Shuffled, and sizes in proportion to k^-exponent for k = 1, 2, ... parts, dealt out at random; 0 is
+    /// [`Self::Iid`].
     PowerLaw(f64),
 }
 
-/// The places of the images of each part: disjoint, together all of them, none empty while there are as many images as
-/// parts. A function of the arguments alone.
+/// The indices of the images of each part: disjoint, together all of them, none empty while there are as many images as
+/// parts. A function of the arguments.
 pub fn partition(labels: &[u16], classes: usize, parts: usize, rule: &Partition, seed: u64) -> Vec<Vec<u32>> {
     if parts == 0 {
         return Vec::new();
     }
-    let mut stream = Stream::new(&Key { seed, round: 0, node: &[], purpose: Purpose::Partition, index: 0 });
+    let mut stream = RandomStream::new(&StreamKey { seed, round: 0, node: &[], purpose: Purpose::Partition, index: 0 });
     let mut order: Vec<u32> = (0..labels.len() as u32).collect();
     stream.shuffle(&mut order);
     let mut divided = match *rule {
@@ -33,7 +34,7 @@ pub fn partition(labels: &[u16], classes: usize, parts: usize, rule: &Partition,
         Partition::Dirichlet(concentration) => dirichlet(&order, labels, classes, parts, concentration, &mut stream),
         Partition::Shards(shards) => {
             // Stable, so the images of a class stay shuffled.
-            order.sort_by_key(|&place| labels[place as usize]);
+            order.sort_by_key(|&index| labels[index as usize]);
             let mut shards = deal(&order, parts.saturating_mul(shards.max(1)).min(labels.len().max(parts)));
             stream.shuffle(&mut shards);
             let mut divided = vec![Vec::new(); parts];
@@ -60,12 +61,12 @@ fn dirichlet(
     classes: usize,
     parts: usize,
     concentration: f64,
-    stream: &mut Stream,
+    stream: &mut RandomStream,
 ) -> Vec<Vec<u32>> {
     let mut divided = vec![Vec::new(); parts];
     for class in 0..classes {
         let members: Vec<u32> =
-            order.iter().copied().filter(|&place| usize::from(labels[place as usize]) == class).collect();
+            order.iter().copied().filter(|&index| usize::from(labels[index as usize]) == class).collect();
         let draws: Vec<f64> = (0..parts).map(|_| gamma(concentration, stream)).collect();
         let total: f64 = draws.iter().sum();
         let (mut sum, mut start) = (0.0, 0);
@@ -87,7 +88,7 @@ fn by_labels(
     classes: usize,
     parts: usize,
     count: usize,
-    stream: &mut Stream,
+    stream: &mut RandomStream,
 ) -> Vec<Vec<u32>> {
     let count = count.max(classes.div_ceil(parts)).min(classes);
     // Classes are dealt from shuffled decks of all of them, so that each goes to about as many parts.
@@ -109,7 +110,7 @@ fn by_labels(
     let mut divided = vec![Vec::new(); parts];
     for (class, holders) in holders.iter().enumerate() {
         let members: Vec<u32> =
-            order.iter().copied().filter(|&place| usize::from(labels[place as usize]) == class).collect();
+            order.iter().copied().filter(|&index| usize::from(labels[index as usize]) == class).collect();
         for (piece, &part) in deal(&members, holders.len()).into_iter().zip(holders) {
             divided[part].extend(piece);
         }
@@ -117,7 +118,7 @@ fn by_labels(
     divided
 }
 
-fn power_law(order: &[u32], parts: usize, exponent: f64, stream: &mut Stream) -> Vec<Vec<u32>> {
+fn power_law(order: &[u32], parts: usize, exponent: f64, stream: &mut RandomStream) -> Vec<Vec<u32>> {
     let weights: Vec<f64> = (1..=parts).map(|k| libm::pow(k as f64, -exponent)).collect();
     let total: f64 = weights.iter().sum();
     let (mut sum, mut start) = (0.0, 0);
@@ -138,7 +139,7 @@ fn power_law(order: &[u32], parts: usize, exponent: f64, stream: &mut Stream) ->
 }
 
 /// A draw from the gamma distribution with this shape and scale 1 (Marsaglia and Tsang 2000), through `libm`.
-fn gamma(shape: f64, stream: &mut Stream) -> f64 {
+fn gamma(shape: f64, stream: &mut RandomStream) -> f64 {
     if !(shape.is_finite() && shape > 0.0) {
         return 1.0;
     }
@@ -181,7 +182,7 @@ mod tests {
     }
 
     fn kinds(part: &[u32], labels: &[u16]) -> usize {
-        let mut kinds: Vec<u16> = part.iter().map(|&place| labels[place as usize]).collect();
+        let mut kinds: Vec<u16> = part.iter().map(|&index| labels[index as usize]).collect();
         kinds.sort_unstable();
         kinds.dedup();
         kinds.len()
@@ -256,7 +257,7 @@ mod tests {
         let labels = labels(5000);
         let largest_share = |concentration| {
             let parts = partition(&labels, 10, 5, &Partition::Dirichlet(concentration), 3);
-            let in_part = |part: &Vec<u32>| part.iter().filter(|&&place| labels[place as usize] == 0).count();
+            let in_part = |part: &Vec<u32>| part.iter().filter(|&&index| labels[index as usize] == 0).count();
             parts.iter().map(in_part).max().unwrap_or(0)
         };
         assert!(largest_share(0.05) > 300, "{}", largest_share(0.05));

@@ -1,10 +1,11 @@
 //! The built-in data set: pictures of ten shapes, drawn from the seed, so that a run needs no file.
 //!
-//! Place, size, rotation and colours vary, other shapes' fragments lie about and noise covers it all, so that a small net
-//! gets better over several rounds. Integer and f32 arithmetic and `libm` alone are used: every machine draws the same bits.
+//! Place, size, rotation and colours vary, other shapes' fragments lie about and noise covers it all, so that a small
+//! net gets better over several rounds. Integer and f32 arithmetic and `libm` are all that is used: every machine
+//! draws the same bits.
 
 use super::{DataError, DataSet, Images, check_size};
-use crate::stream::{Key, Purpose, Stream};
+use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use rayon::prelude::*;
 
 /// Classes of the generated set.
@@ -26,7 +27,7 @@ pub(super) fn generate(samples: usize, seed: u64) -> Result<DataSet, DataError> 
     }
     let tests = samples.div_ceil(TRAIN_PER_TEST);
     check_size(SHAPES_IMAGE, samples.saturating_add(tests))?;
-    // The test images follow the training images, each with a stream of its own.
+    // The test images follow the training images, each drawn from its own stream.
     let train = images(0, samples, seed)?;
     Ok(DataSet { train, test: images(samples, tests, seed)? })
 }
@@ -35,7 +36,7 @@ fn images(first: usize, count: usize, seed: u64) -> Result<Images, DataError> {
     let mut pixels = vec![0u8; count * LEN];
     pixels.par_chunks_mut(LEN).enumerate().for_each(|(i, image)| {
         let index = (first + i) as u64;
-        let mut stream = Stream::new(&Key { seed, round: 0, node: &[], purpose: Purpose::Shapes, index });
+        let mut stream = RandomStream::new(&StreamKey { seed, round: 0, node: &[], purpose: Purpose::Shapes, index });
         draw(i % SHAPES_CLASSES, &mut stream, image);
     });
     let labels = (0..count).map(|i| (i % SHAPES_CLASSES) as u16).collect();
@@ -52,7 +53,7 @@ struct Pose {
 }
 
 impl Pose {
-    fn new(stream: &mut Stream, smallest: f32, largest: f32, margin: f32, tilt: f32) -> Self {
+    fn new(stream: &mut RandomStream, smallest: f32, largest: f32, margin: f32, tilt: f32) -> Self {
         let size = stream.between(smallest, largest);
         let free = SIDE as f32 - 2.0 * margin;
         let (x, y) = (margin + stream.unit() * free, margin + stream.unit() * free);
@@ -88,7 +89,7 @@ fn covers(shape: usize, x: f32, y: f32) -> bool {
 }
 
 /// Draws a picture of the shape into `[channel, height, width]`.
-fn draw(shape: usize, stream: &mut Stream, image: &mut [u8]) {
+fn draw(shape: usize, stream: &mut RandomStream, image: &mut [u8]) {
     let back: [f32; 3] = std::array::from_fn(|_| stream.between(20.0, 120.0));
     let slope: [f32; 2] = std::array::from_fn(|_| stream.between(-1.0, 1.0));
     let fore = lighter(back, stream);
@@ -123,7 +124,7 @@ const TILT: f32 = 0.5;
 const NOISE: [f32; 2] = [20.0, 80.0];
 
 /// A colour that is lighter than the background in every channel.
-fn lighter(back: [f32; 3], stream: &mut Stream) -> [f32; 3] {
+fn lighter(back: [f32; 3], stream: &mut RandomStream) -> [f32; 3] {
     back.map(|value| value + stream.between(30.0, 135.0))
 }
 

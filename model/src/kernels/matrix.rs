@@ -21,7 +21,7 @@ impl<'a> Matrix<'a> {
         Self { values, row_step: 1, column_step: height }
     }
 
-    /// The rows from this one on.
+    /// The matrix without its first `row` rows.
     fn below(&self, row: usize) -> Self {
         Self { values: &self.values[row * self.row_step..], ..*self }
     }
@@ -34,11 +34,12 @@ impl<'a> Matrix<'a> {
 /// Rows that gemm's kernels for AVX2 multiply without a copy of `right`, at their best.
 const ROWS_WITHOUT_COPY: usize = 32;
 
-/// Whether gemm would copy `right` for so few rows that the copy costs more than it brings. Its kernels for AVX2 (tiles of 24
-/// rows and 4 columns) copy a `right` that isn't contiguous along k for more than two tiles of rows, four values at a time.
-/// The weight gradient of a convolution is such a product: with 64 channels it is a sixth faster in two pieces, with 96 an
-/// eighth; with 128 a copy may be better. The kernels for AVX-512 have tiles of 48 rows, and pieces made them slower. More than
-/// 64 rows of few columns are left out because there gemm sums pieces in another order than the whole.
+/// Whether gemm would copy `right` for so few rows that the copy costs more than it brings. Its kernels for AVX2
+/// (tiles of 24 rows and 4 columns) copy a `right` that isn't contiguous along k for more than two tiles of rows,
+/// four values at a time. The weight gradient of a convolution is such a product: with 64 channels it is a sixth
+/// faster in two pieces, with 96 an eighth; with 128 a copy may be better. The kernels for AVX-512 have tiles of 48
+/// rows, and pieces made them slower. More than 64 rows of few columns are left out because there gemm sums pieces in
+/// another order than the whole.
 fn is_better_in_pieces(m: usize, n: usize, right: Matrix<'_>) -> bool {
     #[cfg(target_arch = "x86_64")]
     if !(cfg!(feature = "avx512") && std::arch::is_x86_feature_detected!("avx512f")) {
@@ -48,8 +49,11 @@ fn is_better_in_pieces(m: usize, n: usize, right: Matrix<'_>) -> bool {
     false
 }
 
-/// `out = left · right`, or `out += left · right` with `add`. `left` is m x k, `right` k x n, and `out` m x n in columns of
-/// `out_step` values, each column contiguous. Runs on the calling thread alone.
+/// `out = left · right`, or `out += left · right` with `add`. `left` is m x k, `right` k x n, and `out` m x n in
+/// columns of `out_step` values, each column contiguous. Runs on the calling thread only.
+///
+/// The kernels keep their matrices in rows, which as columns are the transposes. So they ask for `y^T = b^T · a^T`
+/// where they mean `y = a · b`; the comments beside the products name the shapes of the latter.
 pub(crate) fn product(
     [m, n, k]: [usize; 3],
     left: Matrix<'_>,

@@ -3,8 +3,10 @@
 //! candle's own backward pass is wrong (the gradient at a unique maximum of a 2x2 window is a quarter of what it should
 //! be), so this one is used everywhere: on CPUs as a kernel, elsewhere composed of operations that are right.
 
-use super::{images_per_block, slice, wide, with_values};
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use super::blocks::images_per_block;
+use super::op::{self, Kernel1, View};
+use super::{reference, with_avx2};
+use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Channels that are compared together.
@@ -16,21 +18,7 @@ pub(super) const NONE: u8 = u8::MAX;
 /// Max pooling of `[n, h, w, c]` with a window and step of `size`; the last rows and columns that fill no window are
 /// dropped. Of equal values the first in reading order gets the gradient.
 pub fn max_pool(x: &Tensor, size: usize) -> Result<Tensor> {
-    if x.device().is_cpu() { x.contiguous()?.apply_op1(MaxPool { size }) } else { composed(x, size) }
-}
-
-/// The same, composed of candle's operations; equal values all get the gradient.
-pub(super) fn composed(x: &Tensor, size: usize) -> Result<Tensor> {
-    let (n, h, w, c) = x.dims4()?;
-    let (oh, ow) = (h / size, w / size);
-    x.narrow(1, 0, oh * size)?
-        .narrow(2, 0, ow * size)?
-        .contiguous()?
-        .reshape(&[n, oh, size, ow, size, c])?
-        .permute(&[0, 1, 3, 5, 2, 4][..])?
-        .contiguous()?
-        .reshape((n, oh, ow, c, size * size))?
-        .max(D::Minus1)
+    if x.device().is_cpu() { op::apply1(MaxPool { size }, x) } else { reference::max_pool(x, size) }
 }
 
 struct MaxPool {
@@ -51,8 +39,14 @@ impl Window {
         self.height * self.width * self.channels
     }
 
+    /// Height and width of the output.
+    pub(super) fn out_sides(&self) -> [usize; 2] {
+        [self.height / self.size, self.width / self.size]
+    }
+
     pub(super) fn out_len(&self) -> usize {
-        (self.height / self.size) * (self.width / self.size) * self.channels
+        let [height, width] = self.out_sides();
+        height * width * self.channels
     }
 
     #[inline(always)]
@@ -64,16 +58,16 @@ impl Window {
 
     /// The maxima of an image, and which element of its window each was.
     pub(super) fn pool(&self, image: &[f32], out: &mut [f32], chosen: &mut [u8]) {
-        wide(|| self.pool_inline(image, out, chosen));
+        with_avx2(|| self.pool_inline(image, out, chosen));
     }
 
     /// Writes each output's gradient to the element that was chosen, and zero elsewhere.
-    pub(super) fn spread(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
+    pub(super) fn unpool(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
         if !self.height.is_multiple_of(self.size) || !self.width.is_multiple_of(self.size) {
             // Some values belong to no window.
             image.fill(0.0);
         }
-        wide(|| self.spread_inline(grad, chosen, image));
+        with_avx2(|| self.unpool_inline(grad, chosen, image));
     }
 
     #[inline(always)]
@@ -122,7 +116,7 @@ impl Window {
     }
 
     #[inline(always)]
-    fn spread_inline(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
+    fn unpool_inline(&self, grad: &[f32], chosen: &[u8], image: &mut [f32]) {
         let c = self.channels;
         let mut outputs = grad.chunks_exact(c).zip(chosen.chunks_exact(c));
         for y in 0..self.height / self.size {
@@ -146,47 +140,37 @@ impl MaxPool {
     }
 }
 
-impl CustomOp1 for MaxPool {
-    fn name(&self) -> &'static str {
-        "max-pool"
+impl Kernel1 for MaxPool {
+    const NAME: &'static str = "max-pool";
+
+    fn forward(&self, x: View<'_>) -> Result<(Vec<f32>, Shape)> {
+        let (n, window) = self.window(x.shape)?;
+        let (block, image_len, out_len) = (images_per_block(n), window.image_len(), window.out_len());
+        let mut y = vec![0f32; n * out_len];
+        let blocks = y.par_chunks_mut(block * out_len).zip(x.values.par_chunks(block * image_len));
+        blocks.for_each(|(y, x)| {
+            let mut chosen = vec![0u8; out_len];
+            for (y, x) in y.chunks_exact_mut(out_len).zip(x.chunks_exact(image_len)) {
+                window.pool(x, y, &mut chosen);
+            }
+        });
+        let [height, width] = window.out_sides();
+        Ok((y, (n, height, width, window.channels).into()))
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(storage, layout)?;
-        let (n, window) = self.window(layout.shape())?;
-        let block = images_per_block(n);
-        let mut out = vec![0f32; n * window.out_len()];
-        out.par_chunks_mut(block * window.out_len()).zip(x.par_chunks(block * window.image_len())).for_each(
-            |(out, x)| {
-                let mut chosen = vec![0u8; window.out_len()];
-                for (out, x) in out.chunks_exact_mut(window.out_len()).zip(x.chunks_exact(window.image_len())) {
-                    window.pool(x, out, &mut chosen);
-                }
-            },
-        );
-        let shape = (n, window.height / self.size, window.width / self.size, window.channels);
-        Ok((CpuStorage::F32(out), shape.into()))
-    }
-
-    fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (n, window) = self.window(arg.shape())?;
-        let block = images_per_block(n);
-        let (image_len, out_len) = (window.image_len(), window.out_len());
+    fn backward(&self, x: View<'_>, grad: &[f32]) -> Result<Vec<f32>> {
+        let (n, window) = self.window(x.shape)?;
+        let (block, image_len, out_len) = (images_per_block(n), window.image_len(), window.out_len());
         let mut dx = vec![0f32; n * image_len];
-        with_values(arg, |x| {
-            with_values(grad, |grad| {
-                let blocks = dx.par_chunks_mut(block * image_len).zip(x.par_chunks(block * image_len));
-                blocks.zip(grad.par_chunks(block * out_len)).for_each(|((dx, x), grad)| {
-                    let (mut best, mut chosen) = (vec![0f32; out_len], vec![0u8; out_len]);
-                    let images = dx.chunks_exact_mut(image_len).zip(x.chunks_exact(image_len));
-                    for ((dx, x), grad) in images.zip(grad.chunks_exact(out_len)) {
-                        window.pool(x, &mut best, &mut chosen);
-                        window.spread(grad, &chosen, dx);
-                    }
-                });
-                Ok(())
-            })
-        })?;
-        Ok(Some(Tensor::from_vec(dx, arg.shape(), arg.device())?))
+        let blocks = dx.par_chunks_mut(block * image_len).zip(x.values.par_chunks(block * image_len));
+        blocks.zip(grad.par_chunks(block * out_len)).for_each(|((dx, x), grad)| {
+            let (mut best, mut chosen) = (vec![0f32; out_len], vec![0u8; out_len]);
+            let images = dx.chunks_exact_mut(image_len).zip(x.chunks_exact(image_len));
+            for ((dx, x), grad) in images.zip(grad.chunks_exact(out_len)) {
+                window.pool(x, &mut best, &mut chosen);
+                window.unpool(grad, &chosen, dx);
+            }
+        });
+        Ok(dx)
     }
 }

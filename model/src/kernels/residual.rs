@@ -1,22 +1,25 @@
-//! The basic block of a residual net (He et al. 2016, section 3.3) with group normalisation, as one operation: between its
-//! convolutions a block of images stays in the cache, and no tensor of candle's has to be made and added up.
+//! The basic block of a residual net (He et al. 2016, section 3.3) with group normalisation, as one operation:
+//! between its convolutions a block of images stays in the cache, and no tensor of candle's has to be made and added
+//! up.
 
-use super::conv::{After, Call, ConvLayer, add_blocks, conv};
+use super::blocks::{add_blocks, images_per_block, optional};
+use super::conv::{ConvNorm, ConvNormSaved, ConvShape};
+use super::elementwise::{add, add_relu, relu_backward};
 use super::matrix::transpose;
 use super::norm::Norm;
-use super::normed::Normed;
-use super::scratch::{self, Kept};
-use super::{images_per_block, slice, wide, with_values};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use super::op::{self, Args, Forward, Gradient, Kernel3, Output, View};
+use super::scratch::{self, Recycled};
+use super::unfold::Geometry;
+use super::{reference, with_avx2};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
-use std::sync::OnceLock;
 
-/// The sizes of a block that its tensors don't tell.
+/// The sizes of a residual block that its tensors don't tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Block {
+pub struct ResidualLayer {
     /// Output channels.
     pub out: usize,
-    /// Step of the first convolution and of the shortcut.
+    /// Stride of the first convolution and of the shortcut.
     pub stride: usize,
     /// Groups of channels of the norms.
     pub groups: usize,
@@ -24,288 +27,281 @@ pub struct Block {
     pub shortcut: bool,
 }
 
-/// `x`: `[n, h, w, in]`. `weights`: those of the two 3x3 convolutions and of the shortcut, each `[kernel, kernel, in, out]`,
-/// one after the other. `rest`: for each of them bias, scale and shift, `[out]` each.
-pub fn residual(x: &Tensor, weights: &Tensor, rest: &Tensor, block: Block) -> Result<Tensor> {
+/// `x`: `[n, h, w, in]`. `weights`: those of the two 3x3 convolutions and of the shortcut, each `[kernel, kernel, in,
+/// out]`, one after the other. `affine`: for each of them bias, scale and shift, `[out]` each.
+pub fn residual(x: &Tensor, weights: &Tensor, affine: &Tensor, layer: ResidualLayer) -> Result<Tensor> {
     if x.device().is_cpu() {
-        let op = Residual { block, kept: OnceLock::new() };
-        return x.contiguous()?.apply_op3(&weights.contiguous()?, &rest.contiguous()?, op);
+        return op::apply3(Residual { layer }, Args { x, weight: weights, affine });
     }
-    composed(x, weights, rest, block)
-}
-
-/// The same, composed of the operations of its layers.
-pub(super) fn composed(x: &Tensor, weights: &Tensor, rest: &Tensor, block: Block) -> Result<Tensor> {
-    let Block { out, stride, groups, shortcut } = block;
-    let inputs = x.dim(3)?;
-    let layer = |x: &Tensor, number: usize, start: usize, kernel: usize, stride: usize, relu: bool| {
-        let inputs = x.dim(3)?;
-        let weight =
-            weights.narrow(0, start, kernel * kernel * inputs * out)?.reshape((kernel, kernel, inputs, out))?;
-        let rest = rest.narrow(0, 3 * out * number, 3 * out)?;
-        let after = After::Norm { groups, relu };
-        conv(x, &weight, &rest, ConvLayer { stride, pad: kernel / 2, after, input_gradient: true }, None)
-    };
-    let y = layer(x, 0, 0, 3, stride, true)?;
-    let y = layer(&y, 1, 9 * inputs * out, 3, 1, false)?;
-    let other = if shortcut { layer(x, 2, 9 * (inputs + out) * out, 1, stride, false)? } else { x.clone() };
-    (y + other)?.relu()
+    reference::residual(x, weights, affine, layer)
 }
 
 struct Residual {
-    block: Block,
-    /// What the forward pass keeps for the backward pass.
-    kept: OnceLock<Memory>,
+    layer: ResidualLayer,
 }
 
-/// The output of each convolution and the statistics of each norm, and what goes into the second convolution.
-struct Memory {
-    raw: [Kept<f32>; 3],
-    statistics: [Kept<f32>; 3],
-    hidden: Kept<f32>,
+/// Something of each convolution of a residual block.
+#[derive(Debug, Clone, Copy)]
+struct PerConv<T> {
+    first: T,
+    second: T,
+    /// None where the shortcut is the input itself.
+    shortcut: Option<T>,
 }
 
-/// The convolutions of a block, each with its norm: the first, the second, the shortcut's.
-struct Calls {
+impl<T> PerConv<T> {
+    fn as_ref(&self) -> PerConv<&T> {
+        PerConv { first: &self.first, second: &self.second, shortcut: self.shortcut.as_ref() }
+    }
+
+    fn map<U>(self, mut f: impl FnMut(T) -> U) -> PerConv<U> {
+        PerConv { first: f(self.first), second: f(self.second), shortcut: self.shortcut.map(f) }
+    }
+
+    fn zip<U>(self, other: PerConv<U>) -> PerConv<(T, U)> {
+        PerConv {
+            first: (self.first, other.first),
+            second: (self.second, other.second),
+            shortcut: self.shortcut.zip(other.shortcut),
+        }
+    }
+
+    fn each(self) -> impl Iterator<Item = T> {
+        [self.first, self.second].into_iter().chain(self.shortcut)
+    }
+}
+
+impl PerConv<ConvNorm> {
+    /// Cuts values that lie one convolution after the other, each with as many as `len` says.
+    fn cut<'a>(&self, values: &'a [f32], len: impl Fn(&ConvNorm) -> usize) -> PerConv<&'a [f32]> {
+        let (first, others) = values.split_at(len(&self.first));
+        let (second, others) = others.split_at(len(&self.second));
+        PerConv { first, second, shortcut: self.shortcut.map(|_| others) }
+    }
+
+    /// Cuts values that will be written, likewise.
+    fn cut_mut<'a>(&self, values: &'a mut [f32], len: impl Fn(&ConvNorm) -> usize) -> PerConv<&'a mut [f32]> {
+        let (first, others) = values.split_at_mut(len(&self.first));
+        let (second, others) = others.split_at_mut(len(&self.second));
+        PerConv { first, second, shortcut: self.shortcut.map(|_| others) }
+    }
+
+    /// The convolutions with their parameters.
+    fn layers<'a>(&self, weights: &'a [f32], affine: &'a [f32]) -> PerConv<Layer<'a>> {
+        let parameters = self.cut(weights, ConvNorm::weight_len).zip(self.cut(affine, ConvNorm::affine_len));
+        self.as_ref().zip(parameters).map(|(conv_norm, (weight, affine))| Layer {
+            conv_norm: *conv_norm,
+            weight,
+            affine,
+        })
+    }
+}
+
+/// A convolution and its norm with their parameters; for the backward pass the weight is transposed.
+#[derive(Debug, Clone, Copy)]
+struct Layer<'a> {
+    conv_norm: ConvNorm,
+    weight: &'a [f32],
+    affine: &'a [f32],
+}
+
+impl Layer<'_> {
+    fn forward(&self, x: &[f32], saved: ConvNormSaved<&mut [f32]>, y: &mut [f32]) {
+        self.conv_norm.forward(Args { x, weight: self.weight, affine: self.affine }, saved, y);
+    }
+
+    fn backward(&self, x: &[f32], saved: ConvNormSaved<&[f32]>, out: Output<'_>, grads: Args<&mut [f32]>) {
+        self.conv_norm.backward(Args { x, weight: self.weight, affine: self.affine }, saved, out, grads);
+    }
+}
+
+/// The sizes of a residual block for one batch.
+struct ResidualShape {
     images: usize,
-    layers: [Normed; 3],
-    /// How many of them there are.
-    count: usize,
+    convs: PerConv<ConvNorm>,
 }
 
-impl Calls {
-    fn new(block: &Block, x: &Shape, weights: usize, rest: usize) -> Result<Self> {
-        let Block { out, stride, groups, shortcut } = *block;
-        let (images, height, width, inputs) = x.dims4()?;
-        let count = if shortcut { 3 } else { 2 };
+impl ResidualShape {
+    fn new(layer: &ResidualLayer, args: &Args<View<'_>>) -> Result<Self> {
+        let ResidualLayer { out, stride, groups, shortcut } = *layer;
+        let (images, height, width, inputs) = args.x.shape.dims4()?;
+        let (weights, affine) = (args.weight.shape.dims1()?, args.affine.shape.dims1()?);
+        let x = args.x.shape;
         if height == 0 || width == 0 || out == 0 || stride == 0 || groups == 0 || out % groups != 0 {
             candle_core::bail!("a residual block of {x:?} to {out} channels in {groups} groups is impossible")
         }
-        let layer = |sides: [usize; 4], kernel: usize, stride: usize, relu: bool| Normed {
-            conv: Call::of(images, sides, kernel, stride, kernel / 2),
-            norm: Norm { channels: out, groups, relu },
+        let norm = |relu: bool| Norm { channels: out, groups, relu };
+        let conv = |geometry: Geometry, relu: bool| ConvNorm { conv: ConvShape { images, geometry }, norm: norm(relu) };
+        let first = Geometry { height, width, channels: inputs, out, kernel: 3, stride, pad: 1 };
+        let [hidden_height, hidden_width] = [first.out_height(), first.out_width()];
+        let second = Geometry { height: hidden_height, width: hidden_width, channels: out, stride: 1, ..first };
+        let convs = PerConv {
+            first: conv(first, true),
+            second: conv(second, false),
+            shortcut: shortcut.then(|| conv(Geometry { kernel: 1, pad: 0, ..first }, false)),
         };
-        let layers = [
-            layer([height, width, inputs, out], 3, stride, true),
-            layer([height.div_ceil(stride), width.div_ceil(stride), out, out], 3, 1, false),
-            layer([height, width, inputs, out], 1, stride, false),
-        ];
-        let expected: usize = layers[..count].iter().map(|layer| layer.conv.weight_len()).sum();
+        let sum = |len: fn(&ConvNorm) -> usize| convs.as_ref().each().map(len).sum::<usize>();
         let same = shortcut || (inputs == out && stride == 1);
-        if expected != weights || rest != 3 * count * out || !same {
-            candle_core::bail!("{weights} weights and {rest} other parameters for a residual block of {x:?}")
+        if sum(ConvNorm::weight_len) != weights || sum(ConvNorm::affine_len) != affine || !same {
+            candle_core::bail!("{weights} weights and {affine} other parameters for a residual block of {x:?}")
         }
-        Ok(Self { images, layers, count })
+        Ok(Self { images, convs })
     }
 
-    /// Values of an image's output.
-    fn len(&self) -> usize {
-        self.layers[0].conv.raw_len()
-    }
-
-    /// Values that the norm of a layer leaves of an image.
-    fn statistics_len(&self) -> usize {
-        self.layers[0].norm.statistics_len()
-    }
-
-    /// The weights of each layer; nothing for a shortcut that is none.
-    fn split<'a>(&self, weights: &'a [f32]) -> [&'a [f32]; 3] {
-        let (first, others) = weights.split_at(self.layers[0].conv.weight_len());
-        let (second, shortcut) = others.split_at(self.layers[1].conv.weight_len());
-        [first, second, shortcut]
-    }
-
-    /// Bias, scale and shift of each layer, likewise.
-    fn split_rest<'a>(&self, rest: &'a [f32]) -> [&'a [f32]; 3] {
-        let (first, others) = rest.split_at(rest.len() / self.count);
-        let (second, shortcut) = others.split_at(first.len());
-        [first, second, shortcut]
+    /// Values of an image's output, and of what goes into the second convolution.
+    fn out_len(&self) -> usize {
+        self.convs.first.conv.conv_out_len()
     }
 }
 
-/// max(out + other, 0) in place.
-#[inline(always)]
-fn add_relu(out: &mut [f32], other: &[f32]) {
-    for (out, other) in out.iter_mut().zip(other) {
-        let sum = *out + other;
-        // Written so that NaN stays NaN.
-        *out = if sum <= 0.0 { 0.0 } else { sum };
+/// What the forward pass leaves for the backward pass.
+struct Saved {
+    convs: PerConv<ConvNormSaved<Recycled<f32>>>,
+    /// What goes into the second convolution.
+    hidden: Recycled<f32>,
+}
+
+impl Saved {
+    fn take(shape: &ResidualShape) -> Self {
+        Self {
+            convs: shape.convs.map(|conv| conv.take(shape.images)),
+            hidden: Recycled::take(shape.images * shape.out_len()),
+        }
+    }
+
+    /// What each block of so many images writes.
+    fn blocks_mut(
+        &mut self,
+        shape: &ResidualShape,
+        block: usize,
+    ) -> impl IndexedParallelIterator<Item = SavedBlock<'_>> {
+        let PerConv { first, second, shortcut } = &mut self.convs;
+        let (of_first, of_second) =
+            (first.blocks_mut(&shape.convs.first, block), second.blocks_mut(&shape.convs.second, block));
+        let of_shortcut = shortcut.as_mut().zip(shape.convs.shortcut.as_ref());
+        let of_shortcut = of_shortcut.map(|(saved, conv)| saved.blocks_mut(conv, block));
+        let hidden = self.hidden.par_chunks_mut(block * shape.out_len());
+        let convs = of_first.zip(of_second).zip(optional(of_shortcut, shape.images.div_ceil(block)));
+        let convs = convs.map(|((first, second), shortcut)| PerConv { first, second, shortcut });
+        convs.zip(hidden).map(|(convs, hidden)| SavedBlock { convs, hidden })
     }
 }
 
-#[inline(always)]
-fn pass(grad: &[f32], res: &[f32], passed: &mut [f32]) {
-    for (passed, (grad, res)) in passed.iter_mut().zip(grad.iter().zip(res)) {
-        *passed = if *res <= 0.0 { 0.0 } else { *grad };
-    }
+/// What is saved of a block of images, while it is written.
+struct SavedBlock<'a> {
+    convs: PerConv<ConvNormSaved<&'a mut [f32]>>,
+    hidden: &'a mut [f32],
 }
 
-#[inline(always)]
-fn add(to: &mut [f32], from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += from;
-    }
-}
-
-/// One block of images: its pieces of what the backward pass reads and writes.
-struct Piece<'a> {
+/// A block of images in the backward pass.
+struct BackwardBlock<'a> {
     x: &'a [f32],
-    res: &'a [f32],
-    grad: &'a [f32],
-    /// The first image's number.
-    start: usize,
+    hidden: &'a [f32],
+    saved: PerConv<ConvNormSaved<&'a [f32]>>,
+    out: Output<'a>,
+}
+
+/// Where the gradients of a block of images go.
+struct BlockGrads<'a> {
     dx: &'a mut [f32],
-    d_weights: &'a mut [f32],
-    d_rest: &'a mut [f32],
+    /// Of each convolution's weight and affine parameters.
+    parameters: PerConv<(&'a mut [f32], &'a mut [f32])>,
 }
 
-impl Residual {
-    fn forward(&self, calls: &Calls, [x, weights, rest]: [&[f32]; 3]) -> (Vec<f32>, Memory) {
-        let (images, len, of_norm) = (calls.images, calls.len(), calls.statistics_len());
-        let block = images_per_block(images);
-        let has = |number: usize| if number < calls.count { images } else { 0 };
-        let mut memory = Memory {
-            raw: [0, 1, 2].map(|i| Kept::take(has(i) * len)),
-            statistics: [0, 1, 2].map(|i| Kept::take(has(i) * of_norm)),
-            hidden: Kept::take(images * len),
-        };
-        let mut out = vec![0f32; images * len];
+impl Kernel3 for Residual {
+    const NAME: &'static str = "residual";
+    type Saved = Saved;
+
+    fn forward(&self, args: Args<View<'_>>) -> Result<Forward<Saved>> {
+        let shape = ResidualShape::new(&self.layer, &args)?;
+        let Args { x, weight: weights, affine } = args.map(|arg| arg.values);
+        let (images, block, len) = (shape.images, images_per_block(shape.images), shape.out_len());
         let image_len = x.len() / images.max(1);
-        let ([w1, w2, w3], [r1, r2, r3]) = (calls.split(weights), calls.split_rest(rest));
-        let Memory { raw: [raw1, raw2, raw3], statistics: [of1, of2, of3], hidden } = &mut memory;
-        let mut pieces3: Vec<[&mut [f32]; 2]> =
-            raw3.chunks_mut(block * len).zip(of3.chunks_mut(block * of_norm)).map(|(raw, of)| [raw, of]).collect();
-        pieces3.resize_with(images.div_ceil(block), || [&mut [], &mut []]);
-        let kept = raw1.par_chunks_mut(block * len).zip(of1.par_chunks_mut(block * of_norm));
-        let kept = kept.zip(raw2.par_chunks_mut(block * len).zip(of2.par_chunks_mut(block * of_norm)));
-        let kept = kept.zip(pieces3).zip(hidden.par_chunks_mut(block * len));
-        let work = x.par_chunks(block * image_len).zip(out.par_chunks_mut(block * len)).zip(kept);
-        let [first, second, third] = &calls.layers;
-        work.for_each(|((x, out), ((((raw1, of1), (raw2, of2)), kept3), hidden))| {
-            first.forward(x, w1, r1, [raw1, of1], hidden);
-            second.forward(hidden, w2, r2, [raw2, of2], out);
-            if calls.count < 3 {
-                return wide(|| add_relu(out, x));
+        let layers = shape.convs.layers(weights, affine);
+        let mut saved = Saved::take(&shape);
+        let mut y = vec![0f32; images * len];
+        let outputs = y.par_chunks_mut(block * len).zip(saved.blocks_mut(&shape, block));
+        x.par_chunks(block * image_len).zip(outputs).for_each(|(x, (y, saved))| forward_block(&layers, x, saved, y));
+        let [height, width] = shape.convs.first.conv.out_sides();
+        Ok(Forward { y, shape: (images, height, width, self.layer.out).into(), saved })
+    }
+
+    fn backward(&self, args: Args<View<'_>>, saved: &Saved, out: Output<'_>) -> Result<Args<Gradient>> {
+        let shape = ResidualShape::new(&self.layer, &args)?;
+        let Args { x, weight: weights, affine } = args.map(|arg| arg.values);
+        let (convs, block, len) = (&shape.convs, images_per_block(shape.images), shape.out_len());
+        let (blocks, image_len) = (shape.images.div_ceil(block), x.len() / shape.images.max(1));
+        let mut dx = vec![0f32; x.len()];
+        let lens = [blocks * weights.len(), blocks * affine.len(), weights.len()];
+        let [d_weights, d_affine] = scratch::with(lens, |[d_weights, d_affine, transposed]| {
+            d_affine.fill(0.0);
+            let pairs = convs.cut(weights, ConvNorm::weight_len).zip(convs.cut_mut(transposed, ConvNorm::weight_len));
+            for (weight, transposed) in pairs.each() {
+                transpose(weight, self.layer.out, transposed);
             }
-            scratch::with([out.len()], |[other]| {
-                third.forward(x, w3, r3, kept3, other);
-                wide(|| add_relu(out, other));
+            let layers = convs.layers(transposed, affine);
+            let inputs = x.par_chunks(block * image_len).zip(saved.hidden.par_chunks(block * len));
+            let outputs = out.y.par_chunks(block * len).zip(out.grad.par_chunks(block * len));
+            let sums = d_weights.par_chunks_mut(weights.len()).zip(d_affine.par_chunks_mut(affine.len()));
+            let gradients = dx.par_chunks_mut(block * image_len).zip(sums);
+            let work = inputs.zip(outputs).zip(gradients).enumerate();
+            work.for_each(|(number, (((x, hidden), (y, grad)), (dx, (d_weights, d_affine))))| {
+                let (start, count) = (number * block, x.len() / image_len);
+                let saved = saved.convs.as_ref().zip(convs.as_ref());
+                let saved = saved.map(|(saved, conv)| saved.images(conv, start, count));
+                let d_weights = convs.cut_mut(d_weights, ConvNorm::weight_len);
+                let parameters = d_weights.zip(convs.cut_mut(d_affine, ConvNorm::affine_len));
+                let block = BackwardBlock { x, hidden, saved, out: Output { y, grad } };
+                backward_block(&layers, block, BlockGrads { dx, parameters });
             });
-        });
-        (out, memory)
-    }
-
-    /// The gradients of the weights and of the rest; that of the input goes to `dx`.
-    fn backward(
-        &self,
-        calls: &Calls,
-        [x, weights, rest]: [&[f32]; 3],
-        [res, grad]: [&[f32]; 2],
-        dx: &mut [f32],
-    ) -> Result<(Vec<f32>, Vec<f32>)> {
-        let Some(memory) = self.kept.get() else { candle_core::bail!("backward before forward") };
-        let (images, len) = (calls.images, calls.len());
-        let block = images_per_block(images);
-        let (blocks, image_len) = (images.div_ceil(block), x.len() / images.max(1));
-        scratch::with(
-            [blocks * weights.len(), blocks * rest.len(), weights.len()],
-            |[d_weights, d_rest, transposed]| {
-                d_rest.fill(0.0);
-                let mut at = 0;
-                for weight in calls.split(weights) {
-                    transpose(weight, self.block.out, &mut transposed[at..at + weight.len()]);
-                    at += weight.len();
-                }
-                let transposed = &*transposed;
-                let sums = d_weights.par_chunks_mut(weights.len()).zip(d_rest.par_chunks_mut(rest.len()));
-                let inputs = x.par_chunks(block * image_len).zip(dx.par_chunks_mut(block * image_len));
-                let outputs = res.par_chunks(block * len).zip(grad.par_chunks(block * len));
-                let work = inputs.zip(outputs).zip(sums).enumerate();
-                work.for_each(|(number, (((x, dx), (res, grad)), (d_weights, d_rest)))| {
-                    let piece = Piece { x, res, grad, start: number * block, dx, d_weights, d_rest };
-                    backward_piece(calls, memory, [transposed, rest], piece);
-                });
-                let (mut of_weights, mut of_rest) = (vec![0f32; weights.len()], vec![0f32; rest.len()]);
-                add_blocks(d_weights, &mut of_weights);
-                add_blocks(d_rest, &mut of_rest);
-                Ok((of_weights, of_rest))
-            },
-        )
-    }
-}
-
-fn backward_piece(calls: &Calls, memory: &Memory, [transposed, rest]: [&[f32]; 2], piece: Piece<'_>) {
-    let Piece { x, res, grad, start, dx, d_weights, d_rest } = piece;
-    let (len, of_norm) = (calls.len(), calls.statistics_len());
-    let ([w1, w2, w3], [r1, r2, r3]) = (calls.split(transposed), calls.split_rest(rest));
-    let (dw1, others) = d_weights.split_at_mut(w1.len());
-    let (dw2, dw3) = others.split_at_mut(w2.len());
-    let (dr1, others) = d_rest.split_at_mut(r1.len());
-    let (dr2, dr3) = others.split_at_mut(r2.len());
-    let hidden = &memory.hidden[start * len..][..grad.len()];
-    let kept = |number: usize| [&memory.raw[number][start * len..], &memory.statistics[number][start * of_norm..]];
-    let ([raw1, of1], [raw2, of2]) = (kept(0), kept(1));
-    let [first, second, third] = &calls.layers;
-    let of_shortcut = if calls.count < 3 { 0 } else { dx.len() };
-    scratch::with([grad.len(), grad.len(), of_shortcut], |[passed, d_hidden, other]| {
-        wide(|| pass(grad, res, passed));
-        // The second and the third norm are not rectified themselves, so their outputs don't matter.
-        second.backward([hidden, w2, r2], [raw2, of2, raw2, passed], [d_hidden, dw2, dr2]);
-        first.backward([x, w1, r1], [raw1, of1, hidden, d_hidden], [&mut *dx, dw1, dr1]);
-        if calls.count < 3 {
-            return wide(|| add(dx, passed));
-        }
-        let [raw3, of3] = kept(2);
-        third.backward([x, w3, r3], [raw3, of3, raw3, passed], [&mut *other, dw3, dr3]);
-        wide(|| add(dx, other));
-    });
-}
-
-impl CustomOp3 for Residual {
-    fn name(&self) -> &'static str {
-        "residual"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let calls = Calls::new(&self.block, l1.shape(), l2.shape().dims1()?, l3.shape().dims1()?)?;
-        let (out, memory) = self.forward(&calls, [slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?]);
-        // An operation runs forward once; were it to run again, what it keeps would be the same.
-        let _ = self.kept.set(memory);
-        let [height, width] = calls.layers[0].conv.out_sides();
-        Ok((CpuStorage::F32(out), (calls.images, height, width, self.block.out).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weights: &Tensor,
-        rest: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let calls = Calls::new(&self.block, x.shape(), weights.dims1()?, rest.dims1()?)?;
-        let mut dx = vec![0f32; x.elem_count()];
-        let mut run = |x: &[f32], weights: &[f32], rest: &[f32], res: &[f32], grad: &[f32]| {
-            self.backward(&calls, [x, weights, rest], [res, grad], &mut dx)
-        };
-        let (d_weights, d_rest) = with_values(x, |x| {
-            with_values(weights, |weights| {
-                with_values(rest, |rest| {
-                    with_values(res, |res| with_values(grad, |grad| run(x, weights, rest, res, grad)))
-                })
+            [(d_weights, weights.len()), (d_affine, affine.len())].map(|(sums, len)| {
+                let mut totals = vec![0f32; len];
+                add_blocks(sums, &mut totals);
+                Some(totals)
             })
-        })?;
-        let device = x.device();
-        let dx = Tensor::from_vec(dx, x.shape(), device)?;
-        let d_weights = Tensor::from_vec(d_weights, weights.shape(), device)?;
-        Ok((Some(dx), Some(d_weights), Some(Tensor::from_vec(d_rest, rest.shape(), device)?)))
+        });
+        Ok(Args { x: Some(dx), weight: d_weights, affine: d_affine })
     }
+}
+
+fn forward_block(layers: &PerConv<Layer<'_>>, x: &[f32], saved: SavedBlock<'_>, y: &mut [f32]) {
+    let SavedBlock { convs, hidden } = saved;
+    layers.first.forward(x, convs.first, hidden);
+    layers.second.forward(hidden, convs.second, y);
+    match layers.shortcut.zip(convs.shortcut) {
+        None => with_avx2(|| add_relu(y, x)),
+        Some((shortcut, saved)) => scratch::with([y.len()], |[other]| {
+            shortcut.forward(x, saved, other);
+            with_avx2(|| add_relu(y, other));
+        }),
+    }
+}
+
+fn backward_block(layers: &PerConv<Layer<'_>>, block: BackwardBlock<'_>, grads: BlockGrads<'_>) {
+    let BackwardBlock { x, hidden, saved, out } = block;
+    let BlockGrads { dx, parameters } = grads;
+    let shortcut_len = if layers.shortcut.is_some() { dx.len() } else { 0 };
+    scratch::with([out.grad.len(), out.grad.len(), shortcut_len], |[passed, d_hidden, other]| {
+        with_avx2(|| relu_backward(out, passed));
+        let passed = &*passed;
+        // The second norm and the shortcut's are not rectified themselves, so their outputs don't matter.
+        let after_norm = |conv_out| Output { y: conv_out, grad: passed };
+        let (weight, affine) = parameters.second;
+        layers.second.backward(
+            hidden,
+            saved.second,
+            after_norm(saved.second.conv_out),
+            Args { x: &mut *d_hidden, weight, affine },
+        );
+        let (weight, affine) = parameters.first;
+        let of_hidden = Output { y: hidden, grad: d_hidden };
+        layers.first.backward(x, saved.first, of_hidden, Args { x: &mut *dx, weight, affine });
+        match layers.shortcut.zip(saved.shortcut).zip(parameters.shortcut) {
+            None => with_avx2(|| add(dx, passed)),
+            Some(((shortcut, saved), (weight, affine))) => {
+                shortcut.backward(x, saved, after_norm(saved.conv_out), Args { x: &mut *other, weight, affine });
+                with_avx2(|| add(dx, other));
+            }
+        }
+    });
 }

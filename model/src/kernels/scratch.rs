@@ -28,14 +28,14 @@ pub(crate) fn with<const N: usize, T>(lens: [usize; N], work: impl FnOnce([&mut 
     result
 }
 
-/// A buffer that lives from a forward pass to its backward pass; its memory goes to the next one of its kind. Its contents
-/// are whatever was left there, until they are written.
+/// A buffer that lives from a forward pass to its backward pass; its memory goes to the next one of its kind. Its
+/// contents are whatever was left there, until they are written.
 #[derive(Debug)]
-pub(super) struct Kept<T: Element>(Vec<T>);
+pub(super) struct Recycled<T: Element>(Vec<T>);
 
-/// What buffers are kept of.
+/// What recycled buffers hold.
 pub(super) trait Element: Copy + Default + Send + 'static {
-    /// Buffers of it that nobody holds.
+    /// Buffers of it that wait for their next use.
     fn pool() -> &'static Mutex<Vec<Vec<Self>>>;
 }
 
@@ -56,11 +56,11 @@ impl Element for u8 {
     }
 }
 
-impl<T: Element> Kept<T> {
+impl<T: Element> Recycled<T> {
     /// A buffer of this length.
     pub(super) fn take(len: usize) -> Self {
         let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);
-        // The smallest that is large enough, and none that is far too large: those stay for who needs them.
+        // The smallest that is large enough, and none that is far too large: those stay for the kernels that need them.
         let fits = |capacity: usize| capacity >= len && capacity / 2 <= len;
         let fitting = pool.iter().enumerate().filter(|(_, buffer)| fits(buffer.capacity()));
         let best = fitting.min_by_key(|(_, buffer)| buffer.capacity()).map(|(place, _)| place);
@@ -71,18 +71,18 @@ impl<T: Element> Kept<T> {
     }
 }
 
-impl<T: Element> Drop for Kept<T> {
+impl<T: Element> Drop for Recycled<T> {
     fn drop(&mut self) {
         let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);
         if pool.len() >= WAITING_MAX {
-            // The oldest, which nobody has wanted for the longest time.
+            // The oldest: it has gone unused for the longest time.
             pool.remove(0);
         }
         pool.push(std::mem::take(&mut self.0));
     }
 }
 
-impl<T: Element> std::ops::Deref for Kept<T> {
+impl<T: Element> std::ops::Deref for Recycled<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -90,7 +90,7 @@ impl<T: Element> std::ops::Deref for Kept<T> {
     }
 }
 
-impl<T: Element> std::ops::DerefMut for Kept<T> {
+impl<T: Element> std::ops::DerefMut for Recycled<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.0
     }

@@ -3,14 +3,14 @@
 //! A row of the unfolded image holds what one output position sees: `kernel` runs of `kernel * channels` values, each
 //! contiguous in the padded image.
 
-use super::wide;
+use super::with_avx2;
 
 /// Values copied at once. A run's last copy may reach past its end, into what is written next; hence [`SLACK`].
 const CHUNK: usize = 16;
 /// Values that the buffers must have beyond their contents.
 pub(super) const SLACK: usize = CHUNK;
 
-/// The sizes of a convolution.
+/// The sizes of a convolution of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub(crate) height: usize,
@@ -89,7 +89,7 @@ pub(super) fn crop(padded: &[f32], image: &mut [f32], g: &Geometry) {
 
 /// Writes the window of every position, `[position, kernel y, kernel x, channel]`; `windows` has [`SLACK`] values more.
 pub(super) fn unfold(padded: &[f32], windows: &mut [f32], g: &Geometry) {
-    wide(|| unfold_inline(padded, windows, g));
+    with_avx2(|| unfold_inline(padded, windows, g));
 }
 
 #[inline(always)]
@@ -125,7 +125,7 @@ fn copy_chunks(from: &[f32], to: &mut [f32], run: usize) {
 /// The adjoint of [`unfold`]: adds every window to where it came from.
 pub(super) fn fold(windows: &[f32], padded: &mut [f32], g: &Geometry) {
     padded.fill(0.0);
-    wide(|| fold_inline(windows, padded, g));
+    with_avx2(|| fold_inline(windows, padded, g));
 }
 
 #[inline(always)]

@@ -44,10 +44,10 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), Coded> {
     let lines: Vec<Line> = paceline_model::partition(labels, classes, parts, &plan.partition, plan.seed)
         .iter()
         .enumerate()
-        .map(|(index, places)| {
+        .map(|(part, indices)| {
             let mut counts = vec![0u64; classes];
-            places.iter().for_each(|&place| counts[usize::from(labels[place as usize])] += 1);
-            Line { part: format!("{}/{parts}", index + 1), images: places.len() as u64, labels: counts }
+            indices.iter().for_each(|&index| counts[usize::from(labels[index as usize])] += 1);
+            Line { part: format!("{}/{parts}", part + 1), images: indices.len() as u64, labels: counts }
         })
         .collect();
     match format {

@@ -1,10 +1,10 @@
 //! Losses and gradients of whole nets against those that PyTorch computes in double precision
 //! (`model/tests/fixtures/make.py`).
 
-use super::loss::cross_entropy;
+use crate::kernels::loss::cross_entropy;
 use crate::net::{Mode, Model};
+use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::spec::{Layer, NetSpec};
-use crate::stream::{Key, Purpose, Stream};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
@@ -62,7 +62,7 @@ fn net(name: &str) -> ([usize; 4], usize, Vec<Layer>) {
 #[test]
 fn losses_and_gradients_are_those_of_pytorch() {
     let fixtures: Fixtures =
-        serde_json::from_str(include_str!("../../tests/fixtures/pytorch.json")).expect("the script wrote it");
+        serde_json::from_str(include_str!("../../../tests/fixtures/pytorch.json")).expect("the script wrote it");
     assert_eq!(fixtures.nets.len(), 4);
     for Net { name, loss, gradients } in fixtures.nets {
         let ([n, h, w, c], classes, layers) = net(&name);
@@ -76,7 +76,8 @@ fn losses_and_gradients_are_those_of_pytorch() {
         let pixels: Vec<f32> = (0..(n * h * w * c) as u64).map(|index| value(0, index)).collect();
         let x = Tensor::from_vec(pixels, (n, h, w, c), &Device::Cpu).and_then(|x| x.permute((0, 3, 1, 2)));
         let labels: Vec<u16> = (0..n).map(|i| (i * 7 % classes) as u16).collect();
-        let mut stream = Stream::new(&Key { seed: 0, round: 0, node: &[], purpose: Purpose::Dropout, index: 0 });
+        let mut stream =
+            RandomStream::new(&StreamKey { seed: 0, round: 0, node: &[], purpose: Purpose::Dropout, index: 0 });
         let found = x
             .and_then(|x| cross_entropy(&model.forward(&x, Mode::Train(&mut stream))?, &labels))
             .expect("the shapes fit");

@@ -1,6 +1,6 @@
 //! Repeatable randomness: ChaCha20 streams, each keyed by what its numbers are for.
 //!
-//! A stream is a function of (seed, round, node key, purpose, index) alone, so an experiment repeats whatever the order
+//! A stream is a function of (seed, round, node key, purpose, index), so an experiment repeats whatever the order
 //! in which its parts run. The draws (floats, bounded integers, shuffles) are written out here: a new version of a
 //! random number crate can't change a result.
 
@@ -13,7 +13,7 @@ const CONTEXT: &str = "paceline model stream v1";
 /// What the numbers of a stream are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Initial values; the index is the parameter's place in the net.
+    /// Initial values; the index is the parameter's number in the net.
     Init,
     /// The order in which an epoch visits the images; the index is the epoch.
     Shuffle,
@@ -40,16 +40,16 @@ impl Purpose {
     }
 }
 
-/// What a stream is keyed by.
+/// What a stream is a function of: equal keys give equal numbers, different keys unrelated ones.
 #[derive(Debug, Clone, Copy)]
-pub struct Key<'a> {
-    /// The run's seed.
+pub struct StreamKey<'a> {
+    /// The run's seed, the same on every node.
     pub seed: u64,
     /// The round, from 1; 0 for what belongs to no round.
     pub round: u64,
     /// The node key (design 4.8); empty for what is the same on every node.
     pub node: &'a [u8],
-    /// What the numbers are for.
+    /// The use of the numbers.
     pub purpose: Purpose,
     /// Tells streams of one purpose apart.
     pub index: u64,
@@ -57,11 +57,11 @@ pub struct Key<'a> {
 
 /// A stream of random numbers.
 #[derive(Debug, Clone)]
-pub struct Stream(ChaCha20Rng);
+pub struct RandomStream(ChaCha20Rng);
 
-impl Stream {
+impl RandomStream {
     /// The stream of a key, from its beginning.
-    pub fn new(key: &Key<'_>) -> Self {
+    pub fn new(key: &StreamKey<'_>) -> Self {
         let mut hash = blake3::Hasher::new_derive_key(CONTEXT);
         hash.update(&key.seed.to_le_bytes());
         hash.update(&key.round.to_le_bytes());
@@ -129,21 +129,21 @@ impl Stream {
 mod tests {
     use super::*;
 
-    fn stream(index: u64) -> Stream {
-        Stream::new(&Key { seed: 7, round: 1, node: b"node", purpose: Purpose::Shuffle, index })
+    fn stream(index: u64) -> RandomStream {
+        RandomStream::new(&StreamKey { seed: 7, round: 1, node: b"node", purpose: Purpose::Shuffle, index })
     }
 
     #[test]
     fn a_stream_repeats_and_every_field_of_its_key_changes_it() {
-        let key = Key { seed: 7, round: 1, node: b"node", purpose: Purpose::Shuffle, index: 0 };
-        let first = |key: &Key<'_>| Stream::new(key).bits();
+        let key = StreamKey { seed: 7, round: 1, node: b"node", purpose: Purpose::Shuffle, index: 0 };
+        let first = |key: &StreamKey<'_>| RandomStream::new(key).bits();
         assert_eq!(first(&key), first(&key));
         let others = [
-            Key { seed: 8, ..key },
-            Key { round: 2, ..key },
-            Key { node: b"edon", ..key },
-            Key { purpose: Purpose::Augment, ..key },
-            Key { index: 1, ..key },
+            StreamKey { seed: 8, ..key },
+            StreamKey { round: 2, ..key },
+            StreamKey { node: b"edon", ..key },
+            StreamKey { purpose: Purpose::Augment, ..key },
+            StreamKey { index: 1, ..key },
         ];
         for other in &others {
             assert_ne!(first(&key), first(other), "{other:?}");

@@ -1,5 +1,5 @@
-//! The local optimiser: mini-batch SGD with FedProx's pull, clipping, weight decay, SCAFFOLD's correction and momentum, in
-//! this order, anew each round.
+//! The local optimiser: mini-batch SGD with FedProx's pull, clipping, weight decay, SCAFFOLD's correction and
+//! momentum, in this order, anew each round.
 
 use crate::kernels::sgd;
 use crate::net::Model;
@@ -8,7 +8,7 @@ use crate::weights;
 use candle_core::{Tensor, Var};
 
 /// What one client's steps of one round have in common.
-pub(crate) struct Descent {
+pub(crate) struct LocalOptimizer {
     lr: f64,
     momentum: f64,
     weight_decay: f64,
@@ -21,7 +21,7 @@ pub(crate) struct Descent {
     correction: Vec<Tensor>,
 }
 
-impl Descent {
+impl LocalOptimizer {
     /// For one round of training from the model's present weights.
     pub(crate) fn new(model: &Model, job: &TrainJob<'_>) -> candle_core::Result<Self> {
         let config = job.config;
@@ -80,8 +80,8 @@ impl Descent {
         Ok(())
     }
 
-    /// What the gradients are multiplied by so that their norm, taken over all of them, stays within bounds (Pascanu et al.
-    /// 2013, section 3.2).
+    /// What the gradients are multiplied by so that their norm, taken over all of them, stays within bounds (Pascanu
+    /// et al. 2013, section 3.2).
     fn clip_factor(&self, gradients: &[(usize, &Var, Tensor)]) -> candle_core::Result<f64> {
         if self.clip_norm == 0.0 {
             return Ok(1.0);
