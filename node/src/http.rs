@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::driver::Shared;
 use crate::net::Network;
+use crate::report::{MemberStatus, Peer};
 
 /// The header that commands need.
 pub const COMMAND_HEADER: &str = "x-paceline";
@@ -80,14 +81,11 @@ async fn rounds(State(api): State<Api>) -> Response {
 async fn peers(State(api): State<Api>) -> Response {
     let connected = api.network.peers();
     let roster = api.shared.status().map(|s| s.roster).unwrap_or_default();
-    let peers = roster.into_iter().map(|member| {
+    let peer = |member: MemberStatus| {
         let addresses = connected.iter().find(|(node, _)| node.to_string() == member.node_id).map(|(_, a)| a);
-        let addresses: Vec<String> = addresses.into_iter().flatten().map(ToString::to_string).collect();
-        let mut peer = serde_json::json!(member);
-        peer["addresses"] = serde_json::json!(addresses);
-        peer
-    });
-    Json(peers.collect::<Vec<_>>()).into_response()
+        Peer { member, addresses: addresses.into_iter().flatten().map(ToString::to_string).collect() }
+    };
+    Json(roster.into_iter().map(peer).collect::<Vec<_>>()).into_response()
 }
 
 async fn ticket(State(api): State<Api>) -> Response {

@@ -22,10 +22,11 @@ use super::read::{find_home, known_addresses, run_file};
 use super::{Coded, DeviceKind, Exit, JoinOptions, cores};
 use crate::blobs::BlobStore;
 use crate::console;
-use crate::driver::{self, Driver, INPUTS_MAX, Parts, Shared, input_of, input_of_write};
+use crate::driver::{Driver, INPUTS_MAX, Parts, Shared, input_of, input_of_write};
 use crate::http::{self, Api};
 use crate::learn::{Averager, Controls, Material, Plan, PlanError, StateCheck, Trainer};
 use crate::net::{NetOptions, Network};
+use crate::report::{LEFT, NodeInfo};
 use crate::store::{Database, Home, Writer};
 
 /// How long a run file is looked for with a ticket.
@@ -76,8 +77,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
     let database = Arc::new(Database::open(&home.database(), run_file.run_id())?);
     let recovered = database.recover(blobs.whole())?;
     if recovered.left {
-        let error = anyhow!("this node left the run for good; join anew with another --home");
-        return Err(error.into());
+        return Err(anyhow!(LEFT).into());
     }
     let rows = database.rows()?;
 
@@ -113,8 +113,8 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cod
     let averager = Averager::start(plan.rule, plan.parameters, blobs.clone(), move |input| {
         let _ = tell.blocking_send(input);
     });
-    let about = driver::about(run_file.run_id(), &run_file.run.name, run_file.run.rounds, &config);
-    let shared = Arc::new(Shared::new(about, rows, trainer.progress()));
+    let info = NodeInfo::of(&run_file, &config.name, part);
+    let shared = Arc::new(Shared::new(info, rows, trainer.progress()));
 
     home.write("http", listener.local_addr()?.to_string().as_bytes())?;
     let api = Api {

@@ -8,14 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use comfy_table::{ContentArrangement, Table, presets};
 use paceline_bootstrap::Ticket;
-use paceline_protocol::roster::Roster;
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Identity, NodeId};
 use serde::de::DeserializeOwned;
 
 use super::{Coded, Exit, Format, Which, print};
 use crate::http::COMMAND_HEADER;
-use crate::report::{self, MemberStatus, Round, Status};
+use crate::report::{Peer, Round, Status};
 use crate::store::{Database, Home, HomeError, HomeLock, Row};
 
 /// A node on this machine answers at once; whatever takes longer is no node.
@@ -138,58 +137,13 @@ fn has_left(home: &Home) -> Result<bool, Coded> {
     })
 }
 
-/// Why a home's node does not run, and what to do: `state` and `reason` of `status`.
-fn why_stopped(home: &Home) -> Result<(&'static str, String), Coded> {
-    Ok(if has_left(home)? {
-        ("left", "this node left the run for good; join anew with another --home".to_owned())
-    } else {
-        ("stopped", format!("the node does not run; go on with: paceline join --home {}", home.dir().display()))
-    })
-}
-
 /// The status of a home whose node does not run.
 fn stopped(home: &Home) -> Result<Status, Coded> {
     let run_file = run_file(home)?;
     let rows = rows(home)?;
     let me = node_id(home)?;
     let me = me.with_context(|| format!("{} has no identity yet: its node was never started", home.dir().display()))?;
-    let roster = rows.iter().fold(Roster::default(), |roster, row| row.committed.record.roster_after(&roster));
-    let member = |m: &paceline_protocol::roster::Member| MemberStatus {
-        node_id: m.node.to_string(),
-        name: m.name.clone(),
-        state: "unknown".into(),
-        reachable: false,
-        silent_ms: None,
-        part: m.part.map(|p| p.to_string()),
-    };
-    let own = roster.get(me);
-    let (state, reason) = why_stopped(home)?;
-    let head = rows.last().map(|r| &r.committed.record);
-    Ok(Status {
-        run_id: run_file.run_id().to_string(),
-        run_name: run_file.run.name.clone(),
-        node_id: me.to_string(),
-        name: own.map(|m| m.name.clone()).unwrap_or_default(),
-        round: rows.len() as u64,
-        rounds: run_file.run.rounds,
-        trained: rows.iter().filter(|r| !r.committed.record.contributions.is_empty()).count() as u64,
-        attempt: 0,
-        phase: if head.is_some_and(|h| h.kind.name() == "closing") { "done" } else { "stopped" }.into(),
-        coordinator: None,
-        is_coordinator: false,
-        state: state.into(),
-        reason: Some(reason),
-        quorum: roster.quorum(),
-        genesis: rows.first().map(|r| r.committed.record.hash().to_string()),
-        fork: None,
-        part: own.and_then(|m| m.part).map(|p| p.to_string()),
-        model_hash: head.map(|h| h.model.id.to_string()),
-        roster: roster.members().iter().map(member).collect(),
-        participants: Vec::new(),
-        last_commit: report::last_commit(&rows),
-        training: None,
-        refused: Default::default(),
-    })
+    Ok(Status::stopped(&run_file, me, &rows, home.dir(), has_left(home)?))
 }
 
 fn look(from: &Which) -> Result<Status, Coded> {
@@ -304,7 +258,7 @@ pub(crate) fn rounds_of(home: &Path) -> anyhow::Result<Vec<Round>> {
 fn look_at_rounds(from: &Which) -> Result<Vec<Round>, Coded> {
     match source(from)? {
         Source::Running { url } => Ok(get(&url, "/rounds")?),
-        Source::Stopped { home } => Ok(report::rounds(&rows(&home)?)),
+        Source::Stopped { home } => Ok(Round::committed(&rows(&home)?)),
     }
 }
 
@@ -354,25 +308,24 @@ pub(crate) fn rounds_table(rounds: &[Round]) -> Table {
 }
 
 pub(super) fn peers(from: &Which, format: Format) -> Result<(), Coded> {
-    let peers: Vec<serde_json::Value> = match source(from)? {
+    let peers: Vec<Peer> = match source(from)? {
         Source::Running { url } => get(&url, "/peers")?,
-        Source::Stopped { home } => stopped(&home)?.roster.iter().map(|m| serde_json::json!(m)).collect(),
+        Source::Stopped { home } => {
+            let unreached = |member| Peer { member, addresses: Vec::new() };
+            stopped(&home)?.roster.into_iter().map(unreached).collect()
+        }
     };
     if format == Format::Json {
         print(&serde_json::to_string(&peers)?);
         return Ok(());
     }
     let mut table = table(&["node", "name", "does", "reachable", "addresses"]);
-    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
-    for peer in &peers {
-        let addresses =
-            peer["addresses"].as_array().map(|a| a.iter().map(text).collect::<Vec<_>>()).unwrap_or_default();
-        let reachable = if peer["reachable"].as_bool() == Some(true) { "yes" } else { "no" };
+    for Peer { member, addresses } in &peers {
         table.add_row([
-            short(&text(&peer["node_id"])),
-            text(&peer["name"]),
-            text(&peer["state"]),
-            reachable.into(),
+            short(&member.node_id),
+            member.name.clone(),
+            member.state.clone(),
+            if member.reachable { "yes" } else { "no" }.into(),
             addresses.first().cloned().unwrap_or_default(),
         ]);
     }

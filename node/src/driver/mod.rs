@@ -21,7 +21,6 @@ use tokio::time::Instant;
 use crate::blobs::{BlobStore, serve};
 use crate::learn::{Averager, Job, Outcome, StateCheck, Trainer};
 use crate::net::{NetEvent, Network};
-use crate::report::About;
 use crate::store::{Home, Row, Writer};
 
 use fetches::Fetches;
@@ -325,16 +324,5 @@ impl Driver {
                 tracing::debug!("{error}");
             }
         });
-    }
-}
-
-/// What is fixed about a node, for its status.
-pub fn about(run_id: Hash, run_name: &str, rounds: u64, config: &Config) -> About {
-    About {
-        run_id: run_id.to_string(),
-        run_name: run_name.to_owned(),
-        rounds,
-        name: config.name.clone(),
-        part: config.part.map(|p| p.to_string()),
     }
 }

@@ -8,7 +8,7 @@ use paceline_protocol::machine::{Event, View};
 use tokio::sync::{broadcast, watch};
 
 use crate::learn::Progress;
-use crate::report::{self, About, Round, Status, Training};
+use crate::report::{NodeInfo, Round, Status, Training};
 use crate::store::Row;
 
 /// Events that a slow listener may be behind before it misses some.
@@ -17,7 +17,7 @@ const EVENTS_MAX: usize = 256;
 /// Read by the control API and the console, written by the driver alone.
 #[derive(Debug)]
 pub struct Shared {
-    about: About,
+    info: NodeInfo,
     view: watch::Sender<Option<View>>,
     rows: RwLock<Vec<Row>>,
     refused: Mutex<BTreeMap<Reject, u64>>,
@@ -27,31 +27,25 @@ pub struct Shared {
 
 impl Shared {
     /// With the history that was on disk.
-    pub fn new(about: About, rows: Vec<Row>, progress: watch::Receiver<Progress>) -> Self {
+    pub fn new(info: NodeInfo, rows: Vec<Row>, progress: watch::Receiver<Progress>) -> Self {
         let (view, _) = watch::channel(None);
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        Self { about, view, rows: RwLock::new(rows), refused: Mutex::default(), progress, events }
+        Self { info, view, rows: RwLock::new(rows), refused: Mutex::default(), progress, events }
     }
 
     /// The status now; `None` until the driver has begun.
     pub fn status(&self) -> Option<Status> {
         let view = self.view.borrow().clone()?;
         let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-        let mut status = report::status(&self.about, &view, &rows);
-        let progress = *self.progress.borrow();
-        status.training = (progress.of > 0).then_some(Training {
-            evaluating: progress.evaluating,
-            done: progress.done,
-            of: progress.of,
-            loss: progress.loss,
-        });
+        let mut status = Status::running(&self.info, &view, &rows);
+        status.training = Training::of(*self.progress.borrow());
         status.refused = self.refused().iter().map(|(reject, n)| (reject.to_string(), *n)).collect();
         Some(status)
     }
 
     /// The committed rounds.
     pub fn rounds(&self) -> Vec<Round> {
-        report::rounds(&self.rows.read().unwrap_or_else(PoisonError::into_inner))
+        Round::committed(&self.rows.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How often peers were refused, by reason.

@@ -30,7 +30,7 @@ use paceline_protocol::{Hash, NodeId};
 use crate::blobs::Manifest;
 use crate::cli::{Coded, Exit, Experiment, Prepared, cores, lr_place, print};
 use crate::learn::{Client, Cohort, Local, LocalError, Plan, Workers};
-use crate::report::{ContributionReport, Round};
+use crate::report::Round;
 
 use curve::{best_so_far, rounds_to};
 use folder::Folder;
@@ -183,7 +183,7 @@ impl Simulation {
         let locals = self.arrived(round, &clients, locals)?;
         let state = self.plan.rule.step(parent, &sum, self.samples_of_all(&locals))?;
         let Some(evaluation) = self.evaluate(&state, stop)? else { return Ok(None) };
-        let report = self.report(round, &locals, &state, evaluation, began.elapsed());
+        let report = Round::simulated(round, &locals, &state, evaluation, began.elapsed());
         Ok(Some((report, state)))
     }
 
@@ -263,37 +263,6 @@ impl Simulation {
             Ok(evaluation) => Ok(Some(evaluation)),
             Err(TrainError::Cancelled) => Ok(None),
             Err(error) => Err(error.into()),
-        }
-    }
-
-    fn report(&self, round: u64, locals: &[Local], state: &[u8], evaluation: Evaluation, took: Duration) -> Round {
-        let contributions = locals.iter().map(|l| ContributionReport {
-            node_id: l.part.to_string(),
-            samples: l.samples,
-            update_hash: l.update.id.to_string(),
-            train_loss: l.train_loss,
-            train_ms: l.train_ms,
-        });
-        let samples: u64 = locals.iter().map(|l| l.samples).sum();
-        let loss: f64 = locals.iter().map(|l| l.train_loss * l.samples as f64).sum();
-        Round {
-            kind: "train".to_owned(),
-            round,
-            attempt: 0,
-            coordinator: None,
-            committed_attempt: None,
-            committed_by: None,
-            model_hash: Manifest::of(state).blob().id.to_string(),
-            record_hash: None,
-            parent: None,
-            contributions: contributions.collect(),
-            train_loss: (samples > 0).then(|| loss / samples as f64),
-            accuracy: (evaluation.total > 0).then(|| evaluation.correct as f64 / evaluation.total as f64),
-            evaluated: Some(evaluation.total),
-            duration_ms: Some(took.as_millis() as u64),
-            overhead_ms: None,
-            bytes_sent: locals.iter().map(|l| l.update.len).sum(),
-            bytes_received: (locals.len() * state.len()) as u64,
         }
     }
 
