@@ -19,6 +19,11 @@ pub use trainer::{Job, Material, Outcome, Progress, Trainer};
 use paceline_model::{Rule, WeightsError};
 use paceline_protocol::Reject;
 
+/// Threads that train where nothing else is asked for: one a core.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
 /// Why weights are refused, in the protocol's words.
 fn reject_of(error: &WeightsError) -> Reject {
     match error {
