@@ -452,11 +452,6 @@ impl BlobStore {
         };
         [WHOLE, PART, MANIFEST].into_iter().filter_map(aside).collect()
     }
-
-    /// Bytes of the blobs that are whole.
-    pub fn bytes_on_disk(&self) -> u64 {
-        self.state().whole.values().map(|w| w.manifest.blob().len).sum()
-    }
 }
 
 impl State {

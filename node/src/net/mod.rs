@@ -133,7 +133,6 @@ enum Command {
     Broadcast { bytes: Vec<u8> },
     Ask { to: NodeId, request: BlobRequest, answer: oneshot::Sender<Result<BlobAnswer, AskError>> },
     Disconnect { node: NodeId, reason: String },
-    Learn { node: NodeId, addresses: Vec<Multiaddr> },
     Shutdown,
 }
 
@@ -196,11 +195,6 @@ impl Network {
     /// Closes the connections to a node, takes it down, and turns it away for some seconds.
     pub fn disconnect(&self, node: NodeId, reason: impl fmt::Display) {
         self.command(Command::Disconnect { node, reason: reason.to_string() });
-    }
-
-    /// Addresses at which a node is said to be: it is dialled.
-    pub fn learn(&self, node: NodeId, addresses: Vec<Multiaddr>) {
-        self.command(Command::Learn { node, addresses });
     }
 
     /// This node's addresses for others, the best first, each with its `/p2p/`.

@@ -152,9 +152,6 @@ impl Task {
                 tracing::info!(%node, reason, "disconnecting");
                 self.swarm.behaviour_mut().meeting.disconnect(peer_id(node));
             }
-            Command::Learn { node, addresses } => {
-                self.swarm.behaviour_mut().meeting.learn(peer_id(node), &addresses);
-            }
             // Handled by `run`.
             Command::Shutdown => {}
         }
