@@ -2,19 +2,22 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
-use std::io;
+#[path = "../../../bootstrap/tests/shared/raw.rs"]
+mod raw;
+
 use std::time::Duration;
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use futures::StreamExt;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{Multiaddr, StreamProtocol, Swarm};
+use libp2p::{Multiaddr, Swarm};
 use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network};
 use paceline_bootstrap::{
     Meeting, MeetingOptions, OwnRun, Role, ServeOptions, build_swarm, fresh_secret, run_protocol, serve,
 };
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Identity, NodeId};
+use raw::Raw;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a test waits for what must happen.
@@ -135,52 +138,6 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
         state
     };
     (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(len).collect()
-}
-
-/// Sends bytes as they are, under a protocol's name, and reads whatever comes.
-#[derive(Clone, Default)]
-pub struct Raw;
-
-impl request_response::Codec for Raw {
-    type Protocol = StreamProtocol;
-    type Request = Vec<u8>;
-    type Response = Vec<u8>;
-
-    async fn read_request<T: AsyncRead + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        io.read_to_end(&mut bytes).await?;
-        Ok(bytes)
-    }
-
-    async fn read_response<T: AsyncRead + Unpin + Send>(
-        &mut self,
-        protocol: &StreamProtocol,
-        io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        self.read_request(protocol, io).await
-    }
-
-    async fn write_request<T: AsyncWrite + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-        bytes: Vec<u8>,
-    ) -> io::Result<()> {
-        io.write_all(&bytes).await
-    }
-
-    async fn write_response<T: AsyncWrite + Unpin + Send>(
-        &mut self,
-        protocol: &StreamProtocol,
-        io: &mut T,
-        bytes: Vec<u8>,
-    ) -> io::Result<()> {
-        self.write_request(protocol, io, bytes).await
-    }
 }
 
 #[derive(NetworkBehaviour)]
