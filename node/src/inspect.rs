@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::http::COMMAND_HEADER;
 use crate::report::{Peer, Round, Status};
-use crate::store::{Database, Home, HomeError, HomeLock, Row};
+use crate::store::{Database, HistoryEntry, Home, HomeError, HomeLock};
 
 /// A node on this machine answers at once; whatever takes longer is no node.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ impl Node {
     pub(crate) fn rounds(&self) -> anyhow::Result<Vec<Round>> {
         match self {
             Self::Running { url } => get(url, "/rounds"),
-            Self::Stopped { home } => Ok(Round::committed(&rows(home)?)),
+            Self::Stopped { home } => Ok(Round::committed(&history(home)?)),
         }
     }
 
@@ -171,9 +171,9 @@ fn database(home: &Home) -> anyhow::Result<Option<(HomeLock, Database)>> {
     Ok(Some((lock, Database::open(&home.database(), run_file(home)?.run_id())?)))
 }
 
-fn rows(home: &Home) -> anyhow::Result<Vec<Row>> {
+fn history(home: &Home) -> anyhow::Result<Vec<HistoryEntry>> {
     Ok(match database(home)? {
-        Some((_lock, database)) => database.rows()?,
+        Some((_lock, database)) => database.history()?,
         None => Vec::new(),
     })
 }
@@ -189,8 +189,8 @@ fn has_left(home: &Home) -> anyhow::Result<bool> {
 /// The status of a home whose node does not run.
 fn stopped(home: &Home) -> anyhow::Result<Status> {
     let run_file = run_file(home)?;
-    let rows = rows(home)?;
+    let history = history(home)?;
     let never_started = || anyhow!("{} has no identity yet: its node was never started", home.dir().display());
     let me = node_id(home)?.ok_or_else(never_started)?;
-    Ok(Status::stopped(&run_file, me, &rows, home.dir(), has_left(home)?))
+    Ok(Status::stopped(&run_file, me, &history, home.dir(), has_left(home)?))
 }

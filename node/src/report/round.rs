@@ -7,8 +7,8 @@ use paceline_protocol::record::{Contribution, Kind};
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::Manifest;
-use crate::learn::Local;
-use crate::store::Row;
+use crate::learn::ClientUpdate;
+use crate::store::HistoryEntry;
 
 /// One line of `rounds --format json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,21 +66,21 @@ pub struct ContributionReport {
 
 impl Round {
     /// The committed train and empty records of a node, oldest first.
-    pub fn committed(rows: &[Row]) -> Vec<Self> {
-        (0..rows.len()).filter(|index| is_shown(&rows[*index])).map(|index| Self::of(rows, index)).collect()
+    pub fn committed(history: &[HistoryEntry]) -> Vec<Self> {
+        (0..history.len()).filter(|index| is_shown(&history[*index])).map(|index| Self::of(history, index)).collect()
     }
 
     /// The last of them. The closing record tells of the last round; it is that round that people look for.
-    pub(super) fn last_committed(rows: &[Row]) -> Option<Self> {
-        rows.iter().rposition(is_shown).map(|index| Self::of(rows, index))
+    pub(super) fn last_committed(history: &[HistoryEntry]) -> Option<Self> {
+        history.iter().rposition(is_shown).map(|index| Self::of(history, index))
     }
 
-    fn of(rows: &[Row], index: usize) -> Self {
-        let Row { committed, figures } = &rows[index];
+    fn of(history: &[HistoryEntry], index: usize) -> Self {
+        let HistoryEntry { committed, figures } = &history[index];
         let record = &committed.record;
         let contributions: Vec<_> = record.contributions.iter().map(ContributionReport::signed).collect();
         // What a model is worth is in the record after it.
-        let evaluation = rows.get(index + 1).and_then(|next| next.committed.record.evaluation_of_parent());
+        let evaluation = history.get(index + 1).and_then(|next| next.committed.record.evaluation_of_parent());
         Self {
             kind: record.kind.name().to_owned(),
             round: record.round,
@@ -104,7 +104,13 @@ impl Round {
 
     /// A round of a simulation: the updates that were averaged, the global state after it, and what that is worth. Nobody
     /// agreed on it, so what comes of agreement is null; the bytes are those that all clients would have moved.
-    pub fn simulated(round: u64, updates: &[Local], state: &[u8], evaluation: Evaluation, took: Duration) -> Self {
+    pub fn simulated(
+        round: u64,
+        updates: &[ClientUpdate],
+        state: &[u8],
+        evaluation: Evaluation,
+        took: Duration,
+    ) -> Self {
         let contributions: Vec<_> = updates.iter().map(ContributionReport::simulated).collect();
         Self {
             kind: Kind::Train.name().to_owned(),
@@ -139,7 +145,7 @@ impl ContributionReport {
         }
     }
 
-    fn simulated(update: &Local) -> Self {
+    fn simulated(update: &ClientUpdate) -> Self {
         Self {
             node_id: update.part.to_string(),
             samples: update.samples,
@@ -151,8 +157,8 @@ impl ContributionReport {
 }
 
 /// Whether a record is a round to people: a founding is none, nor is the record that closes the run.
-fn is_shown(row: &Row) -> bool {
-    matches!(row.committed.record.kind, Kind::Train | Kind::Empty)
+fn is_shown(entry: &HistoryEntry) -> bool {
+    matches!(entry.committed.record.kind, Kind::Train | Kind::Empty)
 }
 
 /// The mean loss over all samples; `None` without any.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Round;
 use crate::learn::Progress;
-use crate::store::Row;
+use crate::store::HistoryEntry;
 
 /// Why a node that left does not start again, and what to do.
 pub const LEFT: &str = "this node left the run for good; join anew with another --home";
@@ -171,7 +171,7 @@ impl NodeInfo {
 
 impl Status {
     /// The status of a node that runs. What its trainer does and what it refused, its owner adds.
-    pub fn running(info: &NodeInfo, view: &View, rows: &[Row]) -> Self {
+    pub fn running(info: &NodeInfo, view: &View, history: &[HistoryEntry]) -> Self {
         Self {
             run_id: info.run_id.clone(),
             run_name: info.run_name.clone(),
@@ -193,15 +193,15 @@ impl Status {
             model_hash: view.model.map(|m| m.id.to_string()),
             roster: view.roster.iter().map(MemberStatus::seen).collect(),
             participants: view.participants.iter().map(ParticipantStatus::of).collect(),
-            last_commit: LastCommit::of(rows),
+            last_commit: LastCommit::of(history),
             training: None,
             refused: BTreeMap::new(),
         }
     }
 
     /// The status of node `me`, which does not run, from the records in its `home`. What others do it can't know.
-    pub fn stopped(run_file: &RunFile, me: NodeId, rows: &[Row], home: &Path, has_left: bool) -> Self {
-        let records = || rows.iter().map(|row| &row.committed.record);
+    pub fn stopped(run_file: &RunFile, me: NodeId, history: &[HistoryEntry], home: &Path, has_left: bool) -> Self {
+        let records = || history.iter().map(|entry| &entry.committed.record);
         let roster = records().fold(Roster::default(), |roster, record| record.roster_after(&roster));
         let own = roster.get(me);
         let head = records().next_back();
@@ -212,7 +212,7 @@ impl Status {
             run_name: run_file.run.name.clone(),
             node_id: me.to_string(),
             name: own.map(|m| m.name.clone()).unwrap_or_default(),
-            round: rows.len() as u64,
+            round: history.len() as u64,
             rounds: run_file.run.rounds,
             trained: records().filter(|record| matches!(record.kind, Kind::Train)).count() as u64,
             phase: if is_over { "done" } else { "stopped" }.to_owned(),
@@ -223,7 +223,7 @@ impl Status {
             part: own.and_then(|m| m.part).map(|p| p.to_string()),
             model_hash: head.map(|head| head.model.id.to_string()),
             roster: roster.members().iter().map(MemberStatus::unseen).collect(),
-            last_commit: LastCommit::of(rows),
+            last_commit: LastCommit::of(history),
             ..Self::default()
         }
     }
@@ -261,8 +261,8 @@ impl ParticipantStatus {
 }
 
 impl LastCommit {
-    fn of(rows: &[Row]) -> Option<Self> {
-        let round = Round::last_committed(rows)?;
+    fn of(history: &[HistoryEntry]) -> Option<Self> {
+        let round = Round::last_committed(history)?;
         Some(Self {
             round: round.round,
             updates: round.contributions.len(),

@@ -14,7 +14,7 @@ use paceline_protocol::roster::Part;
 use paceline_protocol::runfile::RunFile;
 
 use crate::blobs::Manifest;
-use crate::learn::Controls;
+use crate::learn::ControlVariates;
 use crate::report::Round;
 use crate::store::files;
 
@@ -99,8 +99,8 @@ impl Folder {
     }
 
     /// Where the clients' control variates lie.
-    pub(crate) fn controls(&self) -> Controls {
-        Controls::at(self.file("controls"))
+    pub(crate) fn controls(&self) -> ControlVariates {
+        ControlVariates::at(self.file("controls"))
     }
 
     /// A client's last update that was averaged.

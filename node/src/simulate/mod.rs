@@ -25,7 +25,7 @@ use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
-use crate::learn::{Client, Cohort, Local, LocalError, Plan, Workers};
+use crate::learn::{Client, ClientError, ClientUpdate, LocalClients, Plan, Workers};
 use crate::report::Round;
 
 use curve::best_so_far;
@@ -109,15 +109,15 @@ impl Simulation {
         let clients = self.participants(Manifest::of(parent).blob().id, number);
         let progress = Progress::new(self.batches(clients.len()), stop, show);
         let controls = &self.folder.controls();
-        let cohort = Cohort { plan: &self.plan, data: &self.data, workers: &self.workers, controls };
-        let (sum, locals) = cohort.train(parent, number, &clients, &|| progress.batch_done());
+        let local_clients = LocalClients { plan: &self.plan, data: &self.data, workers: &self.workers, controls };
+        let (sum, updates) = local_clients.train(parent, number, &clients, &|| progress.batch_done());
         if stop.load(Ordering::SeqCst) {
             return Ok(None);
         }
-        let locals = self.arrived(number, &clients, locals)?;
-        let state = self.plan.rule.step(parent, &sum, self.samples_of_all(&locals))?;
+        let updates = self.arrived(number, &clients, updates)?;
+        let state = self.plan.rule.step(parent, &sum, self.samples_of_all(&updates))?;
         let Some(evaluation) = self.evaluate(&state, stop)? else { return Ok(None) };
-        let round = Round::simulated(number, &locals, &state, evaluation, began.elapsed());
+        let round = Round::simulated(number, &updates, &state, evaluation, began.elapsed());
         self.folder.add(round, state)?;
         self.clear_controls();
         Ok(self.rounds().last())
@@ -170,15 +170,15 @@ impl Simulation {
         &self,
         round: u64,
         clients: &[Client],
-        locals: Vec<Result<Local, LocalError>>,
-    ) -> anyhow::Result<Vec<Local>> {
-        let mut arrived = Vec::with_capacity(locals.len());
+        updates: Vec<Result<ClientUpdate, ClientError>>,
+    ) -> anyhow::Result<Vec<ClientUpdate>> {
+        let mut arrived = Vec::with_capacity(updates.len());
         let mut last = None;
-        for (client, local) in clients.iter().zip(locals) {
-            match local {
-                Ok(local) => arrived.push(local),
+        for (client, update) in clients.iter().zip(updates) {
+            match update {
+                Ok(update) => arrived.push(update),
                 // One client's training that diverges is its own trouble; a disk or data that fails is everybody's.
-                Err(error @ LocalError::Train(TrainError::Diverged { .. })) => {
+                Err(error @ ClientError::Train(TrainError::Diverged { .. })) => {
                     let error = anyhow!("{}: {error}", self.lr_place);
                     tracing::warn!("round {round}: client {} has no update: {error}", client.part);
                     last = Some(error);
@@ -197,10 +197,10 @@ impl Simulation {
     }
 
     /// Samples of all clients, as the nodes of a run would know them: from contributions.
-    fn samples_of_all(&self, now: &[Local]) -> u64 {
+    fn samples_of_all(&self, now: &[ClientUpdate]) -> u64 {
         let before = self.rounds().iter().flat_map(|round| &round.contributions);
         let mut known: BTreeMap<String, u64> = before.map(|c| (c.node_id.clone(), c.samples)).collect();
-        known.extend(now.iter().map(|local| (local.part.to_string(), local.samples)));
+        known.extend(now.iter().map(|update| (update.part.to_string(), update.samples)));
         samples_of_all(known.into_values(), self.roster.len())
     }
 

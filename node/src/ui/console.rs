@@ -6,17 +6,17 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::bar::{self, TrainingBar};
 use super::words;
-use crate::driver::Shared;
+use crate::driver::NodeState;
 use crate::report::Training;
 
 /// Shows what happens until the node ends.
-pub(crate) async fn follow(shared: Arc<Shared>, quiet: bool) {
+pub(crate) async fn follow(node_state: Arc<NodeState>, quiet: bool) {
     let on_terminal = bar::is_shown(quiet);
     let bar = TrainingBar::hidden();
-    let mut events = shared.events();
-    let progress = shared.progress();
+    let mut events = node_state.events();
+    let progress = node_state.progress();
     let mut tick = tokio::time::interval(bar::INTERVAL);
-    let roster = || shared.status().map(|status| status.roster).unwrap_or_default();
+    let roster = || node_state.status().map(|status| status.roster).unwrap_or_default();
     loop {
         tokio::select! {
             event = events.recv() => match event {

@@ -13,7 +13,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::{Multiaddr, Swarm};
 use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network};
 use paceline_bootstrap::{
-    Meeting, MeetingOptions, OwnRun, Role, ServeOptions, build_swarm, fresh_secret, run_protocol, serve,
+    Discovery, DiscoveryOptions, OwnRun, Role, ServeOptions, build_swarm, fresh_secret, run_protocol, serve,
 };
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Identity, NodeId};
@@ -97,7 +97,7 @@ impl TestNet {
     pub fn serve(mut self, answer: impl Fn(BlobRequest) -> BlobAnswer + Send + 'static) {
         tokio::spawn(async move {
             while let Some(event) = self.events.recv().await {
-                if let NetEvent::ChunkAsked { request, answer: to, .. } = event {
+                if let NetEvent::BlobRequested { request, answer: to, .. } = event {
                     let _ = to.send(answer(request));
                 }
             }
@@ -142,7 +142,7 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 #[derive(NetworkBehaviour)]
 pub struct HostileNode {
-    pub meeting: Meeting,
+    pub discovery: Discovery,
     pub direct: request_response::Behaviour<Raw>,
     pub blobs: request_response::Behaviour<Raw>,
 }
@@ -151,7 +151,7 @@ pub struct HostileNode {
 pub fn hostile(file: &RunFile, bootstrap: &[Multiaddr]) -> Swarm<HostileNode> {
     let run = file.run_id();
     let own = OwnRun { run, name: file.run.name.clone(), file: file.canonical().into_bytes() };
-    let options = MeetingOptions {
+    let options = DiscoveryOptions {
         role: Role::Node,
         run: Some(own),
         bootstrap: bootstrap.to_vec(),
@@ -163,7 +163,7 @@ pub fn hostile(file: &RunFile, bootstrap: &[Multiaddr]) -> Swarm<HostileNode> {
         request_response::Behaviour::with_codec(Raw, [(run_protocol(run, what), ProtocolSupport::Full)], config)
     };
     let mut swarm = build_swarm(&fresh_secret(), |key, relay| {
-        Ok(HostileNode { meeting: Meeting::new(options, key, relay)?, direct: raw("direct"), blobs: raw("blobs") })
+        Ok(HostileNode { discovery: Discovery::new(options, key, relay)?, direct: raw("direct"), blobs: raw("blobs") })
     })
     .expect("a swarm");
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().expect("a multiaddr")).expect("listens");

@@ -21,10 +21,10 @@ use super::error::CliError;
 use super::run_file::{at_fault, lr_place};
 use super::shutdown::shutdown;
 use crate::blobs::BlobStore;
-use crate::driver::{Driver, INPUTS_MAX, Parts, Shared, input_of, input_of_write};
+use crate::driver::{Driver, INPUTS_MAX, NodeState, Parts, input_of, input_of_write};
 use crate::http::{self, Api};
 use crate::inspect;
-use crate::learn::{Averager, Controls, Material, Plan, PlanError, StateCheck, Trainer, cores};
+use crate::learn::{Aggregator, ControlVariates, Plan, PlanError, StateCheck, Trainer, TrainerContext, cores};
 use crate::net::{NetOptions, Network};
 use crate::report::{LEFT, NodeInfo};
 use crate::store::{Database, Home, Writer};
@@ -81,7 +81,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     if recovered.left {
         return Err(anyhow!(LEFT).into());
     }
-    let rows = database.rows()?;
+    let history = database.history()?;
 
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
     let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
@@ -100,34 +100,34 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         let _ = tell.blocking_send(input_of_write(id, written));
     });
     let tell = inputs_in.clone();
-    let material = Material {
+    let context = TrainerContext {
         plan: plan.clone(),
         data,
         device,
         blobs: blobs.clone(),
-        controls: Controls::at(home.controls()),
+        controls: ControlVariates::at(home.controls()),
         lr_place: lr_place(&origin),
     };
-    let trainer = Trainer::start(material, threads, move |outcome| {
+    let trainer = Trainer::start(context, threads, move |outcome| {
         let _ = tell.blocking_send(input_of(outcome));
     })?;
     let tell = inputs_in.clone();
-    let averager = Averager::start(plan.rule, plan.parameters, blobs.clone(), move |input| {
+    let aggregator = Aggregator::start(plan.rule, plan.parameters, blobs.clone(), move |input| {
         let _ = tell.blocking_send(input);
     });
     let info = NodeInfo::of(&run_file, &config.name, part);
-    let shared = Arc::new(Shared::new(info, rows, trainer.progress()));
+    let node_state = Arc::new(NodeState::new(info, history, trainer.progress()));
 
     home.write("http", listener.local_addr()?.to_string().as_bytes())?;
     let api = Api {
-        shared: shared.clone(),
+        node_state: node_state.clone(),
         network: network.clone(),
         commands: commands_in,
         run: run_file.run_id(),
         run_name: run_file.run.name.clone(),
     };
     tokio::spawn(http::serve(listener, api));
-    tokio::spawn(console::follow(shared.clone(), quiet));
+    tokio::spawn(console::follow(node_state.clone(), quiet));
     announce(&run_file, &config, &home);
 
     let shutdown = shutdown(options.until_stdin_ends)?;
@@ -138,9 +138,9 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         blobs,
         writer,
         trainer,
-        averager,
+        aggregator,
         state: StateCheck { rule: plan.rule, parameters: plan.parameters },
-        shared,
+        node_state,
         home: home.clone(),
         keep_updates: run_file.round.keep_updates as usize,
         inputs: inputs_in,
