@@ -1,5 +1,5 @@
 //! What `status`, `rounds`, `peers`, `simulate` and `data` print, as JSON: the one place where the machine's words and a simulation's become those that
-//! scripts read. [`crate::ui`] makes of it what people read.
+//! scripts read. `ui` makes of it what people read.
 
 mod part;
 mod round;

@@ -3,7 +3,7 @@
 use super::curve::{best_so_far, rounds_to};
 use crate::report::Round;
 
-/// In numbers; `ui::words` puts it in words.
+/// All in numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Summary<'a> {
     /// Rounds that are finished, those of earlier starts included.

@@ -5,15 +5,17 @@ mod resolve;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use paceline_model::Device;
-use paceline_protocol::Identity;
+use paceline_model::{DataSet, Device};
 use paceline_protocol::chain::Rules;
 use paceline_protocol::machine::{Config, Event};
+use paceline_protocol::roster::Part;
 use paceline_protocol::runfile::RunFile;
+use paceline_protocol::{BlobRef, Identity};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -55,15 +57,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     };
     same_run(&home, &run_file)?;
     let part = options.part;
-    let data = {
-        let (plan, path) = (plan.clone(), options.data.clone());
-        tracing::info!("reads the data");
-        blocking(move || plan.data(path.as_deref(), part)).await?.map_err(|e| at_fault(e, &origin))?
-    };
-    tracing::info!("{} training images, {} held out", data.train.len(), data.test.len());
-    if plan.config.batch > data.train.len() {
-        tracing::warn!("fewer images than `batch` in [train], {}: a step takes all of them", plan.config.batch);
-    }
+    let data = read_data(&plan, options.data.clone(), part, &origin).await?;
     // Only now: what can't be used must not be remembered for the next start.
     if !home.run_file().exists() {
         home.write("run.toml", run_file.canonical().as_bytes())?;
@@ -71,11 +65,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     options.remember(&home)?;
     let identity = home.identity()?;
     let blobs = Arc::new(BlobStore::open(&home.blobs())?);
-    let initial_model = {
-        let (plan, blobs) = (plan.clone(), blobs.clone());
-        let make = move || -> anyhow::Result<_> { Ok(blobs.put(&plan.initial_state()?)?) };
-        blocking(make).await??
-    };
+    let initial_model = put_initial_model(&plan, &blobs).await?;
     let database = Arc::new(Database::open(&home.database(), run_file.run_id())?);
     let recovered = database.recover(blobs.whole())?;
     if recovered.left {
@@ -153,6 +143,35 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     };
     let over = driver.run(events, inputs, commands, shutdown, ends).await;
     let _ = std::fs::remove_file(home.http());
+    say_goodbye(over, &home);
+    Ok(())
+}
+
+/// The node's images. What is wrong with the run file, given them, is told with its line.
+async fn read_data(
+    plan: &Plan,
+    path: Option<PathBuf>,
+    part: Option<Part>,
+    run_file: &Path,
+) -> Result<DataSet, CliError> {
+    tracing::info!("reads the data");
+    let reader = plan.clone();
+    let data = blocking(move || reader.data(path.as_deref(), part)).await?.map_err(|e| at_fault(e, run_file))?;
+    tracing::info!("{} training images, {} held out", data.train.len(), data.test.len());
+    if plan.config.batch > data.train.len() {
+        tracing::warn!("fewer images than `batch` in [train], {}: a step takes all of them", plan.config.batch);
+    }
+    Ok(data)
+}
+
+/// The model that the run begins with, put on disk: every node makes it for itself.
+async fn put_initial_model(plan: &Plan, blobs: &Arc<BlobStore>) -> anyhow::Result<BlobRef> {
+    let (plan, blobs) = (plan.clone(), blobs.clone());
+    blocking(move || Ok(blobs.put(&plan.initial_state()?)?)).await?
+}
+
+/// What a node that ended did, and how to go on.
+fn say_goodbye(over: Option<Event>, home: &Home) {
     let dir = home.dir().display();
     match over {
         Some(Event::Left) => tracing::info!("left the run"),
@@ -161,7 +180,6 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
             "stopped; this node stays on the roster. Go on with: paceline join --home {dir}   Or, while it runs, take it off with: paceline leave --home {dir}"
         ),
     }
-    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
