@@ -24,10 +24,10 @@ use crate::bounds::{
 use crate::discovery::Role;
 use crate::token_bucket::TokenBucket;
 
-/// What to do.
+/// What the owner is to do.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Dial.
+    /// Dial a peer, or an address of which it is not known whose it is.
     Dial(DialOpts),
     /// Close all connections to a peer.
     Close(PeerId),
@@ -103,7 +103,7 @@ struct UnknownPeerAddress {
     dialing: Option<ConnectionId>,
     failures: u32,
     next_dial: Instant,
-    /// Who answered.
+    /// Who answered there last.
     peer: Option<PeerId>,
 }
 

@@ -12,7 +12,7 @@ pub enum Transport {
     /// TCP. Preferred, because the kernel of a peer that was killed closes its connections at once, where QUIC waits for a
     /// timeout.
     Tcp,
-    /// QUIC over UDP.
+    /// QUIC over UDP, tried where TCP fails.
     Quic,
     /// Through a relay.
     Relay,

@@ -51,18 +51,18 @@ pub enum Role {
 /// The run of this node.
 #[derive(Debug, Clone)]
 pub struct OwnRun {
-    /// Its id.
+    /// Its id, the hash of its file.
     pub run: RunId,
-    /// Its name.
+    /// Its name, which those see who look for runs.
     pub name: String,
     /// Its canonical run file, which others fetch from here.
     pub file: Vec<u8>,
 }
 
-/// How to meet.
+/// How a node looks for others and is found.
 #[derive(Debug, Clone)]
 pub struct DiscoveryOptions {
-    /// What for.
+    /// What the swarm is for.
     pub role: Role,
     /// The run: a node has one, a bootstrap may.
     pub run: Option<OwnRun>,
@@ -89,11 +89,11 @@ pub enum DiscoveryEvent {
     NotAnswered(PeerId, String),
     /// A peer broke a protocol's rules; the bytes were refused.
     Malformed {
-        /// Who.
+        /// The peer that sent the bytes.
         peer: PeerId,
-        /// Which protocol.
+        /// The protocol that they break.
         protocol: &'static str,
-        /// What was wrong.
+        /// What was wrong with them, in words.
         reason: String,
     },
     /// A peer asks too much and was refused.

@@ -26,26 +26,26 @@ pub(crate) fn protocol() -> StreamProtocol {
     StreamProtocol::new("/paceline/1/introductions")
 }
 
-/// What is asked.
+/// What a peer may ask another, whatever run either is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// I am a node of this run and here are my signed addresses; who else is there?
     Introduce {
-        /// The run.
+        /// The sender's run.
         run: RunId,
         /// The sender's libp2p `PeerRecord` in its signed envelope.
         record: Vec<u8>,
     },
     /// The canonical run file with this hash.
     RunFile {
-        /// The run.
+        /// The run, which is the hash of its file.
         run: RunId,
     },
     /// Which runs are known here?
     Runs,
 }
 
-/// What is answered.
+/// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// Signed peer records of nodes of the run, at most `RECORDS_PER_ANSWER_MAX`.
@@ -65,7 +65,7 @@ pub enum Answer {
 /// A run that somebody knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenRun {
-    /// The run.
+    /// The run, which is the hash of its file.
     pub run: RunId,
     /// Its name; empty if the run file isn't known there.
     pub name: String,
@@ -76,9 +76,9 @@ pub struct SeenRun {
 /// A request as it came. libp2p tells nobody of a request that can't be read, so a malformed one is a request, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// Well formed.
+    /// It could be read.
     Request(Request),
-    /// What was wrong.
+    /// It could not; what was wrong, in words.
     Malformed(String),
 }
 
@@ -163,13 +163,13 @@ impl Answer {
 /// A peer's own word on where it can be reached, with its signature checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Whose.
+    /// Who signed it.
     pub peer: PeerId,
-    /// Larger is newer.
+    /// Counts a peer's records; the larger is the newer.
     pub seq: u64,
     /// Where, without the peer at the end.
     pub addresses: Vec<Multiaddr>,
-    /// The signed envelope.
+    /// The signed envelope as it came, to be passed on.
     pub bytes: Vec<u8>,
 }
 

@@ -33,11 +33,11 @@ pub enum SeekError {
          bootstrap, is up and can be reached from here"
     )]
     NotFound {
-        /// The run.
+        /// The run that was looked for.
         run: RunId,
         /// Where it was looked for.
         addresses: String,
-        /// How long.
+        /// How long it was looked for, in milliseconds.
         waited_ms: u128,
         /// What was found instead.
         found: String,

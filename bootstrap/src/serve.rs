@@ -53,15 +53,15 @@ pub enum ServeError {
     /// An address can't be listened on.
     #[error("can't listen on {address}: {reason}; give another --listen address")]
     Listen {
-        /// The address.
+        /// The address that was asked for.
         address: Multiaddr,
-        /// The system's word.
+        /// What the system says.
         reason: String,
     },
     /// The identity can't be read or kept.
     #[error("{path}: {reason}")]
     Identity {
-        /// The file.
+        /// The file of the identity.
         path: PathBuf,
         /// What is wrong, and the fix.
         reason: String,

@@ -28,15 +28,15 @@ pub const COMMAND_HEADER: &str = "x-paceline";
 /// What the API looks at.
 #[derive(Debug, Clone)]
 pub struct Api {
-    /// Status and history.
+    /// Where the node stands: its status, its history, what it refused.
     pub node_state: Arc<NodeState>,
-    /// Addresses and counters.
+    /// The connected peers, this node's addresses, and what was counted.
     pub network: Network,
     /// Commands for the driver.
     pub commands: mpsc::Sender<Command>,
-    /// The run, for tickets.
+    /// The run that a ticket is for.
     pub run: RunId,
-    /// Its name.
+    /// The run's name, which a ticket shows to people.
     pub run_name: String,
 }
 
@@ -105,7 +105,7 @@ async fn leave(State(api): State<Api>, headers: HeaderMap) -> Response {
     }
 }
 
-/// Prometheus' text format.
+/// Everything that is counted, in Prometheus' text format.
 async fn metrics(State(api): State<Api>) -> Response {
     use prometheus_client::encoding::text::encode;
     use prometheus_client::metrics::counter::ConstCounter;

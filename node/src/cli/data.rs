@@ -12,7 +12,7 @@ use crate::report::PartLabels;
 use crate::simulate::Experiment;
 use crate::ui::table;
 
-/// What is shown.
+/// Which data set is divided, and whether it is drawn.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]

@@ -56,13 +56,13 @@ pub struct Driver {
 /// What a driver is made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// The machine's own.
+    /// What the machine is configured with: rules, identity, name, part.
     pub config: Config,
     /// What was on disk.
     pub recovered: Recovered,
-    /// The network, started.
+    /// The network, which was started.
     pub network: Network,
-    /// The blobs.
+    /// The models and updates on disk.
     pub blobs: Arc<BlobStore>,
     /// The writer; it confirms into `inputs`.
     pub writer: Writer,
@@ -74,7 +74,7 @@ pub struct Parts {
     pub state: StateCheck,
     /// What others may look at.
     pub node_state: Arc<NodeState>,
-    /// The home.
+    /// The home, in which the addresses of peers are kept.
     pub home: Home,
     /// Rounds whose updates stay on disk.
     pub keep_updates: usize,

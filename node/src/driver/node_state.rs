@@ -43,7 +43,7 @@ impl NodeState {
         Some(status)
     }
 
-    /// The committed rounds.
+    /// The committed rounds, oldest first.
     pub fn rounds(&self) -> Vec<Round> {
         Round::committed(&self.history.read().unwrap_or_else(PoisonError::into_inner))
     }

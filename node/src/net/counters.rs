@@ -32,7 +32,7 @@ pub struct NetCounters {
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// The number now.
+    /// What was counted so far.
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -78,7 +78,7 @@ pub(super) struct GossipBacklog(VecDeque<(Instant, Vec<u8>)>);
 /// What became of gossip.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Published {
-    /// It is out.
+    /// It went to at least one peer.
     Sent,
     /// Nobody listens, or all queues are full: worth another try.
     Later,

@@ -32,9 +32,9 @@ pub use wire::{AskError, BITMAP_BYTES_MAX, BlobAnswer, BlobRequest};
 pub struct NetOptions {
     /// The node's 32-byte ed25519 secret.
     pub identity: [u8; 32],
-    /// The run.
+    /// The run; nodes of other runs are not talked to.
     pub run: RunId,
-    /// Its canonical run file, which others fetch from here.
+    /// Its canonical run file, in bytes, which others fetch from here.
     pub run_file: Vec<u8>,
     /// The run's name, which others see when they look for runs.
     pub name: String,
@@ -61,32 +61,32 @@ pub enum NetEvent {
     Message {
         /// The sender, authenticated by the connection.
         from: NodeId,
-        /// The message.
+        /// The message as it was sent, not decoded.
         bytes: Vec<u8>,
     },
     /// Gossip of at most `GOSSIP_BYTES_MAX`.
     Gossip {
-        /// The author, authenticated by its signature.
+        /// The author, authenticated by its signature; it may have come through others.
         from: NodeId,
-        /// The message.
+        /// The message as it was sent, not decoded.
         bytes: Vec<u8>,
     },
     /// A peer asks for a piece of a blob. Not answered within some seconds, or dropped, it is told `Busy`.
     BlobRequested {
-        /// Who asks.
+        /// The peer, authenticated by the connection.
         from: NodeId,
-        /// What for.
+        /// The manifest or the chunk that it wants.
         request: BlobRequest,
-        /// Takes the answer.
+        /// Where the answer goes.
         answer: oneshot::Sender<BlobAnswer>,
     },
     /// A peer sent bytes that break a protocol. They were refused and counted.
     Malformed {
-        /// Who.
+        /// The peer that sent them, or passed them on.
         from: NodeId,
         /// "direct", "blobs", "gossip" or "peer exchange".
         protocol: &'static str,
-        /// What was wrong.
+        /// What was wrong with them, in words.
         reason: String,
     },
 }
@@ -100,9 +100,9 @@ pub enum NetError {
     /// An address can't be listened on.
     #[error("can't listen on {address}: {reason}; give another --listen address")]
     Listen {
-        /// The address.
+        /// The address that was asked for.
         address: Multiaddr,
-        /// The system's word.
+        /// What the system says.
         reason: String,
     },
     /// No address came up.

@@ -44,7 +44,7 @@ struct Asked {
     answer: oneshot::Sender<Result<BlobAnswer, AskError>>,
 }
 
-/// See the module.
+/// Owns the swarm, and everything that waits to go out or to come in.
 pub(super) struct Task {
     swarm: Swarm<Node>,
     run: RunId,

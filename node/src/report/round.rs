@@ -15,7 +15,7 @@ use crate::store::HistoryEntry;
 pub struct Round {
     /// train or empty.
     pub kind: String,
-    /// The round.
+    /// Its number; the founding is 0.
     pub round: u64,
     /// The attempt that made the record.
     pub attempt: u32,
@@ -56,7 +56,7 @@ pub struct ContributionReport {
     pub node_id: String,
     /// Images trained on: the weight of the update.
     pub samples: u64,
-    /// The update, hex.
+    /// Hash of the update, hex.
     pub update_hash: String,
     /// Mean training loss in nats.
     pub train_loss: f64,

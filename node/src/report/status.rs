@@ -21,7 +21,7 @@ pub const LEFT: &str = "this node left the run for good; join anew with another 
 /// `status --format json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The run, hex.
+    /// The run: the hash of its canonical run file, hex.
     pub run_id: String,
     /// The run's name.
     pub run_name: String,
@@ -39,7 +39,7 @@ pub struct Status {
     pub attempt: u32,
     /// founding, electing, recovering, collecting, aggregating, proposing, done; stopped.
     pub phase: String,
-    /// The elected coordinator.
+    /// The node that coordinates this attempt, as a PeerId; null until one is elected.
     pub coordinator: Option<String>,
     /// Whether that is this node.
     pub is_coordinator: bool,
@@ -49,13 +49,13 @@ pub struct Status {
     pub reason: Option<String>,
     /// Votes and accepts that a decision needs.
     pub quorum: usize,
-    /// The chain, hex.
+    /// Hash of the chain's first record, hex; null before the founding.
     pub genesis: Option<String>,
     /// Another chain of the run that was seen, hex.
     pub fork: Option<String>,
     /// This node's part of the data, `K/N`.
     pub part: Option<String>,
-    /// The last committed model, hex.
+    /// Hash of the last committed model, hex.
     pub model_hash: Option<String>,
     /// The members; before the founding, the nodes that are here.
     pub roster: Vec<MemberStatus>,
@@ -74,7 +74,7 @@ pub struct Status {
 pub struct MemberStatus {
     /// As a PeerId.
     pub node_id: String,
-    /// Its name.
+    /// The name that it gave itself.
     pub name: String,
     /// What it says it does: idle, fetching, training, uploading, done, coordinating, joining; unknown.
     pub state: String,
@@ -108,7 +108,7 @@ pub struct ParticipantStatus {
 /// The last committed round in short.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LastCommit {
-    /// Its round.
+    /// Its number.
     pub round: u64,
     /// The model after it, hex.
     pub model_hash: String,
@@ -128,14 +128,14 @@ pub struct LastCommit {
     pub bytes_received: u64,
 }
 
-/// The trainer's progress.
+/// How far this node's trainer is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Training {
     /// Whether it evaluates rather than trains.
     pub evaluating: bool,
-    /// Batches done.
+    /// Batches done, of all epochs.
     pub done: u64,
-    /// Batches in all.
+    /// Batches in all, of all epochs.
     pub of: u64,
     /// Loss of the last batch.
     pub loss: f64,
@@ -144,7 +144,7 @@ pub struct Training {
 /// What is fixed about a node while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeInfo {
-    /// The run, hex.
+    /// The run: the hash of its canonical run file, hex.
     pub run_id: String,
     /// The run's name.
     pub run_name: String,

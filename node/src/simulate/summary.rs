@@ -3,7 +3,7 @@
 use super::curve::{best_so_far, rounds_to};
 use crate::report::Round;
 
-/// All in numbers.
+/// What was reached by all starts together, and how fast this start was.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Summary<'a> {
     /// Rounds that are finished, those of earlier starts included.
