@@ -8,11 +8,11 @@ use paceline_protocol::bounds::ADDRESS_BYTES_MAX;
 
 /// How an address is reached, the preferred way first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum Transport {
     /// TCP. Preferred, because the kernel of a peer that was killed closes its connections at once, where QUIC waits for a
     /// timeout.
     Tcp,
-    /// QUIC over UDP.
+    /// QUIC over UDP, tried where TCP fails.
     Quic,
     /// Through a relay.
     Relay,
@@ -20,7 +20,7 @@ pub enum Way {
 
 /// How an address is reached; `None` if this program can't reach it or it means nothing to others (no port, an unspecified
 /// or multicast host, another transport, overlong).
-pub fn way(address: &Multiaddr) -> Option<Way> {
+pub fn transport(address: &Multiaddr) -> Option<Transport> {
     if address.len() > ADDRESS_BYTES_MAX {
         return None;
     }
@@ -32,13 +32,15 @@ pub fn way(address: &Multiaddr) -> Option<Way> {
         _ => return None,
     }
     let direct = match parts.next()? {
-        Protocol::Tcp(port) if port != 0 => Way::Tcp,
-        Protocol::Udp(port) if port != 0 && parts.next() == Some(Protocol::QuicV1) => Way::Quic,
+        Protocol::Tcp(port) if port != 0 => Transport::Tcp,
+        Protocol::Udp(port) if port != 0 && parts.next() == Some(Protocol::QuicV1) => Transport::Quic,
         _ => return None,
     };
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (None, ..) | (Some(Protocol::P2p(_)), None, ..) => Some(direct),
-        (Some(Protocol::P2p(_)), Some(Protocol::P2pCircuit), None | Some(Protocol::P2p(_)), None) => Some(Way::Relay),
+        (Some(Protocol::P2p(_)), Some(Protocol::P2pCircuit), None | Some(Protocol::P2p(_)), None) => {
+            Some(Transport::Relay)
+        }
         _ => None,
     }
 }
@@ -86,16 +88,16 @@ pub fn is_public(address: &Multiaddr) -> bool {
 
 /// Whether both are direct, over the same protocol, at the same port.
 pub fn have_same_port(a: &Multiaddr, b: &Multiaddr) -> bool {
-    let direct = |address| way(address).is_some_and(|way| way != Way::Relay);
+    let direct = |address| transport(address).is_some_and(|transport| transport != Transport::Relay);
     direct(a) && direct(b) && a.iter().nth(1) == b.iter().nth(1)
 }
 
-/// Sorts addresses for others to try: those that reach beyond this machine first, then by [`Way`], and drops the useless
-/// ones and doubles.
+/// Sorts addresses for others to try: those that reach beyond this machine first, then by [`Transport`]. Useless ones and
+/// doubles are dropped.
 pub fn sorted(addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<Multiaddr> {
     let mut ranked: Vec<_> = addresses
         .into_iter()
-        .filter_map(|address| Some(((is_loopback(&address), is_link_local(&address), way(&address)?), address)))
+        .filter_map(|address| Some(((is_loopback(&address), is_link_local(&address), transport(&address)?), address)))
         .collect();
     ranked.sort();
     ranked.dedup();
@@ -126,13 +128,13 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_way_or_none() {
+    fn each_address_has_its_transport_or_none() {
         let cases = [
-            ("/ip4/10.0.0.1/tcp/4001", Some(Way::Tcp)),
-            ("/dns4/example.org/tcp/4001/p2p/PEER", Some(Way::Tcp)),
-            ("/ip6/::1/udp/4001/quic-v1", Some(Way::Quic)),
-            ("/ip4/10.0.0.1/tcp/4001/p2p/PEER/p2p-circuit", Some(Way::Relay)),
-            ("/ip4/10.0.0.1/tcp/4001/p2p/PEER/p2p-circuit/p2p/PEER", Some(Way::Relay)),
+            ("/ip4/10.0.0.1/tcp/4001", Some(Transport::Tcp)),
+            ("/dns4/example.org/tcp/4001/p2p/PEER", Some(Transport::Tcp)),
+            ("/ip6/::1/udp/4001/quic-v1", Some(Transport::Quic)),
+            ("/ip4/10.0.0.1/tcp/4001/p2p/PEER/p2p-circuit", Some(Transport::Relay)),
+            ("/ip4/10.0.0.1/tcp/4001/p2p/PEER/p2p-circuit/p2p/PEER", Some(Transport::Relay)),
             ("/ip4/0.0.0.0/tcp/4001", None),
             ("/ip4/10.0.0.1/tcp/0", None),
             ("/ip4/10.0.0.1/udp/4001", None),
@@ -140,7 +142,7 @@ mod tests {
             ("/memory/7", None),
         ];
         for (text, expected) in cases {
-            assert_eq!(way(&address(text)), expected, "{text}");
+            assert_eq!(transport(&address(text)), expected, "{text}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Bounds on meeting others, beside those of `paceline_protocol::bounds`.
+//! Bounds on finding and meeting others, beside those of `paceline_protocol::bounds`.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ pub const RECORD_LIFE: Duration = Duration::from_secs(120);
 /// Runs that are introduced to each other at one node.
 pub const RUNS_MAX: usize = 64;
 
-/// Records of one run that are kept for introductions.
+/// Records of one run that are kept to tell others.
 pub const RECORDS_PER_RUN_MAX: usize = 1024;
 
 /// Records in one answer.
@@ -77,11 +77,11 @@ pub const REQUESTS_BURST: u32 = 16;
 /// See [`REQUESTS_BURST`].
 pub const REQUEST_EARNED_EVERY: Duration = Duration::from_millis(500);
 
-/// Introductions in flight on one connection.
-pub const INTRODUCTION_STREAMS_MAX: usize = 8;
+/// Exchanges in flight on one connection.
+pub const EXCHANGE_STREAMS_MAX: usize = 8;
 
-/// Time for one introduction, both ways.
-pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for one exchange, both ways.
+pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An idle connection stays: a training step may take minutes.
 pub const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -1,7 +1,7 @@
 //! One message on a stream: its length in four bytes, little-endian, then so many bytes, then the end of the stream.
 //!
 //! The length is checked before anything is allocated, and memory grows with the bytes that come, not with those that are
-//! promised. What breaks these rules is an error of the kind [`io::ErrorKind::InvalidData`]; [`is_garbage`] tells it from
+//! promised. What breaks these rules is an error of the kind [`io::ErrorKind::InvalidData`]; [`is_malformed`] tells it from
 //! a connection that broke.
 
 use std::io;
@@ -19,7 +19,7 @@ const JOINED_BYTES_MAX: usize = 16 << 10;
 /// # Errors
 /// Those of the stream.
 pub async fn write<T: AsyncWrite + Unpin + Send>(io: &mut T, bytes: &[u8]) -> io::Result<()> {
-    let len = u32::try_from(bytes.len()).map_err(|_| garbage(format!("{} bytes are no message", bytes.len())))?;
+    let len = u32::try_from(bytes.len()).map_err(|_| malformed(format!("{} bytes are no message", bytes.len())))?;
     if bytes.len() <= JOINED_BYTES_MAX {
         return io.write_all(&[&len.to_le_bytes(), bytes].concat()).await;
     }
@@ -46,7 +46,7 @@ pub async fn read_part<T: AsyncRead + Unpin + Send>(io: &mut T, max: usize) -> i
     io.read_exact(&mut len).await.map_err(cut_short)?;
     let len = u32::from_le_bytes(len) as usize;
     if len > max {
-        return Err(garbage(format!("a message of {len} bytes, where at most {max} are allowed")));
+        return Err(malformed(format!("a message of {len} bytes, where at most {max} are allowed")));
     }
     let mut bytes = Vec::new();
     while bytes.len() < len {
@@ -64,23 +64,23 @@ pub async fn read_part<T: AsyncRead + Unpin + Send>(io: &mut T, max: usize) -> i
 pub async fn read_end<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<()> {
     match io.read(&mut [0]).await? {
         0 => Ok(()),
-        _ => Err(garbage("bytes after the end of the message".to_owned())),
+        _ => Err(malformed("bytes after the end of the message".to_owned())),
     }
 }
 
 /// The error for bytes that break the protocol.
-pub fn garbage(reason: String) -> io::Error {
+pub fn malformed(reason: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 /// Whether the peer broke the protocol, rather than the connection breaking.
-pub fn is_garbage(error: &io::Error) -> bool {
+pub fn is_malformed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData
 }
 
 fn cut_short(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => garbage("the stream ends within a message".to_owned()),
+        io::ErrorKind::UnexpectedEof => malformed("the stream ends within a message".to_owned()),
         _ => error,
     }
 }
@@ -105,15 +105,15 @@ mod tests {
     }
 
     #[test]
-    fn a_length_over_the_bound_is_garbage_before_any_byte_of_it_comes() {
+    fn a_length_over_the_bound_is_malformed_before_any_byte_of_it_comes() {
         let error = read_bytes(&u32::MAX.to_le_bytes(), 10).expect_err("too long");
-        assert!(is_garbage(&error) && error.to_string().contains("4294967295 bytes"), "{error}");
+        assert!(is_malformed(&error) && error.to_string().contains("4294967295 bytes"), "{error}");
     }
 
     #[test]
-    fn a_message_cut_short_or_followed_by_more_is_garbage() {
+    fn a_message_cut_short_or_followed_by_more_is_malformed() {
         for bytes in [&b"\x02\0\0\0a"[..], b"\x01\0\0\0ab", b"\x01\0", b""] {
-            assert!(is_garbage(&read_bytes(bytes, 10).expect_err("malformed")), "{bytes:?}");
+            assert!(is_malformed(&read_bytes(bytes, 10).expect_err("malformed")), "{bytes:?}");
         }
     }
 }

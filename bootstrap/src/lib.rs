@@ -1,12 +1,12 @@
-//! How nodes find each other: transports, identify, mDNS, introductions, addresses, tickets.
+//! How nodes find each other: transports, identify, mDNS, peer exchange, addresses, tickets.
 //!
-//! The way of a node that comes up: it dials the addresses that it was given ([`MeetingOptions::bootstrap`]), those that
+//! The way of a node that comes up: it dials the addresses that it was given ([`DiscoveryOptions::bootstrap`]), those that
 //! it knew from before, and what mDNS shows. Identify tells what the other one is: a node of the same run is kept and
-//! reported ([`MeetingEvent::PeerUp`]); one that introduces is asked who else is there; a node of another run, or another
+//! reported ([`DiscoveryEvent::PeerUp`]); one that introduces is asked who else is there; a node of another run, or another
 //! libp2p program, is left alone. Whoever is introduced is dialled in turn, so that soon all know each other, and no
 //! bootstrap is needed any more.
 //!
-//! [`Meeting`] is a libp2p behaviour that does all of this by itself; the node composes it with its own protocols.
+//! [`Discovery`] is a libp2p behaviour that does all of this by itself; the node composes it with its own protocols.
 //! [`serve`] is the bootstrap node: the same behaviour alone. [`fetch_run_file`] and [`discover_runs`] ask around with a
 //! swarm that lives for a moment.
 
@@ -16,23 +16,23 @@ pub mod addresses;
 pub mod bounds;
 pub mod frame;
 
-mod bucket;
-mod contacts;
-mod directory;
-mod introductions;
-mod meeting;
+mod address_book;
+mod discovery;
+mod peer_exchange;
+mod run_registry;
 mod seek;
 mod serve;
 mod swarm;
 mod ticket;
+mod token_bucket;
 
-pub use bucket::Bucket;
-pub use introductions::{Answer, Request, SeenRun};
-pub use meeting::{Meeting, MeetingEvent, MeetingOptions, OwnRun, Role};
+pub use discovery::{Discovery, DiscoveryEvent, DiscoveryOptions, OwnRun, Role};
+pub use peer_exchange::{Answer, Request, SeenRun};
 pub use seek::{FoundRun, SeekError, discover_runs, fetch_run_file};
 pub use serve::{Ready, ServeError, ServeOptions, serve};
 pub use swarm::{BuildError, build_swarm, default_listen, fresh_secret, node_id, peer_id};
 pub use ticket::{Ticket, TicketError};
+pub use token_bucket::TokenBucket;
 
 use libp2p::StreamProtocol;
 use paceline_protocol::RunId;

@@ -14,8 +14,8 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
 use crate::bounds::RUNS_MAX;
-use crate::introductions::{Answer, Request, check_run_file};
-use crate::meeting::{Meeting, MeetingEvent, MeetingOptions, Role};
+use crate::discovery::{Discovery, DiscoveryEvent, DiscoveryOptions, Role};
+use crate::peer_exchange::{Answer, Request, check_run_file};
 use crate::swarm::{BuildError, build_swarm, fresh_secret};
 
 /// Peers whose addresses are remembered for a run that was found.
@@ -33,11 +33,11 @@ pub enum SeekError {
          bootstrap, is up and can be reached from here"
     )]
     NotFound {
-        /// The run.
+        /// The run that was looked for.
         run: RunId,
         /// Where it was looked for.
         addresses: String,
-        /// How long.
+        /// How long it was looked for, in milliseconds.
         waited_ms: u128,
         /// What was found instead.
         found: String,
@@ -66,13 +66,13 @@ pub async fn fetch_run_file(addresses: &[Multiaddr], run: RunId, wait: Duration)
     let mut found = "no address answered".to_owned();
     while let Ok(event) = timeout_at(started + wait, next(&mut swarm)).await {
         match event {
-            MeetingEvent::Met(peer) => swarm.behaviour_mut().ask(peer, Request::RunFile { run }),
-            MeetingEvent::Answered(peer, Answer::RunFile(bytes)) => match check_run_file(run, &bytes) {
+            DiscoveryEvent::Identified(peer) => swarm.behaviour_mut().ask(peer, Request::RunFile { run }),
+            DiscoveryEvent::Answered(peer, Answer::RunFile(bytes)) => match check_run_file(run, &bytes) {
                 Ok(run_file) => return Ok(run_file),
                 Err(reason) => found = format!("{peer} sent a run file that is refused: {reason}"),
             },
-            MeetingEvent::Answered(peer, _) => found = format!("{peer} answered and doesn't have the run file"),
-            MeetingEvent::NotAnswered(peer, reason) => {
+            DiscoveryEvent::Answered(peer, _) => found = format!("{peer} answered and doesn't have the run file"),
+            DiscoveryEvent::NotAnswered(peer, reason) => {
                 found = format!("{peer} was reached and gave no answer: {reason}")
             }
             _ => {}
@@ -91,8 +91,8 @@ pub async fn discover_runs(also: &[Multiaddr], wait: Duration) -> Result<Vec<Fou
     let mut runs: BTreeMap<RunId, FoundRun> = BTreeMap::new();
     while let Ok(event) = timeout_at(started + wait, next(&mut swarm)).await {
         match event {
-            MeetingEvent::Met(peer) => swarm.behaviour_mut().ask(peer, Request::Runs),
-            MeetingEvent::Answered(peer, Answer::Runs(seen)) => {
+            DiscoveryEvent::Identified(peer) => swarm.behaviour_mut().ask(peer, Request::Runs),
+            DiscoveryEvent::Answered(peer, Answer::Runs(seen)) => {
                 let addresses = swarm.behaviour().addresses_of(peer);
                 for seen in seen {
                     if runs.len() >= RUNS_MAX && !runs.contains_key(&seen.run) {
@@ -126,13 +126,13 @@ impl FoundRun {
     }
 }
 
-fn seeker(addresses: &[Multiaddr], mdns: bool) -> Result<Swarm<Meeting>, BuildError> {
+fn seeker(addresses: &[Multiaddr], mdns: bool) -> Result<Swarm<Discovery>, BuildError> {
     let options =
-        MeetingOptions { role: Role::Seeker, run: None, bootstrap: addresses.to_vec(), known: Vec::new(), mdns };
-    build_swarm(&fresh_secret(), |key, relay| Meeting::new(options, key, relay))
+        DiscoveryOptions { role: Role::Seeker, run: None, bootstrap: addresses.to_vec(), known: Vec::new(), mdns };
+    build_swarm(&fresh_secret(), |key, relay| Discovery::new(options, key, relay))
 }
 
-async fn next(swarm: &mut Swarm<Meeting>) -> MeetingEvent {
+async fn next(swarm: &mut Swarm<Discovery>) -> DiscoveryEvent {
     loop {
         if let SwarmEvent::Behaviour(event) = swarm.select_next_some().await {
             return event;

@@ -13,7 +13,7 @@ use paceline_protocol::runfile::RunFile;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
-use crate::meeting::{Meeting, MeetingOptions, OwnRun, Role};
+use crate::discovery::{Discovery, DiscoveryOptions, OwnRun, Role};
 use crate::swarm::{BuildError, build_swarm, default_listen, fresh_secret};
 use crate::ticket::Ticket;
 
@@ -53,15 +53,15 @@ pub enum ServeError {
     /// An address can't be listened on.
     #[error("can't listen on {address}: {reason}; give another --listen address")]
     Listen {
-        /// The address.
+        /// The address that was asked for.
         address: Multiaddr,
-        /// The system's word.
+        /// What the system says.
         reason: String,
     },
     /// The identity can't be read or kept.
     #[error("{path}: {reason}")]
     Identity {
-        /// The file.
+        /// The file of the identity.
         path: PathBuf,
         /// What is wrong, and the fix.
         reason: String,
@@ -83,14 +83,14 @@ pub async fn serve(
         name: file.run.name.clone(),
         file: file.canonical().into_bytes(),
     });
-    let meeting = MeetingOptions {
+    let discovery = DiscoveryOptions {
         role: Role::Bootstrap,
         run: own_run.clone(),
         bootstrap: Vec::new(),
         known: Vec::new(),
         mdns: options.mdns,
     };
-    let mut swarm = build_swarm(&secret, |key, relay| Meeting::new(meeting, key, relay))?;
+    let mut swarm = build_swarm(&secret, |key, relay| Discovery::new(discovery, key, relay))?;
     listen(&mut swarm, options.listen)?;
     let mut on_ready = Some(on_ready);
     let mut settled = Instant::now() + ADDRESSES_SETTLED;
@@ -119,7 +119,7 @@ pub async fn serve(
     }
 }
 
-fn listen(swarm: &mut Swarm<Meeting>, addresses: Vec<Multiaddr>) -> Result<(), ServeError> {
+fn listen(swarm: &mut Swarm<Discovery>, addresses: Vec<Multiaddr>) -> Result<(), ServeError> {
     let addresses = if addresses.is_empty() { default_listen() } else { addresses };
     for address in addresses {
         let listening = swarm.listen_on(address.clone());

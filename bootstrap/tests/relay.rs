@@ -6,7 +6,7 @@ mod common;
 use std::net::UdpSocket;
 
 use common::{peer, run_file, until};
-use paceline_bootstrap::{MeetingEvent, ServeOptions, node_id, serve};
+use paceline_bootstrap::{DiscoveryEvent, ServeOptions, node_id, serve};
 use tokio::sync::oneshot;
 
 /// This machine's address towards others. Nothing is sent.
@@ -36,7 +36,7 @@ async fn nodes_that_listen_nowhere_meet_through_the_relay() {
     let mut other = common::node_listening(&file, &given, &[]).await;
     let wanted = node_id(&peer(&hidden));
     until(&mut [&mut other, &mut hidden], |i, event| {
-        (i == 0 && matches!(event, MeetingEvent::PeerUp(node) if Some(*node) == wanted)).then_some(())
+        (i == 0 && matches!(event, DiscoveryEvent::PeerUp(node) if Some(*node) == wanted)).then_some(())
     })
     .await;
     for swarm in [&hidden, &other] {

@@ -5,6 +5,7 @@
 //! ```
 
 use anyhow::{Context, bail};
+use paceline::learn::cores;
 use paceline::replay::replay;
 use paceline::store::Home;
 
@@ -12,10 +13,9 @@ fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1);
     let home = Home::at(arguments.next().context("usage: replay HOME [DATA]")?);
     let data = arguments.next().map(std::path::PathBuf::from);
-    let threads = std::thread::available_parallelism().map_or(1, Into::into);
     let mut equal = true;
     let scratch = tempfile::tempdir()?;
-    replay(&home, data.as_deref(), threads, scratch.path(), |r| {
+    replay(&home, data.as_deref(), cores(), scratch.path(), |r| {
         println!(
             "round {}: {} of {} updates equal, model equal: {}",
             r.round, r.updates_equal, r.updates, r.model_equal

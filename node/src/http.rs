@@ -18,8 +18,9 @@ use paceline_protocol::machine::Command;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::driver::Shared;
+use crate::driver::NodeState;
 use crate::net::Network;
+use crate::report::{MemberStatus, Peer};
 
 /// The header that commands need.
 pub const COMMAND_HEADER: &str = "x-paceline";
@@ -27,15 +28,15 @@ pub const COMMAND_HEADER: &str = "x-paceline";
 /// What the API looks at.
 #[derive(Debug, Clone)]
 pub struct Api {
-    /// Status and history.
-    pub shared: Arc<Shared>,
-    /// Addresses and counters.
+    /// Where the node stands: its status, its history, what it refused.
+    pub node_state: Arc<NodeState>,
+    /// The connected peers, this node's addresses, and what was counted.
     pub network: Network,
     /// Commands for the driver.
     pub commands: mpsc::Sender<Command>,
-    /// The run, for tickets.
+    /// The run that a ticket is for.
     pub run: RunId,
-    /// Its name.
+    /// The run's name, which a ticket shows to people.
     pub run_name: String,
 }
 
@@ -66,28 +67,25 @@ async fn own_hosts_only(address: SocketAddr, request: Request, next: Next) -> Re
 }
 
 async fn status(State(api): State<Api>) -> Response {
-    match api.shared.status() {
+    match api.node_state.status() {
         Some(status) => Json(status).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "the node is just starting\n").into_response(),
     }
 }
 
 async fn rounds(State(api): State<Api>) -> Response {
-    Json(api.shared.rounds()).into_response()
+    Json(api.node_state.rounds()).into_response()
 }
 
 /// The members that `status` shows, with the addresses of those that are connected.
 async fn peers(State(api): State<Api>) -> Response {
     let connected = api.network.peers();
-    let roster = api.shared.status().map(|s| s.roster).unwrap_or_default();
-    let peers = roster.into_iter().map(|member| {
+    let roster = api.node_state.status().map(|s| s.roster).unwrap_or_default();
+    let peer = |member: MemberStatus| {
         let addresses = connected.iter().find(|(node, _)| node.to_string() == member.node_id).map(|(_, a)| a);
-        let addresses: Vec<String> = addresses.into_iter().flatten().map(ToString::to_string).collect();
-        let mut peer = serde_json::json!(member);
-        peer["addresses"] = serde_json::json!(addresses);
-        peer
-    });
-    Json(peers.collect::<Vec<_>>()).into_response()
+        Peer { member, addresses: addresses.into_iter().flatten().map(ToString::to_string).collect() }
+    };
+    Json(roster.into_iter().map(peer).collect::<Vec<_>>()).into_response()
 }
 
 async fn ticket(State(api): State<Api>) -> Response {
@@ -107,7 +105,7 @@ async fn leave(State(api): State<Api>, headers: HeaderMap) -> Response {
     }
 }
 
-/// Prometheus' text format.
+/// Everything that is counted, in Prometheus' text format.
 async fn metrics(State(api): State<Api>) -> Response {
     use prometheus_client::encoding::text::encode;
     use prometheus_client::metrics::counter::ConstCounter;
@@ -117,7 +115,7 @@ async fn metrics(State(api): State<Api>) -> Response {
 
     let mut registry = Registry::with_prefix("paceline");
     let refused = Family::<Vec<(String, String)>, prometheus_client::metrics::counter::Counter>::default();
-    for (reject, n) in api.shared.refused().iter() {
+    for (reject, n) in api.node_state.refused().iter() {
         refused.get_or_create(&vec![("reason".to_owned(), reject.to_string())]).inc_by(*n);
     }
     registry.register("refused", "What peers sent and was refused, by reason", refused);
@@ -128,13 +126,14 @@ async fn metrics(State(api): State<Api>) -> Response {
         ("blob_sent_bytes", "Bytes of models and updates sent", counters.blobs_sent.read()),
         ("blob_received_bytes", "Bytes of models and updates received", counters.blobs_received.read()),
         ("throttled", "Requests refused for their number or size", counters.refused.read()),
-        ("garbage", "Requests and answers that broke a protocol", counters.garbage.read()),
+        // Named before the counter was; dashboards know it by this name.
+        ("garbage", "Requests and answers that broke a protocol", counters.malformed.read()),
         ("dropped", "Messages dropped by full queues", counters.dropped.read()),
     ];
     for (name, help, value) in totals {
         registry.register(name, help, ConstCounter::new(value));
     }
-    if let Some(status) = api.shared.status() {
+    if let Some(status) = api.node_state.status() {
         registry.register("round", "The round being decided", ConstGauge::new(status.round as i64));
         registry.register("roster", "Members", ConstGauge::new(status.roster.len() as i64));
     }

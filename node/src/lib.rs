@@ -1,16 +1,17 @@
 //! The node: what ties agreement ([`paceline_protocol`]) and learning ([`paceline_model`]) to the world.
 //!
 //! [`driver`] is its heart: the task that owns the machine. Around it [`net`] moves messages, [`blobs`] moves and keeps
-//! models and updates, [`store`] keeps records and votes, [`learn`] trains and averages. [`http`], [`cli`] and `console`
-//! let people look and command; `demo` starts a whole run of processes; [`simulate`] is a run in one process, [`replay`]
-//! repeats one from its records.
+//! models and updates, [`store`] keeps records and votes, [`learn`] trains and averages. [`report`] says where a node stands
+//! and [`http`] serves that; `inspect` asks it from another process. [`simulate`] is a run in one process, `cluster` one in
+//! many, and [`replay`] repeats one from its records. On top [`cli`] has the commands, and `ui` the words that they print:
+//! nothing below knows either.
 
 pub mod blobs;
 pub mod cli;
-mod console;
-mod demo;
+mod cluster;
 pub mod driver;
 pub mod http;
+mod inspect;
 pub mod learn;
 pub mod net;
 pub mod plot;
@@ -18,3 +19,4 @@ pub mod replay;
 pub mod report;
 pub mod simulate;
 pub mod store;
+mod ui;

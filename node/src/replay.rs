@@ -10,7 +10,7 @@ use paceline_protocol::record::{Kind, Record};
 use paceline_protocol::runfile::RunFile;
 
 use crate::blobs::Manifest;
-use crate::learn::{Client, Cohort, Controls, Plan, Workers};
+use crate::learn::{Client, ControlVariates, LocalClients, Plan, Workers};
 use crate::store::{Database, Home};
 
 /// What came of repeating a round.
@@ -42,22 +42,23 @@ pub fn replay(
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let run_file = RunFile::parse(&text, &path.display().to_string())?;
     let plan = Plan::of(&run_file)?;
-    let rows = Database::open(&home.database(), run_file.run_id())?.rows()?;
-    let (data, workers, controls) = (plan.images(data)?, Workers::new(threads)?, Controls::at(scratch));
-    let cohort = Cohort { plan: &plan, data: &data, workers: &workers, controls: &controls };
+    let history = Database::open(&home.database(), run_file.run_id())?.history()?;
+    let (data, workers, controls) = (plan.images(data)?, Workers::new(threads)?, ControlVariates::at(scratch));
+    let local_clients = LocalClients { plan: &plan, data: &data, workers: &workers, controls: &controls };
     let mut state = plan.initial_state()?;
     let rules = Rules::of(&run_file, Manifest::of(&state).blob(), plan.update_len());
-    let mut records = rows.into_iter().map(|row| row.committed);
+    let mut records = history.into_iter().map(|entry| entry.committed);
     let genesis = records.next().with_context(|| format!("{} holds no records", home.dir().display()))?;
     let mut chain = Chain::begin(rules, genesis).context("the genesis is refused")?;
     for committed in records {
         let record = &committed.record;
         let round = record.round;
         if matches!(record.kind, Kind::Train) {
-            let (sum, locals) = cohort.train(&state, round, &clients(record, &chain)?, &|| ControlFlow::Continue(()));
+            let (sum, updates) =
+                local_clients.train(&state, round, &clients(record, &chain)?, &|| ControlFlow::Continue(()));
             let samples = chain.samples_of_roster(record.contributions.iter());
             state = plan.rule.step(&state, &sum, samples).with_context(|| format!("round {round}"))?;
-            let pairs = record.contributions.iter().zip(&locals);
+            let pairs = record.contributions.iter().zip(&updates);
             let equal = pairs.filter(|(theirs, ours)| ours.as_ref().is_ok_and(|ours| ours.update == theirs.update));
             on_round(Repeated {
                 round,

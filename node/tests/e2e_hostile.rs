@@ -92,7 +92,7 @@ async fn attack(attack: Attack, ticket: Ticket, secret: [u8; 32], stop: tokio::s
             _ = &mut stop => return attacks,
             Some(event) = events.recv() => match event {
                 NetEvent::PeerUp(peer) => met.push(peer),
-                NetEvent::ChunkAsked { answer, .. } => {
+                NetEvent::BlobRequested { answer, .. } => {
                     let _ = answer.send(BlobAnswer::Chunk(vec![7; 100]));
                 }
                 _ => {}

@@ -146,7 +146,7 @@ async fn who_asks_for_too_much_at_once_is_told_so() {
     // The owner of `a` takes the requests and answers none of them.
     let mut held = Vec::new();
     let hold = a.until(|event| {
-        if let NetEvent::ChunkAsked { answer, .. } = event {
+        if let NetEvent::BlobRequested { answer, .. } = event {
             held.push(answer);
         }
         None::<()>
@@ -163,7 +163,7 @@ async fn who_asks_for_too_much_at_once_is_told_so() {
 async fn an_answer_that_the_owner_forgets_is_busy() {
     let (mut a, b) = pair(&run_file(1)).await;
     let ask = b.net.ask_blob(a.id, BlobRequest::Manifest { blob: Hash::ZERO }, PATIENCE);
-    let forget = a.until(|event| matches!(event, NetEvent::ChunkAsked { .. }).then_some(()));
+    let forget = a.until(|event| matches!(event, NetEvent::BlobRequested { .. }).then_some(()));
     let (answer, ()) = tokio::join!(ask, forget);
     assert_eq!(answer, Ok(BlobAnswer::Busy));
 }

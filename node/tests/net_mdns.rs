@@ -4,60 +4,19 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "../../bootstrap/tests/shared/cable.rs"]
+mod cable;
 mod net_common;
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 
+use cable::{Cable, Killed};
 use net_common::{TestNet, options, run_file};
 use paceline::net::NetEvent;
 
 /// Set in the processes that are the nodes.
 const NODE: &str = "PACELINE_TEST_MDNS_NODE";
-
-/// Two namespaces with a cable between them. Taken down when dropped.
-struct Cable([String; 2]);
-
-impl Cable {
-    fn lay() -> Option<Self> {
-        let id = std::process::id();
-        let cable = Self(["l", "r"].map(|end| format!("pln{id}{end}")));
-        let [left, right] = cable.0.each_ref().map(String::as_str);
-        let (l, r) = (format!("w{id}l"), format!("w{id}r"));
-        let cabled = run(&["netns", "add", left])
-            && run(&["netns", "add", right])
-            && run(&["link", "add", &l, "netns", left, "type", "veth", "peer", "name", &r, "netns", right]);
-        let ends = [(left, &l, "10.213.8.1/24"), (right, &r, "10.213.8.2/24")];
-        let up = |(name, link, ip): (&str, &String, &str)| {
-            run(&["-n", name, "addr", "add", ip, "dev", link])
-                && run(&["-n", name, "link", "set", link, "up", "multicast", "on"])
-                && run(&["-n", name, "route", "add", "default", "dev", link])
-        };
-        (cabled && ends.into_iter().all(up)).then_some(cable)
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        for name in &self.0 {
-            run(&["netns", "del", name]);
-        }
-    }
-}
-
-fn run(arguments: &[&str]) -> bool {
-    Command::new("ip").args(arguments).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-}
-
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Not a test by itself: a node that tells who is up, in a namespace of its own.
 #[tokio::test]
@@ -77,16 +36,15 @@ async fn node_process() {
 
 #[test]
 fn two_nodes_on_a_local_network_find_each_other_without_an_address() {
-    let Some(cable) = Cable::lay() else {
+    let Some(cable) = Cable::lay(8) else {
         eprintln!("skipped: network namespaces need root and `ip`");
         return;
     };
     let mut told = Vec::new();
     let mut nodes = Vec::new();
-    for name in &cable.0 {
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", name])
-            .arg(std::env::current_exe().expect("this program"))
+    for end in 0..2 {
+        let mut child = cable
+            .at(end, std::env::current_exe().expect("this program"))
             .args(["--exact", "node_process", "--nocapture"])
             .env(NODE, "1")
             .stdout(Stdio::piped())

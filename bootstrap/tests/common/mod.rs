@@ -1,73 +1,30 @@
-//! Nodes for tests: the meeting, and a protocol under the run's name that sends and takes whatever bytes it is given.
+//! Nodes for tests: discovery, and a protocol under the run's name that sends and takes whatever bytes it is given.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
-use std::io;
+#[path = "../shared/raw.rs"]
+mod raw;
+
 use std::time::Duration;
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use futures::StreamExt;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
 use paceline_bootstrap::{
-    Meeting, MeetingEvent, MeetingOptions, OwnRun, Ready, Role, ServeOptions, build_swarm, fresh_secret, run_protocol,
-    serve,
+    Discovery, DiscoveryEvent, DiscoveryOptions, OwnRun, Ready, Role, ServeOptions, build_swarm, fresh_secret,
+    run_protocol, serve,
 };
 use paceline_protocol::runfile::RunFile;
+use raw::Raw;
 use tokio::sync::oneshot;
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Sends bytes as they are and reads whatever comes.
-#[derive(Clone, Default)]
-pub struct Raw;
-
-impl request_response::Codec for Raw {
-    type Protocol = StreamProtocol;
-    type Request = Vec<u8>;
-    type Response = Vec<u8>;
-
-    async fn read_request<T: AsyncRead + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        io.read_to_end(&mut bytes).await?;
-        Ok(bytes)
-    }
-
-    async fn read_response<T: AsyncRead + Unpin + Send>(
-        &mut self,
-        p: &StreamProtocol,
-        io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        self.read_request(p, io).await
-    }
-
-    async fn write_request<T: AsyncWrite + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-        bytes: Vec<u8>,
-    ) -> io::Result<()> {
-        io.write_all(&bytes).await
-    }
-
-    async fn write_response<T: AsyncWrite + Unpin + Send>(
-        &mut self,
-        p: &StreamProtocol,
-        io: &mut T,
-        bytes: Vec<u8>,
-    ) -> io::Result<()> {
-        self.write_request(p, io, bytes).await
-    }
-}
-
 #[derive(NetworkBehaviour)]
 pub struct TestNode {
-    pub meeting: Meeting,
+    pub discovery: Discovery,
     pub raw: request_response::Behaviour<Raw>,
 }
 
@@ -102,7 +59,7 @@ pub async fn node_listening(file: &RunFile, bootstrap: &[Multiaddr], on: &[&str]
 }
 
 fn swarm(file: &RunFile, bootstrap: &[Multiaddr], protocol: StreamProtocol) -> Swarm<TestNode> {
-    let options = MeetingOptions {
+    let options = DiscoveryOptions {
         role: Role::Node,
         run: Some(own_run(file)),
         bootstrap: bootstrap.to_vec(),
@@ -112,7 +69,7 @@ fn swarm(file: &RunFile, bootstrap: &[Multiaddr], protocol: StreamProtocol) -> S
     build_swarm(&fresh_secret(), |key, relay| {
         let config = request_response::Config::default().with_request_timeout(PATIENCE);
         let raw = request_response::Behaviour::with_codec(Raw, [(protocol, ProtocolSupport::Full)], config);
-        Ok(TestNode { meeting: Meeting::new(options, key, relay)?, raw })
+        Ok(TestNode { discovery: Discovery::new(options, key, relay)?, raw })
     })
     .expect("a swarm")
 }
@@ -121,7 +78,7 @@ async fn listen(swarm: &mut Swarm<TestNode>, on: &[&str]) {
     for address in on {
         swarm.listen_on(address.parse().expect("a multiaddr")).expect("it can be listened on");
     }
-    while swarm.behaviour().meeting.addresses().len() < on.len() {
+    while swarm.behaviour().discovery.addresses().len() < on.len() {
         swarm.next().await;
     }
 }
@@ -129,14 +86,14 @@ async fn listen(swarm: &mut Swarm<TestNode>, on: &[&str]) {
 /// Polls all swarms until `done` says so of an event, which it is given with its swarm's index.
 pub async fn until<T>(
     swarms: &mut [&mut Swarm<TestNode>],
-    mut done: impl FnMut(usize, &MeetingEvent) -> Option<T>,
+    mut done: impl FnMut(usize, &DiscoveryEvent) -> Option<T>,
 ) -> T {
     let look = async {
         loop {
             let next =
                 swarms.iter_mut().enumerate().map(|(i, s)| Box::pin(async move { (i, s.select_next_some().await) }));
             let ((i, event), ..) = futures::future::select_all(next).await;
-            if let SwarmEvent::Behaviour(TestNodeEvent::Meeting(event)) = event
+            if let SwarmEvent::Behaviour(TestNodeEvent::Discovery(event)) = event
                 && let Some(found) = done(i, &event)
             {
                 return found;
@@ -176,11 +133,11 @@ pub fn parse(addresses: &[String]) -> Vec<Multiaddr> {
 }
 
 pub fn addresses(swarm: &Swarm<TestNode>) -> Vec<Multiaddr> {
-    swarm.behaviour().meeting.addresses()
+    swarm.behaviour().discovery.addresses()
 }
 
 pub fn is_up(swarm: &Swarm<TestNode>, peer: &Swarm<TestNode>) -> bool {
-    swarm.behaviour().meeting.is_up(peer.local_peer_id())
+    swarm.behaviour().discovery.is_up(peer.local_peer_id())
 }
 
 pub fn peer(swarm: &Swarm<TestNode>) -> PeerId {

@@ -90,7 +90,7 @@ struct Fetch<'a, A> {
     fetchers: Vec<NodeId>,
     me: NodeId,
     /// Who lied or is too slow, and is not asked again.
-    fallen: BTreeSet<NodeId>,
+    excluded: BTreeSet<NodeId>,
     /// Who does not know the blob or could not be reached, and is not asked again in this pass.
     absent: BTreeSet<NodeId>,
     /// Whether somebody said in this pass that it has too much to do.
@@ -128,7 +128,7 @@ pub async fn fetch<A: Ask>(
         origin,
         fetchers,
         me,
-        fallen: BTreeSet::new(),
+        excluded: BTreeSet::new(),
         absent: BTreeSet::new(),
         is_busy: false,
         idle: 0,
@@ -170,7 +170,7 @@ impl<A: Ask> Fetch<'_, A> {
         Ok(())
     }
 
-    /// Waits before everybody who has not fallen is asked again.
+    /// Waits before everybody who is not excluded is asked again.
     async fn pause(&mut self, something_came: bool) -> Result<(), FetchError> {
         match (something_came, std::mem::take(&mut self.is_busy)) {
             (true, _) => (self.idle, self.busy) = (0, 0),
@@ -199,7 +199,7 @@ impl<A: Ask> Fetch<'_, A> {
     }
 
     fn may_be_asked(&self, peer: NodeId) -> bool {
-        !self.fallen.contains(&peer) && !self.absent.contains(&peer)
+        !self.excluded.contains(&peer) && !self.absent.contains(&peer)
     }
 
     async fn manifest(&mut self) -> Result<Manifest, FetchError> {
@@ -227,7 +227,7 @@ impl<A: Ask> Fetch<'_, A> {
     }
 
     fn lies(&mut self, peer: NodeId) {
-        if self.fallen.insert(peer) {
+        if self.excluded.insert(peer) {
             self.report.liars.push((peer, Reject::WrongHash));
         }
     }
@@ -237,7 +237,7 @@ impl<A: Ask> Fetch<'_, A> {
         match error {
             // A connection can be made anew, and this node's own queue empties.
             AskError::Unreachable | AskError::Broken(_) | AskError::Overloaded => self.absent.insert(peer),
-            AskError::Timeout | AskError::Unsupported | AskError::Malformed(_) => self.fallen.insert(peer),
+            AskError::Timeout | AskError::Unsupported | AskError::Malformed(_) => self.excluded.insert(peer),
         };
         self.report.failed.insert(peer, error);
     }
@@ -320,7 +320,7 @@ impl<A: Ask> Fetch<'_, A> {
     /// Whom to ask next for a chunk: the one that it belongs to, then the origin, then the others in turn, each chunk and
     /// each pass another one first.
     fn holder(&self, want: &Want, pass: usize) -> Option<NodeId> {
-        // Those who fell, or said that they don't know the blob, kept nobody waiting.
+        // Those who are excluded, or said that they don't know the blob, kept nobody waiting.
         if want.asked.iter().filter(|n| self.may_be_asked(**n)).count() >= ASKED_MAX {
             return None;
         }

@@ -10,4 +10,4 @@ mod store;
 pub use fetch::{Ask, FetchError, Fetched, fetch};
 pub use manifest::Manifest;
 pub use serve::serve;
-pub use store::{BlobError, BlobStore, Fetching, Grown};
+pub use store::{BlobError, BlobStore, ChunkSignal, FetchGuard};

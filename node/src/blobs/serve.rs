@@ -32,11 +32,11 @@ pub async fn serve(store: &Arc<BlobStore>, request: BlobRequest) -> BlobAnswer {
 async fn wait_for_chunk(store: &Arc<BlobStore>, blob: Hash, index: u32) -> Option<Vec<u8>> {
     loop {
         // Asked for before the look, so that no chunk slips in between.
-        let grown = store.grown(blob);
+        let signal = store.chunk_signal(blob);
         if store.has_chunk(blob, index) {
             let store = store.clone();
             return tokio::task::spawn_blocking(move || store.chunk(blob, index)).await.ok().flatten();
         }
-        grown?.changed().await;
+        signal?.changed().await;
     }
 }

@@ -4,7 +4,7 @@
 //! on disk. What is found at a start is hashed again, chunk by chunk, so that nothing half-written counts and nothing
 //! that is right is fetched twice.
 
-mod growth;
+mod chunk_waiters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -18,8 +18,8 @@ use thiserror::Error;
 
 use super::manifest::Manifest;
 use crate::store::files;
-use growth::Growth;
-pub use growth::{Fetching, Grown};
+use chunk_waiters::ChunkWaiters;
+pub use chunk_waiters::{ChunkSignal, FetchGuard};
 
 /// Bytes of whole blobs that are hashed again at a start: a few seconds' worth. What is beyond is believed by its length
 /// until it is read, which hashes it anyway.
@@ -60,12 +60,12 @@ struct State {
     whole: BTreeMap<Hash, Whole>,
     partial: BTreeMap<Hash, Partial>,
     /// What a start found and could not count as whole: parts that a fetch may resume.
-    stray: BTreeSet<Hash>,
+    unverified: BTreeSet<Hash>,
     /// Blobs that `retain` leaves alone once: whoever says what to keep may not have heard of them yet.
     fresh: BTreeSet<Hash>,
     /// Blobs in use, which `retain` leaves alone, with the count of their users.
     pinned: BTreeMap<Hash, usize>,
-    growth: Growth,
+    waiters: ChunkWaiters,
 }
 
 /// A blob of which every chunk is here.
@@ -127,7 +127,7 @@ impl BlobStore {
                     state.whole.insert(id, Whole { manifest: Arc::new(manifest), durable: true });
                 }
                 None => {
-                    state.stray.insert(id);
+                    state.unverified.insert(id);
                     drop(state);
                     store.demote(id);
                 }
@@ -206,9 +206,9 @@ impl BlobStore {
         let mut state = self.state();
         state.whole.insert(id, Whole { manifest, durable });
         state.partial.remove(&id);
-        state.stray.remove(&id);
+        state.unverified.remove(&id);
         state.fresh.insert(id);
-        state.growth.tell(id);
+        state.waiters.tell(id);
     }
 
     fn sync_dir(&self) -> Result<(), BlobError> {
@@ -235,22 +235,22 @@ impl BlobStore {
     fn forget_damaged(&self, id: Hash) {
         let mut state = self.state();
         if state.whole.remove(&id).is_some() {
-            state.stray.insert(id);
+            state.unverified.insert(id);
             self.demote(id);
         }
     }
 
     /// The manifest of a blob that is here or being fetched, or was when the node was stopped.
     pub fn manifest(&self, id: Hash) -> Option<Arc<Manifest>> {
-        let is_stray = {
+        let is_unverified = {
             let state = self.state();
             let partial = || state.partial.get(&id).map(|p| &p.manifest);
             if let Some(manifest) = state.whole.get(&id).map(|w| &w.manifest).or_else(partial) {
                 return Some(manifest.clone());
             }
-            state.stray.contains(&id)
+            state.unverified.contains(&id)
         };
-        is_stray.then(|| self.manifest_on_disk(id).map(Arc::new)).flatten()
+        is_unverified.then(|| self.manifest_on_disk(id).map(Arc::new)).flatten()
     }
 
     /// Whether a chunk is here.
@@ -326,8 +326,8 @@ impl BlobStore {
         let partial = Partial { manifest: Arc::new(manifest), have };
         let missing = partial.missing();
         state.partial.insert(blob.id, partial);
-        state.stray.remove(&blob.id);
-        state.growth.tell(blob.id);
+        state.unverified.remove(&blob.id);
+        state.waiters.tell(blob.id);
         Ok(missing)
     }
 
@@ -361,7 +361,7 @@ impl BlobStore {
         let mut state = self.state();
         if let Some(partial) = state.partial.get_mut(&id) {
             partial.have.insert(index);
-            state.growth.tell(id);
+            state.waiters.tell(id);
         }
         Ok(true)
     }
@@ -397,13 +397,13 @@ impl BlobStore {
     }
 
     /// Says that a blob is being fetched, until the answer is dropped: who asks for its chunks may wait for them.
-    pub fn fetching(self: &Arc<Self>, id: Hash) -> Fetching {
-        Fetching::begin(self.clone(), id)
+    pub fn fetching(self: &Arc<Self>, id: Hash) -> FetchGuard {
+        FetchGuard::begin(self.clone(), id)
     }
 
     /// For a blob that is being fetched: tells when more of it is here.
-    pub fn grown(&self, id: Hash) -> Option<Grown> {
-        self.state().growth.watch(id)
+    pub fn chunk_signal(&self, id: Hash) -> Option<ChunkSignal> {
+        self.state().waiters.watch(id)
     }
 
     /// Keeps a blob from being removed until `unpin`.
@@ -430,12 +430,12 @@ impl BlobStore {
             let mut state = self.state();
             let fresh = std::mem::take(&mut state.fresh);
             let known: BTreeSet<Hash> =
-                state.whole.keys().chain(state.partial.keys()).chain(&state.stray).copied().collect();
+                state.whole.keys().chain(state.partial.keys()).chain(&state.unverified).copied().collect();
             let stays = |id: &Hash| keep.contains(id) || fresh.contains(id) || state.pinned.contains_key(id);
             for id in known.into_iter().filter(|id| !stays(id)).collect::<Vec<_>>() {
                 state.whole.remove(&id);
                 state.partial.remove(&id);
-                state.stray.remove(&id);
+                state.unverified.remove(&id);
                 gone.extend(self.set_aside(id));
             }
         }
@@ -451,11 +451,6 @@ impl BlobStore {
             fs::rename(self.path(id, extension), &gone).ok().map(|()| gone)
         };
         [WHOLE, PART, MANIFEST].into_iter().filter_map(aside).collect()
-    }
-
-    /// Bytes of the blobs that are whole.
-    pub fn bytes_on_disk(&self) -> u64 {
-        self.state().whole.values().map(|w| w.manifest.blob().len).sum()
     }
 }
 

@@ -7,20 +7,21 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use paceline_protocol::runfile::RunFile;
 
-use super::{Coded, Exit, Format, print};
+use super::error::CliError;
+use super::output::{Format, print, print_json};
 
-pub(super) fn run(file: &Path, format: Format) -> Result<(), Coded> {
+pub(super) fn run(file: &Path, format: Format) -> Result<(), CliError> {
     let name = file.display();
     let mut out = match OpenOptions::new().write(true).create_new(true).open(file) {
         Ok(out) => out,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            return Err(Coded::new(Exit::BadInput, anyhow!("{name} exists and is left alone; give another name")));
+            return Err(CliError::bad_input(anyhow!("{name} exists and is left alone; give another name")));
         }
         Err(error) => return Err(anyhow::Error::from(error).context(format!("{name} can't be written")).into()),
     };
     out.write_all(RunFile::template().as_bytes()).with_context(|| format!("{name} can't be written"))?;
     match format {
-        Format::Json => print(&serde_json::json!({ "wrote": file }).to_string()),
+        Format::Json => print_json(&serde_json::json!({ "wrote": file }))?,
         Format::Text => print(&format!("Wrote {name}. Edit it, then: paceline join {name}")),
     }
     Ok(())

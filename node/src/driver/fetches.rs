@@ -12,7 +12,7 @@ use crate::blobs::{BlobStore, FetchError, fetch};
 use crate::learn::StateCheck;
 use crate::net::Network;
 
-use super::shared::Shared;
+use super::node_state::NodeState;
 
 /// Fetches that move bytes at a time; the others wait for their turn.
 const FETCHES_MAX: usize = 8;
@@ -24,7 +24,7 @@ pub(super) struct Fetches {
     blobs: Arc<BlobStore>,
     state: StateCheck,
     inputs: mpsc::Sender<Input>,
-    shared: Arc<Shared>,
+    node_state: Arc<NodeState>,
     turns: Arc<Semaphore>,
     tasks: BTreeMap<Hash, AbortHandle>,
 }
@@ -36,24 +36,24 @@ impl Fetches {
         blobs: Arc<BlobStore>,
         state: StateCheck,
         inputs: mpsc::Sender<Input>,
-        shared: Arc<Shared>,
+        node_state: Arc<NodeState>,
     ) -> Self {
         let turns = Arc::new(Semaphore::new(FETCHES_MAX));
-        Self { me, network, blobs, state, inputs, shared, turns, tasks: BTreeMap::new() }
+        Self { me, network, blobs, state, inputs, node_state, turns, tasks: BTreeMap::new() }
     }
 
     pub(super) fn begin(&mut self, blob: BlobRef, purpose: Purpose, origin: NodeId, others: Vec<NodeId>) {
         // It stays on disk, whole or in part, until the machine knows how it ended.
         self.blobs.pin(blob.id);
         let (network, store, inputs) = (self.network.clone(), self.blobs.clone(), self.inputs.clone());
-        let (me, state, turns, shared) = (self.me, self.state, self.turns.clone(), self.shared.clone());
+        let (me, state, turns, node_state) = (self.me, self.state, self.turns.clone(), self.node_state.clone());
         let task = tokio::spawn(async move {
             let _turn = turns.acquire().await;
             let durable = purpose == Purpose::Model;
             let (report, result) = fetch(&store, &network, (me, origin, &others), blob, durable, |_| {}).await;
             for (liar, reject) in &report.liars {
                 tracing::warn!(peer = %liar, "served a bad chunk: {reject}");
-                shared.count_refusal(*reject);
+                node_state.count_refusal(*reject);
             }
             let checked = match result {
                 Ok(()) if purpose == Purpose::Model => check(&store, blob.id, state).await,

@@ -1,10 +1,10 @@
 //! The driver: the one task that owns the machine. Everything that happens becomes an [`Input`], everything that the
 //! machine wants is carried out here or handed to a worker, and after each input a fresh snapshot is published.
 //!
-//! Nothing in this task blocks: the disk, the trainer and the averager have threads of their own, fetches have tasks.
+//! Nothing in this task blocks: the disk, the trainer and the aggregator have threads of their own, fetches have tasks.
 
 mod fetches;
-mod shared;
+mod node_state;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -19,13 +19,12 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::blobs::{BlobStore, serve};
-use crate::learn::{Averager, Job, Outcome, StateCheck, Trainer};
+use crate::learn::{Aggregator, Job, Outcome, StateCheck, Trainer};
 use crate::net::{NetEvent, Network};
-use crate::report::About;
-use crate::store::{Home, Row, Writer};
+use crate::store::{HistoryEntry, Home, Writer};
 
 use fetches::Fetches;
-pub use shared::Shared;
+pub use node_state::NodeState;
 
 /// Results of workers that may wait for the driver. It is never away for long.
 pub const INPUTS_MAX: usize = 4_096;
@@ -41,10 +40,10 @@ pub struct Driver {
     blobs: Arc<BlobStore>,
     writer: Writer,
     trainer: Trainer,
-    averager: Averager,
+    aggregator: Aggregator,
     fetches: Fetches,
     serving: Arc<Semaphore>,
-    shared: Arc<Shared>,
+    node_state: Arc<NodeState>,
     home: Home,
     started: Instant,
     /// Bytes sent and received when the last record was committed.
@@ -57,25 +56,25 @@ pub struct Driver {
 /// What a driver is made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// The machine's own.
+    /// What the machine is configured with: rules, identity, name, part.
     pub config: Config,
     /// What was on disk.
     pub recovered: Recovered,
-    /// The network, started.
+    /// The network, which was started.
     pub network: Network,
-    /// The blobs.
+    /// The models and updates on disk.
     pub blobs: Arc<BlobStore>,
     /// The writer; it confirms into `inputs`.
     pub writer: Writer,
     /// The trainer; it answers into `inputs`.
     pub trainer: Trainer,
-    /// The averager; it answers into `inputs`.
-    pub averager: Averager,
+    /// The aggregator; it answers into `inputs`.
+    pub aggregator: Aggregator,
     /// What a fetched state is checked against.
     pub state: StateCheck,
     /// What others may look at.
-    pub shared: Arc<Shared>,
-    /// The home.
+    pub node_state: Arc<NodeState>,
+    /// The home, in which the addresses of peers are kept.
     pub home: Home,
     /// Rounds whose updates stay on disk.
     pub keep_updates: usize,
@@ -109,7 +108,7 @@ impl Driver {
             parts.blobs.clone(),
             parts.state,
             parts.inputs,
-            parts.shared.clone(),
+            parts.node_state.clone(),
         );
         Self {
             machine,
@@ -117,10 +116,10 @@ impl Driver {
             blobs: parts.blobs,
             writer: parts.writer,
             trainer: parts.trainer,
-            averager: parts.averager,
+            aggregator: parts.aggregator,
             fetches,
             serving: Arc::new(Semaphore::new(SERVING_MAX)),
-            shared: parts.shared,
+            node_state: parts.node_state,
             home: parts.home,
             started,
             bytes_at_commit: (0, 0),
@@ -203,7 +202,7 @@ impl Driver {
                 tracing::debug!(%peer, "down");
                 self.give(Input::PeerDown(peer));
             }
-            NetEvent::ChunkAsked { request, answer, .. } => {
+            NetEvent::BlobRequested { request, answer, .. } => {
                 // Without a permit the answer is dropped, which the asker hears as `Busy`.
                 if let Ok(permit) = self.serving.clone().try_acquire_owned() {
                     let blobs = self.blobs.clone();
@@ -213,7 +212,7 @@ impl Driver {
                     });
                 }
             }
-            NetEvent::Garbage { from, protocol, reason } => {
+            NetEvent::Malformed { from, protocol, reason } => {
                 self.refuse(from, Reject::Malformed, &format!("{protocol}: {reason}"));
             }
             NetEvent::Listening(address) => tracing::info!("listens on {address}"),
@@ -222,7 +221,7 @@ impl Driver {
 
     fn refuse(&self, peer: NodeId, reject: Reject, why: &str) {
         tracing::debug!(%peer, "refused: {why}");
-        self.shared.count_refusal(reject);
+        self.node_state.count_refusal(reject);
     }
 
     /// Carries out what the machine wants, and publishes where it stands.
@@ -230,7 +229,7 @@ impl Driver {
         while let Some(effect) = self.machine.poll_effect() {
             self.carry_out(effect, is_over);
         }
-        self.shared.publish(self.machine.view(self.now()));
+        self.node_state.publish(self.machine.view(self.now()));
     }
 
     fn carry_out(&mut self, effect: Effect, is_over: &impl Fn(&Event) -> bool) {
@@ -258,19 +257,19 @@ impl Driver {
             }
             Effect::StopTraining => self.trainer.stop(),
             Effect::Fold { ballot, node, update, samples } => {
-                if !self.averager.fold(ballot, node, update, samples) {
+                if !self.aggregator.fold(ballot, node, update, samples) {
                     self.give(Input::Folded { ballot, node, result: Err(Reject::TooMany) });
                 }
             }
             Effect::Aggregate { ballot, parent_model, updates, roster_samples } => {
-                if !self.averager.aggregate(ballot, parent_model, updates, roster_samples) {
-                    self.give(Input::Aggregated { ballot, result: Err("the averager is not there".into()) });
+                if !self.aggregator.aggregate(ballot, parent_model, updates, roster_samples) {
+                    self.give(Input::Aggregated { ballot, result: Err("the aggregator is not there".into()) });
                 }
             }
             Effect::Keep { blobs } => self.keep(blobs),
             Effect::Disconnect { peer, reason } => self.network.disconnect(peer, reason),
             Effect::Emit(event) => {
-                self.shared.tell(&event);
+                self.node_state.tell(&event);
                 if is_over(&event) {
                     self.over = Some(event);
                 }
@@ -286,10 +285,10 @@ impl Driver {
                 figures.bytes_sent = sent - self.bytes_at_commit.0;
                 figures.bytes_received = received - self.bytes_at_commit.1;
                 self.bytes_at_commit = (sent, received);
-                self.shared.add_row(Row { committed: committed.clone(), figures: *figures });
+                self.node_state.add_entry(HistoryEntry { committed: committed.clone(), figures: *figures });
                 self.save_peers();
             }
-            Persist::SwitchChain { .. } => self.shared.clear_rows(),
+            Persist::SwitchChain { .. } => self.node_state.clear_history(),
             _ => {}
         }
         if !self.writer.write(id, item) {
@@ -325,16 +324,5 @@ impl Driver {
                 tracing::debug!("{error}");
             }
         });
-    }
-}
-
-/// What is fixed about a node, for its status.
-pub fn about(run_id: Hash, run_name: &str, rounds: u64, config: &Config) -> About {
-    About {
-        run_id: run_id.to_string(),
-        run_name: run_name.to_owned(),
-        rounds,
-        name: config.name.clone(),
-        part: config.part.map(|p| p.to_string()),
     }
 }

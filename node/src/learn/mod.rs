@@ -1,23 +1,28 @@
-//! The learning side of a node: its data, the trainer's thread, and the averager's.
+//! The learning side of a node: its data, the trainer's thread, and the aggregator's.
 //!
 //! The run file becomes what the model crate understands in [`plan`]; the [`Trainer`] evaluates and trains when the
-//! machine wants it and can be stopped; the [`Averager`] checks updates and folds them into the exact sum. Both work on
+//! machine wants it and can be stopped; the [`Aggregator`] checks updates and folds them into the exact sum. Both work on
 //! threads of their own and put what they make on disk before they say that it is there.
 
-mod averager;
-mod cohort;
-mod controls;
+mod aggregator;
+mod control_variates;
+mod local_clients;
 mod plan;
 mod trainer;
 
-pub use averager::Averager;
-pub use cohort::{Client, Cohort, Local, LocalError, Workers};
-pub use controls::{ControlError, Controls};
+pub use aggregator::Aggregator;
+pub use control_variates::{ControlVariateError, ControlVariates};
+pub use local_clients::{Client, ClientError, ClientUpdate, LocalClients, Workers};
 pub use plan::{Plan, PlanError};
-pub use trainer::{Job, Material, Outcome, Progress, Trainer};
+pub use trainer::{Job, Outcome, Progress, Trainer, TrainerContext};
 
 use paceline_model::{Rule, WeightsError};
 use paceline_protocol::Reject;
+
+/// Threads that train where nothing else is asked for: one a core.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
 
 /// Why weights are refused, in the protocol's words.
 fn reject_of(error: &WeightsError) -> Reject {

@@ -14,7 +14,7 @@ use paceline_protocol::record::Evaluation;
 use paceline_protocol::{BlobRef, Hash};
 use tokio::sync::watch;
 
-use super::controls::Controls;
+use super::control_variates::ControlVariates;
 use super::plan::Plan;
 use crate::blobs::BlobStore;
 
@@ -102,7 +102,7 @@ const QUEUE: usize = 16;
 
 /// What the trainer works with.
 #[derive(Debug)]
-pub struct Material {
+pub struct TrainerContext {
     /// The run.
     pub plan: Plan,
     /// The node's images.
@@ -112,13 +112,13 @@ pub struct Material {
     /// Where models lie and updates go.
     pub blobs: Arc<BlobStore>,
     /// SCAFFOLD's control variates.
-    pub controls: Controls,
+    pub controls: ControlVariates,
     /// Where the run file has the learning rate, for the message of a training that diverges.
     pub lr_place: String,
 }
 
 struct Worker {
-    material: Material,
+    context: TrainerContext,
     threads: Threads,
     current: Arc<AtomicU64>,
     progress: watch::Sender<Progress>,
@@ -130,7 +130,7 @@ impl Trainer {
     /// # Errors
     /// The system gives no threads.
     pub fn start(
-        material: Material,
+        context: TrainerContext,
         threads: usize,
         done: impl Fn(Outcome) + Send + 'static,
     ) -> Result<Self, ThreadsError> {
@@ -138,7 +138,7 @@ impl Trainer {
         let (jobs, received) = sync_channel::<(u64, Job)>(QUEUE);
         let current = Arc::new(AtomicU64::new(0));
         let (progress, watched) = watch::channel(Progress::default());
-        let worker = Worker { material, threads, current: current.clone(), progress };
+        let worker = Worker { context, threads, current: current.clone(), progress };
         let run = move || {
             lower_priority();
             while let Ok((id, job)) = received.recv() {
@@ -183,7 +183,7 @@ impl Worker {
                 }
             }
             Job::Evaluate { round, model } => {
-                let weights = self.material.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()));
+                let weights = self.context.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()));
                 match weights.and_then(|weights| self.evaluate(id, &weights)) {
                     Ok(evaluation) => Some(Outcome::Evaluated { round, evaluation }),
                     Err(Failure::Stopped) => None,
@@ -205,32 +205,32 @@ impl Worker {
         last_update: Option<Hash>,
     ) -> Result<TrainedUpdate, Failure> {
         let began = Instant::now();
-        tracing::info!("round {round}: trains on {} images", self.material.data.train.len());
-        let parent = self.material.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()))?;
+        tracing::info!("round {round}: trains on {} images", self.context.data.train.len());
+        let parent = self.context.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()))?;
         let evaluation = self.evaluate(id, &parent)?;
         let control = self.control(round, last_update);
         let job = TrainJob {
-            spec: &self.material.plan.spec,
-            preprocess: self.material.plan.preprocess,
-            rule: &self.material.plan.rule,
+            spec: &self.context.plan.spec,
+            preprocess: self.context.plan.preprocess,
+            rule: &self.context.plan.rule,
             parent: &parent,
             control: control.as_deref(),
-            data: &self.material.data.train,
-            config: &self.material.plan.config,
+            data: &self.context.data.train,
+            config: &self.context.plan.config,
             round,
-            seed: self.material.plan.seed,
+            seed: self.context.plan.seed,
             node_key,
-            device: &self.material.device,
+            device: &self.context.device,
         };
         let trained = paceline_model::train(&job, &self.threads, &mut |p| self.report(id, false, p));
         let trained = trained.map_err(|error| match error {
-            TrainError::Diverged { .. } => Failure::Failed(format!("{}: {error}", self.material.lr_place)),
+            TrainError::Diverged { .. } => Failure::Failed(format!("{}: {error}", self.context.lr_place)),
             other => other.into(),
         })?;
         let train_ms = began.elapsed().as_millis() as u64;
-        let update = self.material.blobs.put(&trained.update).map_err(|e| Failure::Failed(e.to_string()))?;
+        let update = self.context.blobs.put(&trained.update).map_err(|e| Failure::Failed(e.to_string()))?;
         if let Some(control) = &trained.control {
-            let controls = &self.material.controls;
+            let controls = &self.context.controls;
             controls.put(update.id, control).map_err(|e| Failure::Failed(e.to_string()))?;
             controls.retain(&[last_update.unwrap_or(update.id), update.id]);
         }
@@ -240,26 +240,26 @@ impl Worker {
     /// SCAFFOLD's control variate of this node. In place of one that is lost it begins at zero; what the lost one added to the
     /// server's stays there, so a home that loses files costs such a run some accuracy, and replaying it doesn't repeat it.
     fn control(&self, round: u64, last_update: Option<Hash>) -> Option<Vec<u8>> {
-        let plan = &self.material.plan;
+        let plan = &self.context.plan;
         if !plan.rule.has_controls() {
             return None;
         }
-        self.material.controls.read(last_update, plan.parameters).unwrap_or_else(|error| {
+        self.context.controls.read(last_update, plan.parameters).unwrap_or_else(|error| {
             tracing::warn!("round {round}: training begins with a control variate of zero: {error}");
             None
         })
     }
 
     fn evaluate(&self, id: u64, state: &[u8]) -> Result<Option<Evaluation>, Failure> {
-        if self.material.data.test.is_empty() {
+        if self.context.data.test.is_empty() {
             return Ok(None);
         }
         let e = paceline_model::evaluate(
-            &self.material.plan.spec,
-            self.material.plan.preprocess,
-            self.material.plan.rule.weights(state),
-            &self.material.data.test,
-            &self.material.device,
+            &self.context.plan.spec,
+            self.context.plan.preprocess,
+            self.context.plan.rule.weights(state),
+            &self.context.data.test,
+            &self.context.device,
             &self.threads,
             &mut |p| self.report(id, true, p),
         )?;

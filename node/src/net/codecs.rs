@@ -18,7 +18,7 @@ pub(super) enum Incoming<R> {
     /// Well formed.
     Request(R),
     /// What was wrong.
-    Garbage(String),
+    Malformed(String),
 }
 
 /// Messages that were sent together, in order.
@@ -45,14 +45,14 @@ impl Codec for DirectCodec {
         _: &StreamProtocol,
         io: &mut T,
     ) -> io::Result<Incoming<Batch>> {
-        incoming(frame::read(io, BATCH_BYTES_MAX).await.and_then(|bytes| split(&bytes).map_err(frame::garbage)))
+        incoming(frame::read(io, BATCH_BYTES_MAX).await.and_then(|bytes| split(&bytes).map_err(frame::malformed)))
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<()> {
         let mut ack = [0];
         io.read_exact(&mut ack).await?;
         frame::read_end(io).await?;
-        if ack == [ACK] { Ok(()) } else { Err(frame::garbage(format!("{} is no acknowledgement", ack[0]))) }
+        if ack == [ACK] { Ok(()) } else { Err(frame::malformed(format!("{} is no acknowledgement", ack[0]))) }
     }
 
     async fn write_request<T: AsyncWrite + Unpin + Send>(
@@ -85,7 +85,7 @@ impl Codec for BlobCodec {
         io: &mut T,
     ) -> io::Result<Incoming<BlobRequest>> {
         let decode = |bytes: Vec<u8>| {
-            BlobRequest::decode(&bytes).ok_or_else(|| frame::garbage("no request for a blob".to_owned()))
+            BlobRequest::decode(&bytes).ok_or_else(|| frame::malformed("no request for a blob".to_owned()))
         };
         incoming(frame::read(io, BLOB_REQUEST_BYTES_MAX).await.and_then(decode))
     }
@@ -97,7 +97,7 @@ impl Codec for BlobCodec {
     ) -> io::Result<BlobAnswer> {
         let mut tag = [0];
         io.read_exact(&mut tag).await?;
-        let unknown = || frame::garbage(format!("{} is no kind of answer", tag[0]));
+        let unknown = || frame::malformed(format!("{} is no kind of answer", tag[0]));
         let payload = frame::read(io, BlobAnswer::payload_max(tag[0]).ok_or_else(unknown)?).await?;
         BlobAnswer::from_parts(tag[0], payload).ok_or_else(unknown)
     }
@@ -125,7 +125,7 @@ impl Codec for BlobCodec {
 fn incoming<R>(read: io::Result<R>) -> io::Result<Incoming<R>> {
     match read {
         Ok(request) => Ok(Incoming::Request(request)),
-        Err(error) if frame::is_garbage(&error) => Ok(Incoming::Garbage(error.to_string())),
+        Err(error) if frame::is_malformed(&error) => Ok(Incoming::Malformed(error.to_string())),
         Err(error) => Err(error),
     }
 }
@@ -133,7 +133,7 @@ fn incoming<R>(read: io::Result<R>) -> io::Result<Incoming<R>> {
 fn outgoing<R>(request: Incoming<R>) -> io::Result<R> {
     match request {
         Incoming::Request(request) => Ok(request),
-        Incoming::Garbage(reason) => Err(frame::garbage(reason)),
+        Incoming::Malformed(reason) => Err(frame::malformed(reason)),
     }
 }
 

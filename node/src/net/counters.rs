@@ -20,7 +20,7 @@ pub struct NetCounters {
     /// Requests refused because a peer asked too much at once, or over a bound.
     pub refused: Counter,
     /// Requests and answers that broke a protocol.
-    pub garbage: Counter,
+    pub malformed: Counter,
     /// Messages dropped because a queue was full or too old, in either direction.
     pub dropped: Counter,
     /// Direct batches that were sent and not acknowledged.
@@ -32,7 +32,7 @@ pub struct NetCounters {
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// The number now.
+    /// What was counted so far.
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

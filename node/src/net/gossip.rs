@@ -73,12 +73,12 @@ fn message_id(message: &Message) -> MessageId {
 
 /// Gossip that nobody could be told yet: a node that starts speaks before others listen.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(VecDeque<(Instant, Vec<u8>)>);
+pub(super) struct GossipBacklog(VecDeque<(Instant, Vec<u8>)>);
 
 /// What became of gossip.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Published {
-    /// It is out.
+    /// It went to at least one peer.
     Sent,
     /// Nobody listens, or all queues are full: worth another try.
     Later,
@@ -95,7 +95,7 @@ pub(super) fn publish(behaviour: &mut Behaviour, run: RunId, bytes: Vec<u8>) -> 
     }
 }
 
-impl Waiting {
+impl GossipBacklog {
     /// Keeps a message for later. Answers how many older ones were dropped for it.
     pub(super) fn push(&mut self, now: Instant, bytes: Vec<u8>) -> usize {
         self.0.push_back((now, bytes));
@@ -134,10 +134,10 @@ mod tests {
 
     #[test]
     fn what_nobody_heard_is_tried_again_in_order_and_dropped_when_it_is_old() {
-        let (now, mut waiting) = (Instant::now(), Waiting::default());
-        (0..3).for_each(|i| assert_eq!(waiting.push(now, vec![i]), 0));
+        let (now, mut backlog) = (Instant::now(), GossipBacklog::default());
+        (0..3).for_each(|i| assert_eq!(backlog.push(now, vec![i]), 0));
         let mut sent = Vec::new();
-        waiting.retry(|bytes| {
+        backlog.retry(|bytes| {
             if sent.len() == 2 {
                 return Published::Later;
             }
@@ -145,13 +145,13 @@ mod tests {
             Published::Sent
         });
         assert_eq!(sent, [[0], [1]]);
-        assert_eq!(waiting.expire(now + GOSSIP_AGE_MAX), 1);
+        assert_eq!(backlog.expire(now + GOSSIP_AGE_MAX), 1);
     }
 
     #[test]
     fn waiting_gossip_is_bounded() {
-        let (now, mut waiting) = (Instant::now(), Waiting::default());
-        let dropped: usize = (0..GOSSIP_WAITING_MAX + 2).map(|_| waiting.push(now, Vec::new())).sum();
+        let (now, mut backlog) = (Instant::now(), GossipBacklog::default());
+        let dropped: usize = (0..GOSSIP_WAITING_MAX + 2).map(|_| backlog.push(now, Vec::new())).sum();
         assert_eq!(dropped, 2);
     }
 

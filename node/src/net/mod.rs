@@ -1,7 +1,7 @@
 //! The node's network: one task owns the libp2p swarm; a cheap handle drives it, and events come out of it.
 //!
 //! Nothing here judges content. Bytes come in with an authenticated sender, within their bounds, or they come as
-//! [`NetEvent::Garbage`]. Nothing is repeated here either: what matters, the protocol above sends again.
+//! [`NetEvent::Malformed`]. Nothing is repeated here either: what matters, the protocol above sends again.
 
 mod bounds;
 mod codecs;
@@ -32,9 +32,9 @@ pub use wire::{AskError, BITMAP_BYTES_MAX, BlobAnswer, BlobRequest};
 pub struct NetOptions {
     /// The node's 32-byte ed25519 secret.
     pub identity: [u8; 32],
-    /// The run.
+    /// The run; nodes of other runs are not talked to.
     pub run: RunId,
-    /// Its canonical run file, which others fetch from here.
+    /// Its canonical run file, in bytes, which others fetch from here.
     pub run_file: Vec<u8>,
     /// The run's name, which others see when they look for runs.
     pub name: String,
@@ -61,32 +61,32 @@ pub enum NetEvent {
     Message {
         /// The sender, authenticated by the connection.
         from: NodeId,
-        /// The message.
+        /// The message as it was sent, not decoded.
         bytes: Vec<u8>,
     },
     /// Gossip of at most `GOSSIP_BYTES_MAX`.
     Gossip {
-        /// The author, authenticated by its signature.
+        /// The author, authenticated by its signature; it may have come through others.
         from: NodeId,
-        /// The message.
+        /// The message as it was sent, not decoded.
         bytes: Vec<u8>,
     },
     /// A peer asks for a piece of a blob. Not answered within some seconds, or dropped, it is told `Busy`.
-    ChunkAsked {
-        /// Who asks.
+    BlobRequested {
+        /// The peer, authenticated by the connection.
         from: NodeId,
-        /// What for.
+        /// The manifest or the chunk that it wants.
         request: BlobRequest,
-        /// Takes the answer.
+        /// Where the answer goes.
         answer: oneshot::Sender<BlobAnswer>,
     },
     /// A peer sent bytes that break a protocol. They were refused and counted.
-    Garbage {
-        /// Who.
+    Malformed {
+        /// The peer that sent them, or passed them on.
         from: NodeId,
-        /// "direct", "blobs", "gossip" or "introductions".
+        /// "direct", "blobs", "gossip" or "peer exchange".
         protocol: &'static str,
-        /// What was wrong.
+        /// What was wrong with them, in words.
         reason: String,
     },
 }
@@ -100,9 +100,9 @@ pub enum NetError {
     /// An address can't be listened on.
     #[error("can't listen on {address}: {reason}; give another --listen address")]
     Listen {
-        /// The address.
+        /// The address that was asked for.
         address: Multiaddr,
-        /// The system's word.
+        /// What the system says.
         reason: String,
     },
     /// No address came up.
@@ -115,13 +115,13 @@ pub enum NetError {
 #[derive(Clone)]
 pub struct Network {
     commands: mpsc::Sender<Command>,
-    shared: Arc<Shared>,
+    snapshot: Arc<NetSnapshot>,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// What the task keeps up to date for those who only look.
 #[derive(Debug, Default)]
-struct Shared {
+struct NetSnapshot {
     addresses: RwLock<Vec<Multiaddr>>,
     peers: RwLock<Vec<(NodeId, Vec<Multiaddr>)>>,
     counters: Arc<NetCounters>,
@@ -133,7 +133,6 @@ enum Command {
     Broadcast { bytes: Vec<u8> },
     Ask { to: NodeId, request: BlobRequest, answer: oneshot::Sender<Result<BlobAnswer, AskError>> },
     Disconnect { node: NodeId, reason: String },
-    Learn { node: NodeId, addresses: Vec<Multiaddr> },
     Shutdown,
 }
 
@@ -144,12 +143,12 @@ impl Network {
     /// # Errors
     /// The swarm can't be set up, or it can't listen.
     pub async fn start(options: NetOptions, events: mpsc::Sender<NetEvent>) -> Result<Network, NetError> {
-        let shared = Arc::new(Shared::default());
+        let snapshot = Arc::new(NetSnapshot::default());
         let (commands, received) = mpsc::channel(bounds::COMMANDS_MAX);
         let (listening, listens) = oneshot::channel();
-        let task = task::Task::new(options, events, received, shared.clone(), listening)?;
+        let task = task::Task::new(options, events, received, snapshot.clone(), listening)?;
         let task = tokio::spawn(task.run());
-        let network = Self { commands, shared, task: Arc::new(Mutex::new(Some(task))) };
+        let network = Self { commands, snapshot, task: Arc::new(Mutex::new(Some(task))) };
         match tokio::time::timeout(bounds::LISTEN_TIMEOUT, listens).await {
             Ok(Ok(())) => Ok(network),
             _ => {
@@ -164,7 +163,7 @@ impl Network {
     pub fn send(&self, to: NodeId, bytes: Vec<u8>) {
         if bytes.len() > MESSAGE_BYTES_MAX {
             tracing::warn!(len = bytes.len(), "a message over {MESSAGE_BYTES_MAX} bytes is not sent");
-            return self.shared.counters.dropped.add(1);
+            return self.snapshot.counters.dropped.add(1);
         }
         self.command(Command::Send { to, bytes });
     }
@@ -174,7 +173,7 @@ impl Network {
     pub fn broadcast(&self, bytes: Vec<u8>) {
         if bytes.len() > GOSSIP_BYTES_MAX {
             tracing::warn!(len = bytes.len(), "gossip over {GOSSIP_BYTES_MAX} bytes is not sent");
-            return self.shared.counters.dropped.add(1);
+            return self.snapshot.counters.dropped.add(1);
         }
         self.command(Command::Broadcast { bytes });
     }
@@ -198,24 +197,19 @@ impl Network {
         self.command(Command::Disconnect { node, reason: reason.to_string() });
     }
 
-    /// Addresses at which a node is said to be: it is dialled.
-    pub fn learn(&self, node: NodeId, addresses: Vec<Multiaddr>) {
-        self.command(Command::Learn { node, addresses });
-    }
-
     /// This node's addresses for others, the best first, each with its `/p2p/`.
     pub fn addresses(&self) -> Vec<Multiaddr> {
-        self.shared.addresses.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.snapshot.addresses.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The nodes that are up, with their addresses, each with its `/p2p/`: what to give as `known` at the next start.
     pub fn peers(&self) -> Vec<(NodeId, Vec<Multiaddr>)> {
-        self.shared.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.snapshot.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What was counted since the start.
     pub fn counters(&self) -> Arc<NetCounters> {
-        self.shared.counters.clone()
+        self.snapshot.counters.clone()
     }
 
     /// Closes all connections and ends the task.
@@ -230,7 +224,7 @@ impl Network {
 
     fn command(&self, command: Command) {
         if self.commands.try_send(command).is_err() {
-            self.shared.counters.dropped.add(1);
+            self.snapshot.counters.dropped.add(1);
         }
     }
 }

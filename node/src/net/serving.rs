@@ -11,7 +11,7 @@ use libp2p::request_response::ResponseChannel;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use paceline_bootstrap::Bucket;
+use paceline_bootstrap::TokenBucket;
 
 use super::bounds::{
     ANSWER_TIMEOUT, BLOB_BURST, BLOB_EARNED_EVERY, DIRECT_BURST, DIRECT_EARNED_EVERY, SERVED_MAX, SERVED_PER_PEER_MAX,
@@ -67,19 +67,19 @@ impl Serving {
 
 /// How much each connected peer may ask.
 #[derive(Debug, Default)]
-pub(super) struct Allowances(BTreeMap<PeerId, Allowance>);
+pub(super) struct RateLimits(BTreeMap<PeerId, PeerLimits>);
 
 #[derive(Debug)]
-struct Allowance {
-    direct: Bucket,
-    blobs: Bucket,
+struct PeerLimits {
+    direct: TokenBucket,
+    blobs: TokenBucket,
 }
 
-impl Allowances {
-    fn of(&mut self, now: Instant, peer: PeerId) -> &mut Allowance {
-        self.0.entry(peer).or_insert_with(|| Allowance {
-            direct: Bucket::new(now, DIRECT_BURST, DIRECT_EARNED_EVERY),
-            blobs: Bucket::new(now, BLOB_BURST, BLOB_EARNED_EVERY),
+impl RateLimits {
+    fn of(&mut self, now: Instant, peer: PeerId) -> &mut PeerLimits {
+        self.0.entry(peer).or_insert_with(|| PeerLimits {
+            direct: TokenBucket::new(now, DIRECT_BURST, DIRECT_EARNED_EVERY),
+            blobs: TokenBucket::new(now, BLOB_BURST, BLOB_EARNED_EVERY),
         })
     }
 

@@ -10,8 +10,8 @@ use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
 use paceline_bootstrap::{
-    BuildError, Meeting, MeetingEvent, MeetingOptions, OwnRun, Role, addresses, build_swarm, default_listen, frame,
-    node_id, peer_id, run_protocol,
+    BuildError, Discovery, DiscoveryEvent, DiscoveryOptions, OwnRun, Role, addresses, build_swarm, default_listen,
+    frame, node_id, peer_id, run_protocol,
 };
 use paceline_protocol::RunId;
 use paceline_protocol::bounds::GOSSIP_BYTES_MAX;
@@ -25,14 +25,14 @@ use super::bounds::{
 use super::codecs::{Batch, BlobCodec, DirectCodec, Incoming};
 use super::gossip::{self, Published};
 use super::outbox::Outbox;
-use super::serving::{Allowances, Served, Serving};
+use super::serving::{RateLimits, Served, Serving};
 use super::wire::{AskError, BlobAnswer, BlobRequest};
-use super::{Command, NetError, NetEvent, NetOptions, Shared};
+use super::{Command, NetError, NetEvent, NetOptions, NetSnapshot};
 
 /// All protocols of a node.
 #[derive(NetworkBehaviour)]
 struct Node {
-    meeting: Meeting,
+    discovery: Discovery,
     gossip: gossip::Behaviour,
     direct: request_response::Behaviour<DirectCodec>,
     blobs: request_response::Behaviour<BlobCodec>,
@@ -44,23 +44,23 @@ struct Asked {
     answer: oneshot::Sender<Result<BlobAnswer, AskError>>,
 }
 
-/// See the module.
+/// Owns the swarm, and everything that waits to go out or to come in.
 pub(super) struct Task {
     swarm: Swarm<Node>,
     run: RunId,
     events: mpsc::Sender<NetEvent>,
     commands: mpsc::Receiver<Command>,
-    shared: Arc<Shared>,
+    snapshot: Arc<NetSnapshot>,
     /// Told once the first address is there.
     listening: Option<oneshot::Sender<()>>,
     /// Events that the owner has no room for yet.
     pending: Pending,
     outboxes: BTreeMap<PeerId, Outbox>,
-    waiting_gossip: gossip::Waiting,
+    gossip_backlog: gossip::GossipBacklog,
     asked: BTreeMap<OutboundRequestId, Asked>,
     batches: BTreeMap<OutboundRequestId, PeerId>,
     serving: Serving,
-    allowances: Allowances,
+    limits: RateLimits,
     tick: Interval,
 }
 
@@ -70,7 +70,7 @@ impl Task {
         options: NetOptions,
         events: mpsc::Sender<NetEvent>,
         commands: mpsc::Receiver<Command>,
-        shared: Arc<Shared>,
+        snapshot: Arc<NetSnapshot>,
         listening: oneshot::Sender<()>,
     ) -> Result<Self, NetError> {
         let (run, listen, secret) = (options.run, options.listen.clone(), options.identity);
@@ -79,7 +79,7 @@ impl Task {
                 gossip: gossip::behaviour(run, key).map_err(BuildError::Behaviour)?,
                 direct: direct(run),
                 blobs: blobs(run),
-                meeting: Meeting::new(meeting_options(options), key, relay)?,
+                discovery: Discovery::new(discovery_options(options), key, relay)?,
             })
         })?;
         listen_on(&mut swarm, listen)?;
@@ -90,15 +90,15 @@ impl Task {
             run,
             events,
             commands,
-            shared,
+            snapshot,
             listening: Some(listening),
             pending: Pending::default(),
             outboxes: BTreeMap::new(),
-            waiting_gossip: gossip::Waiting::default(),
+            gossip_backlog: gossip::GossipBacklog::default(),
             asked: BTreeMap::new(),
             batches: BTreeMap::new(),
             serving: Serving::default(),
-            allowances: Allowances::default(),
+            limits: RateLimits::default(),
             tick,
         })
     }
@@ -143,17 +143,14 @@ impl Task {
             Command::Send { to, bytes } => {
                 let to = peer_id(to);
                 let dropped = self.outboxes.entry(to).or_default().push(now, bytes);
-                self.shared.counters.dropped.add(dropped);
+                self.snapshot.counters.dropped.add(dropped);
                 self.flush(now, to);
             }
             Command::Broadcast { bytes } => self.broadcast(now, bytes),
             Command::Ask { to, request, answer } => self.ask(peer_id(to), request, answer),
             Command::Disconnect { node, reason } => {
                 tracing::info!(%node, reason, "disconnecting");
-                self.swarm.behaviour_mut().meeting.disconnect(peer_id(node));
-            }
-            Command::Learn { node, addresses } => {
-                self.swarm.behaviour_mut().meeting.learn(peer_id(node), &addresses);
+                self.swarm.behaviour_mut().discovery.disconnect(peer_id(node));
             }
             // Handled by `run`.
             Command::Shutdown => {}
@@ -164,22 +161,22 @@ impl Task {
     fn flush(&mut self, now: Instant, peer: PeerId) {
         let Some(outbox) = self.outboxes.get_mut(&peer) else { return };
         let node = self.swarm.behaviour_mut();
-        if !node.meeting.is_up(&peer) || !node.direct.is_connected(&peer) {
-            return node.meeting.want(peer);
+        if !node.discovery.is_up(&peer) || !node.direct.is_connected(&peer) {
+            return node.discovery.want(peer);
         }
         while let Some(batch) = outbox.next_batch(now) {
-            self.shared.counters.direct_sent.add(batch.iter().map(Vec::len).sum());
+            self.snapshot.counters.direct_sent.add(batch.iter().map(Vec::len).sum());
             let id = node.direct.send_request(&peer, Incoming::Request(batch));
             self.batches.insert(id, peer);
         }
     }
 
     fn broadcast(&mut self, now: Instant, bytes: Vec<u8>) {
-        let counters = &self.shared.counters;
+        let counters = &self.snapshot.counters;
         let len = bytes.len();
         match gossip::publish(&mut self.swarm.behaviour_mut().gossip, self.run, bytes.clone()) {
             Published::Sent => counters.gossip_sent.add(len),
-            Published::Later => counters.dropped.add(self.waiting_gossip.push(now, bytes)),
+            Published::Later => counters.dropped.add(self.gossip_backlog.push(now, bytes)),
             Published::Never(reason) => {
                 tracing::warn!(reason, "gossip can't be sent");
                 counters.dropped.add(1);
@@ -188,8 +185,8 @@ impl Task {
     }
 
     fn retry_gossip(&mut self) {
-        let (gossip, run, counters) = (&mut self.swarm.behaviour_mut().gossip, self.run, &self.shared.counters);
-        let never = self.waiting_gossip.retry(|bytes| {
+        let (gossip, run, counters) = (&mut self.swarm.behaviour_mut().gossip, self.run, &self.snapshot.counters);
+        let never = self.gossip_backlog.retry(|bytes| {
             let len = bytes.len();
             let published = gossip::publish(gossip, run, bytes);
             if published == Published::Sent {
@@ -203,8 +200,8 @@ impl Task {
     fn ask(&mut self, to: PeerId, request: BlobRequest, answer: oneshot::Sender<Result<BlobAnswer, AskError>>) {
         let node = self.swarm.behaviour_mut();
         // Whoever gave up already needs no answer.
-        if !node.meeting.is_up(&to) || !node.blobs.is_connected(&to) {
-            node.meeting.want(to);
+        if !node.discovery.is_up(&to) || !node.blobs.is_connected(&to) {
+            node.discovery.want(to);
             let _ = answer.send(Err(AskError::Unreachable));
         } else if self.asked.values().filter(|asked| asked.to == to).count() >= ASKS_PER_PEER_MAX {
             let _ = answer.send(Err(AskError::Overloaded));
@@ -222,42 +219,42 @@ impl Task {
         }
         let expired: usize = self.outboxes.values_mut().map(|outbox| outbox.expire(now)).sum();
         self.outboxes.retain(|_, outbox| !outbox.is_idle());
-        self.shared.counters.dropped.add(expired + self.waiting_gossip.expire(now));
+        self.snapshot.counters.dropped.add(expired + self.gossip_backlog.expire(now));
         self.retry_gossip();
         let swarm = &self.swarm;
-        self.allowances.retain(|peer| swarm.is_connected(peer));
+        self.limits.retain(|peer| swarm.is_connected(peer));
         self.share();
     }
 
     /// Shows addresses and peers to those who only look.
     fn share(&mut self) {
-        let meeting = &self.swarm.behaviour().meeting;
-        *self.shared.addresses.write().unwrap_or_else(PoisonError::into_inner) = meeting.addresses();
-        *self.shared.peers.write().unwrap_or_else(PoisonError::into_inner) = meeting.peers();
+        let discovery = &self.swarm.behaviour().discovery;
+        *self.snapshot.addresses.write().unwrap_or_else(PoisonError::into_inner) = discovery.addresses();
+        *self.snapshot.peers.write().unwrap_or_else(PoisonError::into_inner) = discovery.peers();
     }
 
     fn emit(&mut self, event: NetEvent) {
         let dropped = self.pending.push(event);
-        self.shared.counters.dropped.add(dropped);
+        self.snapshot.counters.dropped.add(dropped);
     }
 
-    fn garbage(&mut self, peer: PeerId, protocol: &'static str, reason: String) {
+    fn malformed(&mut self, peer: PeerId, protocol: &'static str, reason: String) {
         tracing::debug!(%peer, protocol, reason, "refused");
-        self.shared.counters.garbage.add(1);
+        self.snapshot.counters.malformed.add(1);
         if let Some(from) = node_id(&peer) {
-            self.emit(NetEvent::Garbage { from, protocol, reason });
+            self.emit(NetEvent::Malformed { from, protocol, reason });
         }
     }
 
     fn on_swarm(&mut self, event: SwarmEvent<NodeEvent>) {
         match event {
-            SwarmEvent::Behaviour(NodeEvent::Meeting(event)) => self.on_meeting(event),
+            SwarmEvent::Behaviour(NodeEvent::Discovery(event)) => self.on_discovery(event),
             SwarmEvent::Behaviour(NodeEvent::Gossip(event)) => self.on_gossip(event),
             SwarmEvent::Behaviour(NodeEvent::Direct(event)) => self.on_direct(event),
             SwarmEvent::Behaviour(NodeEvent::Blobs(event)) => self.on_blobs(event),
             SwarmEvent::NewListenAddr { address, .. } => {
                 self.share();
-                if addresses::way(&address).is_some() {
+                if addresses::transport(&address).is_some() {
                     let me = *self.swarm.local_peer_id();
                     self.emit(NetEvent::Listening(addresses::with_peer(&address, me)));
                     self.listening.take().map(|tell| tell.send(()));
@@ -268,22 +265,22 @@ impl Task {
         }
     }
 
-    fn on_meeting(&mut self, event: MeetingEvent) {
+    fn on_discovery(&mut self, event: DiscoveryEvent) {
         match event {
-            MeetingEvent::PeerUp(node) => {
+            DiscoveryEvent::PeerUp(node) => {
                 tracing::info!(%node, "peer up");
                 self.emit(NetEvent::PeerUp(node));
                 self.share();
                 self.flush(Instant::now(), peer_id(node));
             }
-            MeetingEvent::PeerDown(node) => {
+            DiscoveryEvent::PeerDown(node) => {
                 tracing::info!(%node, "peer down");
                 self.emit(NetEvent::PeerDown(node));
                 self.share();
             }
-            MeetingEvent::Garbage { peer, protocol, reason } => self.garbage(peer, protocol, reason),
-            MeetingEvent::Refused(_) => self.shared.counters.refused.add(1),
-            MeetingEvent::Met(_) | MeetingEvent::Answered(..) | MeetingEvent::NotAnswered(..) => {}
+            DiscoveryEvent::Malformed { peer, protocol, reason } => self.malformed(peer, protocol, reason),
+            DiscoveryEvent::Refused(_) => self.snapshot.counters.refused.add(1),
+            DiscoveryEvent::Identified(_) | DiscoveryEvent::Answered(..) | DiscoveryEvent::NotAnswered(..) => {}
         }
     }
 
@@ -297,10 +294,10 @@ impl Task {
                 gossip.report_message_validation_result(&message_id, &propagation_source, verdict);
                 match from {
                     Some(from) => {
-                        self.shared.counters.gossip_received.add(message.data.len());
+                        self.snapshot.counters.gossip_received.add(message.data.len());
                         self.emit(NetEvent::Gossip { from, bytes: message.data });
                     }
-                    None => self.garbage(propagation_source, "gossip", "no author, or over the bound".to_owned()),
+                    None => self.malformed(propagation_source, "gossip", "no author, or over the bound".to_owned()),
                 }
             }
             gossipsub::Event::Subscribed { .. } => self.retry_gossip(),
@@ -319,11 +316,11 @@ impl Task {
             }
             request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
                 tracing::debug!(%peer, %error, "a batch was not acknowledged");
-                self.shared.counters.unacknowledged.add(1);
+                self.snapshot.counters.unacknowledged.add(1);
                 if let OutboundFailure::Io(error) = &error
-                    && frame::is_garbage(error)
+                    && frame::is_malformed(error)
                 {
-                    self.garbage(peer, "direct", error.to_string());
+                    self.malformed(peer, "direct", error.to_string());
                 }
                 self.on_batch_settled(now, request_id);
             }
@@ -343,15 +340,15 @@ impl Task {
     fn on_batch(&mut self, now: Instant, peer: PeerId, request: Incoming<Batch>, channel: ResponseChannel<()>) {
         let batch = match request {
             Incoming::Request(batch) => batch,
-            Incoming::Garbage(reason) => return self.garbage(peer, "direct", reason),
+            Incoming::Malformed(reason) => return self.malformed(peer, "direct", reason),
         };
         let Some(from) = node_id(&peer) else { return };
-        if !self.allowances.take_direct(now, peer) {
+        if !self.limits.take_direct(now, peer) {
             // Unanswered, it fails at the other end.
-            return self.shared.counters.refused.add(1);
+            return self.snapshot.counters.refused.add(1);
         }
         for bytes in batch {
-            self.shared.counters.direct_received.add(bytes.len());
+            self.snapshot.counters.direct_received.add(bytes.len());
             self.emit(NetEvent::Message { from, bytes });
         }
         // Who is gone by now needs no acknowledgement.
@@ -363,12 +360,12 @@ impl Task {
             request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
                 match request {
                     Incoming::Request(request) => self.on_asked(peer, request, channel),
-                    Incoming::Garbage(reason) => self.garbage(peer, "blobs", reason),
+                    Incoming::Malformed(reason) => self.malformed(peer, "blobs", reason),
                 }
             }
             request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
                 if let BlobAnswer::Manifest(bytes) | BlobAnswer::Chunk(bytes) = &response {
-                    self.shared.counters.blobs_received.add(bytes.len());
+                    self.snapshot.counters.blobs_received.add(bytes.len());
                 }
                 if let Some(asked) = self.asked.remove(&request_id) {
                     // Who gave up doesn't need it.
@@ -381,8 +378,8 @@ impl Task {
                     OutboundFailure::Timeout => AskError::Timeout,
                     OutboundFailure::UnsupportedProtocols => AskError::Unsupported,
                     OutboundFailure::ConnectionClosed => AskError::Broken("the connection was closed".to_owned()),
-                    OutboundFailure::Io(error) if frame::is_garbage(&error) => {
-                        self.garbage(peer, "blobs", error.to_string());
+                    OutboundFailure::Io(error) if frame::is_malformed(&error) => {
+                        self.malformed(peer, "blobs", error.to_string());
                         AskError::Malformed(error.to_string())
                     }
                     OutboundFailure::Io(error) => AskError::Broken(error.to_string()),
@@ -396,16 +393,16 @@ impl Task {
     }
 
     fn on_asked(&mut self, peer: PeerId, request: BlobRequest, channel: ResponseChannel<BlobAnswer>) {
-        let allowed = self.allowances.take_blob(Instant::now(), peer) && self.serving.has_room(&peer);
+        let allowed = self.limits.take_blob(Instant::now(), peer) && self.serving.has_room(&peer);
         let Some(from) = node_id(&peer) else { return };
         if !allowed || self.pending.is_full() {
-            self.shared.counters.refused.add(1);
+            self.snapshot.counters.refused.add(1);
             let _ = self.swarm.behaviour_mut().blobs.send_response(channel, BlobAnswer::Busy);
             return;
         }
         let (answer, answered) = oneshot::channel();
         self.serving.push(peer, channel, answered);
-        self.emit(NetEvent::ChunkAsked { from, request, answer });
+        self.emit(NetEvent::BlobRequested { from, request, answer });
     }
 
     fn on_served(&mut self, served: Served) {
@@ -415,15 +412,15 @@ impl Task {
             answer = BlobAnswer::Unknown;
         }
         if let BlobAnswer::Manifest(bytes) | BlobAnswer::Chunk(bytes) = &answer {
-            self.shared.counters.blobs_sent.add(bytes.len());
+            self.snapshot.counters.blobs_sent.add(bytes.len());
         }
         // Who is gone by now needs no answer.
         let _ = self.swarm.behaviour_mut().blobs.send_response(channel, answer);
     }
 }
 
-fn meeting_options(options: NetOptions) -> MeetingOptions {
-    MeetingOptions {
+fn discovery_options(options: NetOptions) -> DiscoveryOptions {
+    DiscoveryOptions {
         role: Role::Node,
         run: Some(OwnRun { run: options.run, name: options.name, file: options.run_file }),
         bootstrap: options.bootstrap,
@@ -480,7 +477,10 @@ impl Pending {
         // What tells of peers is never dropped: there are few of them, and nothing repeats them.
         let may_drop = matches!(
             event,
-            NetEvent::Message { .. } | NetEvent::Gossip { .. } | NetEvent::ChunkAsked { .. } | NetEvent::Garbage { .. }
+            NetEvent::Message { .. }
+                | NetEvent::Gossip { .. }
+                | NetEvent::BlobRequested { .. }
+                | NetEvent::Malformed { .. }
         );
         if may_drop && (self.is_full() || self.bytes + len > EVENTS_BYTES_MAX) {
             return 1;

@@ -14,7 +14,7 @@ use paceline_protocol::roster::Part;
 use paceline_protocol::runfile::RunFile;
 
 use crate::blobs::Manifest;
-use crate::learn::Controls;
+use crate::learn::ControlVariates;
 use crate::report::Round;
 use crate::store::files;
 
@@ -88,7 +88,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes every state but that of the last round. One that stays costs space alone.
+    /// Removes every state but that of the last round. One that stays costs only space.
     fn clear_states(&self) {
         let last = self.rounds.last().map_or(0, |last| last.round);
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
@@ -99,8 +99,8 @@ impl Folder {
     }
 
     /// Where the clients' control variates lie.
-    pub(crate) fn controls(&self) -> Controls {
-        Controls::at(self.file("controls"))
+    pub(crate) fn controls(&self) -> ControlVariates {
+        ControlVariates::at(self.file("controls"))
     }
 
     /// A client's last update that was averaged.
@@ -111,7 +111,7 @@ impl Folder {
         last.update_hash.parse().ok()
     }
 
-    /// Where it lies.
+    /// The folder's path.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -176,7 +176,7 @@ fn round_of_state(name: &str) -> Option<u64> {
     name.strip_prefix(STATE)?.parse().ok()
 }
 
-/// A name that a simulation would write, in a folder that holds none. `clients` alone is one that was killed as it began.
+/// A name that a simulation would write, in a folder that holds none. `clients` by itself is one that was killed as it began.
 fn taken_name(dir: &Path) -> anyhow::Result<Option<String>> {
     let read = || -> io::Result<Option<String>> {
         for entry in fs::read_dir(dir)? {

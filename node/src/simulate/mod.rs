@@ -1,26 +1,23 @@
-//! `paceline simulate`: the run of a run file in one process, with virtual clients in place of nodes. Client K of N has the
-//! part K/N of the data.
+//! The run of a run file in one process, with virtual clients in place of nodes. Client K of N has the part K/N of the data.
 //!
 //! What a round computes is what the nodes of a run with those parts compute: the same participants, the same streams,
 //! the same exact sums, so the models have the same bits. What is left out is everything between the nodes.
+//!
+//! [`Simulation`] computes rounds, [`Folder`] keeps them, [`Summary`] and [`accuracy`] show what they came to.
 
 mod curve;
 mod folder;
 mod plots;
+mod progress;
+mod summary;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::io::IsTerminal;
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use anyhow::{Context, anyhow};
-use clap::Args;
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use anyhow::anyhow;
 use paceline_model::{DataSet, Device, Evaluation, TrainError};
 use paceline_protocol::chain::samples_of_all;
 use paceline_protocol::roster::{Member, Part, Roster};
@@ -28,126 +25,116 @@ use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
-use crate::cli::{Coded, Exit, Experiment, Prepared, cores, lr_place, print};
-use crate::learn::{Client, Cohort, Local, LocalError, Plan, Workers};
-use crate::report::{ContributionReport, Round};
+use crate::learn::{Client, ClientError, ClientUpdate, LocalClients, Plan, Workers};
+use crate::report::Round;
 
-use curve::{best_so_far, rounds_to};
+use curve::best_so_far;
 use folder::Folder;
 pub use plots::accuracy;
+use progress::Progress;
+pub(crate) use summary::Summary;
 
-/// How a run is simulated.
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    #[command(flatten)]
-    experiment: Experiment,
-    /// Where rounds, models and plots go; a simulation that is found there goes on [default: NAME-simulation].
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// End when the best test accuracy so far reaches this, in percent.
-    #[arg(long, value_name = "ACC", value_parser = percent)]
-    until: Option<f64>,
-    /// Threads that train [default: one a core].
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+/// One data set, divided among clients by a run file.
+pub(crate) struct Experiment {
+    pub(crate) run_file: RunFile,
+    /// Where the run file has the learning rate, for the message of a training that diverges.
+    pub(crate) lr_place: String,
+    pub(crate) plan: Plan,
+    pub(crate) data: DataSet,
+    pub(crate) clients: u32,
 }
 
-/// How often the bar moves.
-const BAR: Duration = Duration::from_millis(200);
-
-/// Steps of the bar for one round.
-const BAR_STEPS: u64 = 1_000;
-
-fn percent(text: &str) -> Result<f64, String> {
-    match text.trim_end_matches('%').trim().parse::<f64>() {
-        Ok(value) if value > 0.0 && value <= 100.0 => Ok(value / 100.0),
-        _ => Err(format!("`{text}` is no accuracy: give percent, above 0 and at most 100, for instance 99")),
-    }
-}
-
-pub(crate) async fn run(options: Options, json: bool, quiet: bool) -> Result<(), Coded> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            tracing::info!("stops after this batch; once more to stop at once");
-            asked.store(true, Ordering::SeqCst);
-        }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(130);
-        }
-    });
-    let work = move || Simulation::prepare(options)?.run(&stop, json, quiet);
-    tokio::task::spawn_blocking(work).await.context("the simulation's thread failed")?
-}
-
-struct Simulation {
+/// An experiment whose rounds are computed one after another.
+pub(crate) struct Simulation {
     run_file: RunFile,
-    /// Where it has the learning rate.
     lr_place: String,
     plan: Plan,
     data: DataSet,
     roster: Roster,
     workers: Workers,
+    /// The accuracy at which it ends before its rounds do.
     until: Option<f64>,
     folder: Folder,
 }
 
 impl Simulation {
-    fn prepare(options: Options) -> Result<Self, Coded> {
-        let bad_input = |error: anyhow::Error| Coded::new(Exit::BadInput, error);
-        let Prepared { run_file, plan, data, clients } = options.experiment.prepare()?;
-        let workers = Workers::new(options.threads.map_or_else(cores, NonZeroUsize::get))?;
-        let out = options.out.unwrap_or_else(|| format!("{}-simulation", run_file.run.name).into());
-        let folder = Folder::open(&out, &run_file, clients, || Ok(plan.initial_state()?)).map_err(bad_input)?;
-        Ok(Self {
-            roster: roster(clients),
-            lr_place: lr_place(&options.experiment.run),
-            run_file,
-            plan,
-            data,
-            workers,
-            until: options.until,
-            folder,
-        })
+    /// Begins in a folder, or goes on in one that holds rounds of the same simulation.
+    ///
+    /// # Errors
+    /// The folder holds something else, or the disk fails.
+    pub(crate) fn open(
+        experiment: Experiment,
+        until: Option<f64>,
+        workers: Workers,
+        out: &Path,
+    ) -> anyhow::Result<Self> {
+        let Experiment { run_file, lr_place, plan, data, clients } = experiment;
+        let folder = Folder::open(out, &run_file, clients, || Ok(plan.initial_state()?))?;
+        Ok(Self { run_file, lr_place, plan, data, roster: roster(clients), workers, until, folder })
     }
 
-    fn run(mut self, stop: &AtomicBool, json: bool, quiet: bool) -> Result<(), Coded> {
+    /// The rounds that are finished, those of earlier starts included.
+    pub(crate) fn rounds(&self) -> &[Round] {
+        &self.folder.rounds
+    }
+
+    /// Rounds of the run in all.
+    pub(crate) fn rounds_in_all(&self) -> u64 {
+        self.run_file.run.rounds
+    }
+
+    /// Whether all rounds are finished, or the accuracy is reached.
+    pub(crate) fn is_over(&self) -> bool {
+        let reached = |target| best_so_far(self.accuracies()).last().is_some_and(|best| best >= target);
+        self.rounds().len() as u64 >= self.rounds_in_all() || self.until.is_some_and(reached)
+    }
+
+    fn accuracies(&self) -> impl Iterator<Item = f64> {
+        self.rounds().iter().map(|r| r.accuracy.unwrap_or(0.0))
+    }
+
+    /// Computes a round and puts it on disk; `None` if it was stopped, and nothing of it counts. `show` hears the share of the
+    /// round that is done, from 0 to 1, from all threads.
+    ///
+    /// # Errors
+    /// Too few clients could train, or the disk fails.
+    pub(crate) fn next_round(
+        &mut self,
+        stop: &AtomicBool,
+        show: &(dyn Fn(f64) + Sync),
+    ) -> anyhow::Result<Option<&Round>> {
         let began = Instant::now();
-        let before = self.folder.rounds.len();
-        if before > 0 {
-            tracing::info!("goes on after round {before}");
+        let number = self.rounds().len() as u64 + 1;
+        let parent = &self.folder.state;
+        let clients = self.participants(Manifest::of(parent).blob().id, number);
+        let progress = Progress::new(self.batches(clients.len()), stop, show);
+        let controls = &self.folder.controls();
+        let local_clients = LocalClients { plan: &self.plan, data: &self.data, workers: &self.workers, controls };
+        let (sum, updates) = local_clients.train(parent, number, &clients, &|| progress.batch_done());
+        if stop.load(Ordering::SeqCst) {
+            return Ok(None);
         }
-        let bar = bar(self.run_file.run.rounds, before as u64, quiet);
-        while !self.is_over() {
-            let round = self.folder.rounds.len() as u64 + 1;
-            match self.round(round, stop, &bar)? {
-                Some((report, state)) => {
-                    let (text, shown) = (line(&report, self.run_file.run.rounds), serde_json::to_string(&report)?);
-                    self.folder.add(report, state)?;
-                    if json {
-                        print(&shown);
-                    }
-                    bar.suspend(|| tracing::info!("{text}"));
-                    self.clear_controls();
-                }
-                None => break,
-            }
-        }
-        bar.finish_and_clear();
+        let updates = self.arrived(number, &clients, updates)?;
+        let state = self.plan.rule.step(parent, &sum, self.samples_of_all(&updates))?;
+        let Some(evaluation) = self.evaluate(&state, stop)? else { return Ok(None) };
+        let round = Round::simulated(number, &updates, &state, evaluation, began.elapsed());
+        self.folder.add(round, state)?;
+        self.clear_controls();
+        Ok(self.rounds().last())
+    }
+
+    /// Draws the accuracy of all rounds. Gives the files.
+    ///
+    /// # Errors
+    /// A file can't be written.
+    pub(crate) fn plot(&self) -> anyhow::Result<Vec<PathBuf>> {
         let name = &self.run_file.run.name;
-        let files = accuracy(name, &[(name.clone(), self.folder.rounds.as_slice())], self.folder.dir())?;
-        let interrupted = !self.is_over();
-        if !json {
-            print(&self.summary(before, began.elapsed()));
-            files.iter().for_each(|file| print(&format!("wrote {}", file.display())));
-        }
-        match interrupted {
-            true => {
-                Err(anyhow!("interrupted after round {}; the same command goes on", self.folder.rounds.len()).into())
-            }
-            false => Ok(()),
-        }
+        accuracy(name, &[(name.clone(), self.rounds())], self.folder.dir())
+    }
+
+    /// What it came to; the rounds after the first `before` are those of this start.
+    pub(crate) fn summary(&self, before: usize) -> Summary<'_> {
+        Summary::of(self.rounds(), before, self.plan.config.epochs, self.until)
     }
 
     /// Removes control variates that no client will ask for again.
@@ -157,34 +144,6 @@ impl Simulation {
             let last: Vec<Hash> = parts.filter_map(|part| self.folder.last_update_of(part)).collect();
             self.folder.controls().retain(&last);
         }
-    }
-
-    fn is_over(&self) -> bool {
-        let reached = |target| best_so_far(self.accuracies()).last().is_some_and(|best| best >= target);
-        self.folder.rounds.len() as u64 >= self.run_file.run.rounds || self.until.is_some_and(reached)
-    }
-
-    fn accuracies(&self) -> impl Iterator<Item = f64> {
-        self.folder.rounds.iter().map(|r| r.accuracy.unwrap_or(0.0))
-    }
-
-    /// One round; `None` if it was stopped.
-    fn round(&self, round: u64, stop: &AtomicBool, bar: &ProgressBar) -> anyhow::Result<Option<(Round, Vec<u8>)>> {
-        let began = Instant::now();
-        let parent = &self.folder.state;
-        let clients = self.participants(Manifest::of(parent).blob().id, round);
-        let progress = Progress { bar, round, done: AtomicU64::new(0), of: self.batches(clients.len()), stop };
-        let controls = &self.folder.controls();
-        let cohort = Cohort { plan: &self.plan, data: &self.data, workers: &self.workers, controls };
-        let (sum, locals) = cohort.train(parent, round, &clients, &|| progress.batch());
-        if stop.load(Ordering::SeqCst) {
-            return Ok(None);
-        }
-        let locals = self.arrived(round, &clients, locals)?;
-        let state = self.plan.rule.step(parent, &sum, self.samples_of_all(&locals))?;
-        let Some(evaluation) = self.evaluate(&state, stop)? else { return Ok(None) };
-        let report = self.report(round, &locals, &state, evaluation, began.elapsed());
-        Ok(Some((report, state)))
     }
 
     /// The clients of a round: those that a network of nodes with these parts would choose.
@@ -211,15 +170,15 @@ impl Simulation {
         &self,
         round: u64,
         clients: &[Client],
-        locals: Vec<Result<Local, LocalError>>,
-    ) -> anyhow::Result<Vec<Local>> {
-        let mut arrived = Vec::with_capacity(locals.len());
+        updates: Vec<Result<ClientUpdate, ClientError>>,
+    ) -> anyhow::Result<Vec<ClientUpdate>> {
+        let mut arrived = Vec::with_capacity(updates.len());
         let mut last = None;
-        for (client, local) in clients.iter().zip(locals) {
-            match local {
-                Ok(local) => arrived.push(local),
+        for (client, update) in clients.iter().zip(updates) {
+            match update {
+                Ok(update) => arrived.push(update),
                 // One client's training that diverges is its own trouble; a disk or data that fails is everybody's.
-                Err(error @ LocalError::Train(TrainError::Diverged { .. })) => {
+                Err(error @ ClientError::Train(TrainError::Diverged { .. })) => {
                     let error = anyhow!("{}: {error}", self.lr_place);
                     tracing::warn!("round {round}: client {} has no update: {error}", client.part);
                     last = Some(error);
@@ -238,13 +197,14 @@ impl Simulation {
     }
 
     /// Samples of all clients, as the nodes of a run would know them: from contributions.
-    fn samples_of_all(&self, now: &[Local]) -> u64 {
-        let before = self.folder.rounds.iter().flat_map(|round| &round.contributions);
+    fn samples_of_all(&self, now: &[ClientUpdate]) -> u64 {
+        let before = self.rounds().iter().flat_map(|round| &round.contributions);
         let mut known: BTreeMap<String, u64> = before.map(|c| (c.node_id.clone(), c.samples)).collect();
-        known.extend(now.iter().map(|local| (local.part.to_string(), local.samples)));
+        known.extend(now.iter().map(|update| (update.part.to_string(), update.samples)));
         samples_of_all(known.into_values(), self.roster.len())
     }
 
+    /// What a state is worth on the test images; `None` if it was stopped.
     fn evaluate(&self, state: &[u8], stop: &AtomicBool) -> anyhow::Result<Option<Evaluation>> {
         let go_on =
             &mut |_| if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
@@ -265,77 +225,6 @@ impl Simulation {
             Err(error) => Err(error.into()),
         }
     }
-
-    fn report(&self, round: u64, locals: &[Local], state: &[u8], evaluation: Evaluation, took: Duration) -> Round {
-        let contributions = locals.iter().map(|l| ContributionReport {
-            node_id: l.part.to_string(),
-            samples: l.samples,
-            update_hash: l.update.id.to_string(),
-            train_loss: l.train_loss,
-            train_ms: l.train_ms,
-        });
-        let samples: u64 = locals.iter().map(|l| l.samples).sum();
-        let loss: f64 = locals.iter().map(|l| l.train_loss * l.samples as f64).sum();
-        Round {
-            kind: "train".to_owned(),
-            round,
-            attempt: 0,
-            coordinator: None,
-            committed_attempt: None,
-            committed_by: None,
-            model_hash: Manifest::of(state).blob().id.to_string(),
-            record_hash: None,
-            parent: None,
-            contributions: contributions.collect(),
-            train_loss: (samples > 0).then(|| loss / samples as f64),
-            accuracy: (evaluation.total > 0).then(|| evaluation.correct as f64 / evaluation.total as f64),
-            evaluated: Some(evaluation.total),
-            duration_ms: Some(took.as_millis() as u64),
-            overhead_ms: None,
-            bytes_sent: locals.iter().map(|l| l.update.len).sum(),
-            bytes_received: (locals.len() * state.len()) as u64,
-        }
-    }
-
-    fn summary(&self, before: usize, took: Duration) -> String {
-        let rounds = &self.folder.rounds;
-        let best = best_so_far(self.accuracies()).last().unwrap_or(0.0);
-        let mut text = format!("{} rounds, best accuracy {:.2} %", rounds.len(), 100.0 * best);
-        if let Some(target) = self.until {
-            let reached = rounds_to(target, self.accuracies());
-            let reached = reached.map_or("not reached".to_owned(), |round| format!("reached after {round:.1} rounds"));
-            text += &format!("; {:.2} % {reached}", 100.0 * target);
-        }
-        let here = &rounds[before..];
-        let epochs = here.iter().map(|r| r.contributions.len()).sum::<usize>() * self.plan.config.epochs;
-        if let (false, Some(last)) = (here.is_empty(), rounds.last()) {
-            let rate = epochs as f64 / took.as_secs_f64();
-            text += &format!(
-                "\n{} rounds in {:.0} s, evaluation included: {rate:.2} client-epochs/s\nmodel {}",
-                here.len(),
-                took.as_secs_f64(),
-                last.model_hash
-            );
-        }
-        text
-    }
-}
-
-/// The batches of a round as they are done.
-struct Progress<'a> {
-    bar: &'a ProgressBar,
-    round: u64,
-    done: AtomicU64,
-    of: u64,
-    stop: &'a AtomicBool,
-}
-
-impl Progress<'_> {
-    fn batch(&self) -> ControlFlow<()> {
-        let done = (self.done.fetch_add(1, Ordering::Relaxed) + 1).min(self.of);
-        self.bar.set_position((self.round - 1) * BAR_STEPS + done * BAR_STEPS / self.of.max(1));
-        if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
 }
 
 /// A roster of clients, whose node ids stand for nothing but their numbers.
@@ -347,48 +236,4 @@ fn roster(clients: u32) -> Roster {
         Member { node: NodeId::from_public_key(key), name: format!("client {index}"), part }
     };
     Roster::new((1..=clients).map(member).collect())
-}
-
-/// The bar after so many rounds. What is left is reckoned from those to come: earlier ones ran at another time.
-fn bar(rounds: u64, before: u64, quiet: bool) -> ProgressBar {
-    let shown = std::io::stderr().is_terminal() && !quiet;
-    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(Some(rounds * BAR_STEPS), target);
-    if let Ok(style) = ProgressStyle::with_template("  {bar:40} {percent} % of the rounds, {left}") {
-        bar.set_style(style.with_key("left", left));
-    }
-    bar.set_position(before * BAR_STEPS);
-    bar.reset_eta();
-    bar.enable_steady_tick(BAR);
-    bar
-}
-
-/// What is left, once anything is known of it.
-fn left(state: &ProgressState, out: &mut dyn Write) {
-    let _ = match state.per_sec() > 0.0 {
-        true => write!(out, "{:#} left", HumanDuration(state.eta())),
-        false => write!(out, "begins"),
-    };
-}
-
-fn line(r: &Round, of: u64) -> String {
-    format!(
-        "round {} of {of}: accuracy {}, loss {}, {} updates, {:.1} s",
-        r.round,
-        r.accuracy.map_or("-".into(), |a| format!("{:.2} %", 100.0 * a)),
-        r.train_loss.map_or("-".into(), |l| format!("{l:.4}")),
-        r.contributions.len(),
-        r.duration_ms.unwrap_or(0) as f64 / 1000.0
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rounds_of_an_earlier_start_count_nothing_towards_the_time_that_is_left() {
-        let bar = bar(100, 20, true);
-        assert_eq!((bar.position(), bar.per_sec()), (20 * BAR_STEPS, 0.0));
-    }
 }

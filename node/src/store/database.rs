@@ -80,7 +80,7 @@ pub enum StoreError {
 
 /// A record as a node keeps it, with its own figures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct HistoryEntry {
     /// The record and its proof.
     pub committed: Committed,
     /// What this node measured.
@@ -233,7 +233,7 @@ impl Database {
     ///
     /// # Errors
     /// The disk fails, or the file is damaged.
-    pub fn rows(&self) -> Result<Vec<Row>, StoreError> {
+    pub fn history(&self) -> Result<Vec<HistoryEntry>, StoreError> {
         self.values(RECORDS, "records")
     }
 
@@ -264,8 +264,8 @@ impl Database {
             None => None,
         };
         Ok(Recovered {
-            chain: self.rows()?.into_iter().map(|row| row.committed).collect(),
-            aside: self.values::<Row>(ASIDE, "aside")?.into_iter().map(|row| row.committed).collect(),
+            chain: self.history()?.into_iter().map(|entry| entry.committed).collect(),
+            aside: self.values::<HistoryEntry>(ASIDE, "aside")?.into_iter().map(|entry| entry.committed).collect(),
             foundings: foundings.collect(),
             ballots,
             contribution,
@@ -331,11 +331,11 @@ fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), redb::Error> 
         }
         Persist::Committed { genesis, committed, figures } => {
             let round = committed.record.round;
-            let row = Row { committed: committed.clone(), figures: *figures };
+            let entry = HistoryEntry { committed: committed.clone(), figures: *figures };
             let mut records = tx.open_table(RECORDS)?;
             // Of a chain that could not be read to its end, what is behind the new record is of no use.
             records.retain_in(round + 1.., |_, _| false)?;
-            records.insert(round, &codec::encode(&row)[..])?;
+            records.insert(round, &codec::encode(&entry)[..])?;
             tx.open_table(META)?.remove("contribution")?;
             forget_ballots(tx, *genesis, round)
         }

@@ -5,6 +5,6 @@ pub(crate) mod files;
 mod home;
 mod writer;
 
-pub use database::{Database, Row, StoreError};
+pub use database::{Database, HistoryEntry, StoreError};
 pub use home::{Home, HomeError, HomeLock};
 pub use writer::Writer;

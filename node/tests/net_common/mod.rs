@@ -2,19 +2,22 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
-use std::io;
+#[path = "../../../bootstrap/tests/shared/raw.rs"]
+mod raw;
+
 use std::time::Duration;
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use futures::StreamExt;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{Multiaddr, StreamProtocol, Swarm};
+use libp2p::{Multiaddr, Swarm};
 use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network};
 use paceline_bootstrap::{
-    Meeting, MeetingOptions, OwnRun, Role, ServeOptions, build_swarm, fresh_secret, run_protocol, serve,
+    Discovery, DiscoveryOptions, OwnRun, Role, ServeOptions, build_swarm, fresh_secret, run_protocol, serve,
 };
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Identity, NodeId};
+use raw::Raw;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a test waits for what must happen.
@@ -94,7 +97,7 @@ impl TestNet {
     pub fn serve(mut self, answer: impl Fn(BlobRequest) -> BlobAnswer + Send + 'static) {
         tokio::spawn(async move {
             while let Some(event) = self.events.recv().await {
-                if let NetEvent::ChunkAsked { request, answer: to, .. } = event {
+                if let NetEvent::BlobRequested { request, answer: to, .. } = event {
                     let _ = to.send(answer(request));
                 }
             }
@@ -137,55 +140,9 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(len).collect()
 }
 
-/// Sends bytes as they are, under a protocol's name, and reads whatever comes.
-#[derive(Clone, Default)]
-pub struct Raw;
-
-impl request_response::Codec for Raw {
-    type Protocol = StreamProtocol;
-    type Request = Vec<u8>;
-    type Response = Vec<u8>;
-
-    async fn read_request<T: AsyncRead + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        io.read_to_end(&mut bytes).await?;
-        Ok(bytes)
-    }
-
-    async fn read_response<T: AsyncRead + Unpin + Send>(
-        &mut self,
-        protocol: &StreamProtocol,
-        io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        self.read_request(protocol, io).await
-    }
-
-    async fn write_request<T: AsyncWrite + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-        bytes: Vec<u8>,
-    ) -> io::Result<()> {
-        io.write_all(&bytes).await
-    }
-
-    async fn write_response<T: AsyncWrite + Unpin + Send>(
-        &mut self,
-        protocol: &StreamProtocol,
-        io: &mut T,
-        bytes: Vec<u8>,
-    ) -> io::Result<()> {
-        self.write_request(protocol, io, bytes).await
-    }
-}
-
 #[derive(NetworkBehaviour)]
 pub struct HostileNode {
-    pub meeting: Meeting,
+    pub discovery: Discovery,
     pub direct: request_response::Behaviour<Raw>,
     pub blobs: request_response::Behaviour<Raw>,
 }
@@ -194,7 +151,7 @@ pub struct HostileNode {
 pub fn hostile(file: &RunFile, bootstrap: &[Multiaddr]) -> Swarm<HostileNode> {
     let run = file.run_id();
     let own = OwnRun { run, name: file.run.name.clone(), file: file.canonical().into_bytes() };
-    let options = MeetingOptions {
+    let options = DiscoveryOptions {
         role: Role::Node,
         run: Some(own),
         bootstrap: bootstrap.to_vec(),
@@ -206,7 +163,7 @@ pub fn hostile(file: &RunFile, bootstrap: &[Multiaddr]) -> Swarm<HostileNode> {
         request_response::Behaviour::with_codec(Raw, [(run_protocol(run, what), ProtocolSupport::Full)], config)
     };
     let mut swarm = build_swarm(&fresh_secret(), |key, relay| {
-        Ok(HostileNode { meeting: Meeting::new(options, key, relay)?, direct: raw("direct"), blobs: raw("blobs") })
+        Ok(HostileNode { discovery: Discovery::new(options, key, relay)?, direct: raw("direct"), blobs: raw("blobs") })
     })
     .expect("a swarm");
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().expect("a multiaddr")).expect("listens");

@@ -18,7 +18,7 @@ const JOIN_ASKED_MAX: usize = 64;
 
 impl Machine {
     /// Where this node stands in its run, in one word.
-    pub(super) fn state(&self) -> State {
+    pub fn state(&self) -> State {
         match &self.standing {
             Standing::Gathering if self.foundings.bound().is_some() => State::Founding,
             Standing::Gathering => State::Gathering,

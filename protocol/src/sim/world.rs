@@ -819,7 +819,7 @@ impl Sim {
 
     /// The state of a node that runs.
     pub fn state(&self, node: usize) -> Option<State> {
-        self.machine(node).map(|m| m.view(self.now).state)
+        self.machine(node).map(Machine::state)
     }
 
     /// What is in a node's way, in its own words.

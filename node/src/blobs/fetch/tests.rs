@@ -320,7 +320,7 @@ async fn who_does_not_fetch_a_blob_says_what_it_lacks() {
     let manifest = Manifest::of(&model());
     let blob = manifest.blob().id;
     assert_eq!(serve(&store, BlobRequest::Chunk { blob, index: 0 }).await, BlobAnswer::Unknown);
-    assert!(store.grown(blob).is_none(), "there is nothing to wait for");
+    assert!(store.chunk_signal(blob).is_none(), "there is nothing to wait for");
     store.begin(manifest).expect("begins");
     let answer = serve(&store, BlobRequest::Chunk { blob, index: 0 }).await;
     assert_eq!(answer, BlobAnswer::Lacks { have: vec![0; 3] });
@@ -352,8 +352,8 @@ async fn who_waits_for_a_fetch_that_is_given_up_hears_it() {
     let blob = manifest.blob().id;
     let fetching = store.fetching(blob);
     store.begin(manifest).expect("begins");
-    let mut grown = store.grown(blob).expect("it is being fetched");
+    let mut signal = store.chunk_signal(blob).expect("it is being fetched");
     drop(fetching);
-    grown.changed().await;
-    assert!(store.grown(blob).is_none());
+    signal.changed().await;
+    assert!(store.chunk_signal(blob).is_none());
 }

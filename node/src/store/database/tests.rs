@@ -212,7 +212,7 @@ fn a_record_comes_with_this_node_s_figures() {
     let figures = Figures { duration_ms: Some(5), overhead_ms: Some(2), bytes_sent: 3, bytes_received: 4 };
     let item = Persist::Committed { genesis: GENESIS, committed: committed.clone(), figures };
     open(&dir).write(&[item]).expect("room on the disk");
-    assert_eq!(open(&dir).rows().expect("reads"), [Row { committed, figures }]);
+    assert_eq!(open(&dir).history().expect("reads"), [HistoryEntry { committed, figures }]);
 }
 
 #[test]
@@ -221,7 +221,8 @@ fn a_record_takes_the_place_of_an_older_chain_s_and_of_all_behind_it() {
     let database = open(&dir);
     database.write(&(0..5).map(committed).collect::<Vec<_>>()).expect("room");
     database.write(&[committed(2)]).expect("room");
-    let rounds: Vec<u64> = database.rows().expect("reads").iter().map(|row| row.committed.record.round).collect();
+    let rounds: Vec<u64> =
+        database.history().expect("reads").iter().map(|entry| entry.committed.record.round).collect();
     assert_eq!(rounds, [0, 1, 2]);
 }
 
@@ -434,6 +435,6 @@ fn a_database_that_was_half_made_in_an_earlier_life_is_made_anew() {
     let image = disk.after_power_loss(disk.mark() / 2, &mut Draw(1));
     std::fs::write(dir.path().join("store.redb.new"), image).expect("writes");
     open(&dir).write(&[committed(0)]).expect("room on the disk");
-    assert_eq!(open(&dir).rows().expect("reads").len(), 1);
+    assert_eq!(open(&dir).history().expect("reads").len(), 1);
     assert_eq!(std::fs::read_dir(dir.path()).expect("reads").count(), 1, "nothing is left behind");
 }

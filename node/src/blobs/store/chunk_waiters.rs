@@ -8,34 +8,34 @@ use tokio::sync::watch;
 
 use super::BlobStore;
 
-/// The blobs that are being fetched.
+/// The blobs that are being fetched, with those who wait for more of each.
 #[derive(Debug, Default)]
-pub(super) struct Growth(BTreeMap<Hash, Fetched>);
+pub(super) struct ChunkWaiters(BTreeMap<Hash, Waited>);
 
 #[derive(Debug)]
-struct Fetched {
+struct Waited {
     fetches: usize,
     changed: watch::Sender<()>,
 }
 
-impl Growth {
+impl ChunkWaiters {
     /// Wakes those who wait for more of a blob.
     pub(super) fn tell(&self, id: Hash) {
-        if let Some(fetched) = self.0.get(&id) {
-            fetched.changed.send_replace(());
+        if let Some(waited) = self.0.get(&id) {
+            waited.changed.send_replace(());
         }
     }
 
-    pub(super) fn watch(&self, id: Hash) -> Option<Grown> {
-        self.0.get(&id).map(|fetched| Grown(fetched.changed.subscribe()))
+    pub(super) fn watch(&self, id: Hash) -> Option<ChunkSignal> {
+        self.0.get(&id).map(|waited| ChunkSignal(waited.changed.subscribe()))
     }
 }
 
 /// Wakes up when a blob has grown.
 #[derive(Debug)]
-pub struct Grown(watch::Receiver<()>);
+pub struct ChunkSignal(watch::Receiver<()>);
 
-impl Grown {
+impl ChunkSignal {
     /// Waits for a change since this was asked for; comes also when the fetch has ended.
     pub async fn changed(&mut self) {
         let _ = self.0.changed().await;
@@ -44,27 +44,27 @@ impl Grown {
 
 /// A fetch that is under way. It ends when this is dropped.
 #[derive(Debug)]
-pub struct Fetching {
+pub struct FetchGuard {
     store: Arc<BlobStore>,
     id: Hash,
 }
 
-impl Fetching {
+impl FetchGuard {
     pub(super) fn begin(store: Arc<BlobStore>, id: Hash) -> Self {
-        let fresh = || Fetched { fetches: 0, changed: watch::Sender::new(()) };
-        store.state().growth.0.entry(id).or_insert_with(fresh).fetches += 1;
+        let fresh = || Waited { fetches: 0, changed: watch::Sender::new(()) };
+        store.state().waiters.0.entry(id).or_insert_with(fresh).fetches += 1;
         Self { store, id }
     }
 }
 
-impl Drop for Fetching {
+impl Drop for FetchGuard {
     fn drop(&mut self) {
         let mut state = self.store.state();
-        if let Some(fetched) = state.growth.0.get_mut(&self.id) {
-            fetched.fetches -= 1;
-            if fetched.fetches == 0 {
+        if let Some(waited) = state.waiters.0.get_mut(&self.id) {
+            waited.fetches -= 1;
+            if waited.fetches == 0 {
                 // Those who wait wake up, for nothing more will come.
-                state.growth.0.remove(&self.id);
+                state.waiters.0.remove(&self.id);
             }
         }
     }

@@ -1,12 +1,12 @@
 use super::*;
 
-const OURS: Traits = Traits { ours: true, other_run: false, introduces: true, relays: false };
-const OTHER_RUN: Traits = Traits { ours: false, other_run: true, introduces: true, relays: false };
-const FOREIGN: Traits = Traits { ours: false, other_run: false, introduces: false, relays: false };
+const OURS: Capabilities = Capabilities { ours: true, other_run: false, introduces: true, relays: false };
+const OTHER_RUN: Capabilities = Capabilities { ours: false, other_run: true, introduces: true, relays: false };
+const FOREIGN: Capabilities = Capabilities { ours: false, other_run: false, introduces: false, relays: false };
 
-/// Contacts with a clock that the test moves.
+/// An address book with a clock that the test moves.
 struct Desk {
-    contacts: Contacts,
+    book: AddressBook,
     start: Instant,
     now: Instant,
     ids: usize,
@@ -15,7 +15,7 @@ struct Desk {
 impl Desk {
     fn new(role: Role) -> Self {
         let now = Instant::now();
-        Self { contacts: Contacts::new(PeerId::random(), role), start: now, now, ids: 0 }
+        Self { book: AddressBook::new(PeerId::random(), role), start: now, now, ids: 0 }
     }
 
     fn id(&mut self) -> ConnectionId {
@@ -24,12 +24,12 @@ impl Desk {
     }
 
     fn actions(&mut self) -> Vec<Action> {
-        std::iter::from_fn(|| self.contacts.poll_action()).collect()
+        std::iter::from_fn(|| self.book.poll_action()).collect()
     }
 
     fn tick(&mut self, after: Duration) -> Vec<Action> {
         self.now += after;
-        self.contacts.tick(self.now);
+        self.book.tick(self.now);
         self.actions()
     }
 
@@ -39,10 +39,10 @@ impl Desk {
     }
 
     /// A peer that dialled this node and was identified.
-    fn come(&mut self, traits: Traits) -> (PeerId, ConnectionId) {
+    fn come(&mut self, capabilities: Capabilities) -> (PeerId, ConnectionId) {
         let (peer, id) = (PeerId::random(), self.id());
-        self.contacts.on_connected(self.now, peer, id, &tcp(9), false);
-        self.contacts.on_identified(self.now, peer, traits, &[tcp(1), quic(1)]);
+        self.book.on_connected(self.now, peer, id, &tcp(9), false);
+        self.book.on_identified(self.now, peer, capabilities, &[tcp(1), quic(1)]);
         (peer, id)
     }
 }
@@ -70,18 +70,18 @@ fn a_peer_with_two_connections_is_up_once_and_down_after_the_last() {
     let mut desk = Desk::new(Role::Node);
     let (peer, first) = desk.come(OURS);
     let second = desk.id();
-    desk.contacts.on_connected(desk.now, peer, second, &tcp(8), false);
-    desk.contacts.on_identified(desk.now, peer, OURS, &[tcp(1)]);
+    desk.book.on_connected(desk.now, peer, second, &tcp(8), false);
+    desk.book.on_identified(desk.now, peer, OURS, &[tcp(1)]);
     assert_eq!(ups(&desk.actions()), 1);
     desk.now += LONG;
-    desk.contacts.on_closed(desk.now, peer, first);
+    desk.book.on_closed(desk.now, peer, first);
     assert_eq!(downs(&desk.actions()), 0);
-    desk.contacts.on_closed(desk.now, peer, second);
+    desk.book.on_closed(desk.now, peer, second);
     let redial = match desk.actions().pop() {
         Some(Action::Dial(opts)) => opts,
         other => panic!("expected a redial, got {other:?}"),
     };
-    desk.contacts.on_dial_failed(desk.now, redial.connection_id());
+    desk.book.on_dial_failed(desk.now, redial.connection_id());
     assert_eq!(downs(&desk.actions()), 1);
 }
 
@@ -91,14 +91,14 @@ fn a_broken_connection_that_is_redialled_is_no_news() {
     let (peer, id) = desk.come(OURS);
     desk.actions();
     desk.now += LONG;
-    desk.contacts.on_closed(desk.now, peer, id);
+    desk.book.on_closed(desk.now, peer, id);
     desk.actions();
     let again = desk.id();
-    desk.contacts.on_connected(desk.now, peer, again, &tcp(1), true);
-    desk.contacts.on_identified(desk.now, peer, OURS, &[tcp(1)]);
+    desk.book.on_connected(desk.now, peer, again, &tcp(1), true);
+    desk.book.on_identified(desk.now, peer, OURS, &[tcp(1)]);
     let actions = desk.tick(REDIAL_TIMEOUT * 2);
     assert_eq!((ups(&actions), downs(&actions)), (0, 0));
-    assert!(desk.contacts.is_up(peer));
+    assert!(desk.book.is_up(peer));
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_machine_that_is_gone_without_a_word_is_down_when_the_redial_takes_too_long(
     let mut desk = Desk::new(Role::Node);
     let (peer, id) = desk.come(OURS);
     desk.now += LONG;
-    desk.contacts.on_closed(desk.now, peer, id);
+    desk.book.on_closed(desk.now, peer, id);
     desk.actions();
     assert_eq!(downs(&desk.tick(REDIAL_TIMEOUT / 2)), 0);
     assert_eq!(downs(&desk.tick(REDIAL_TIMEOUT)), 1);
@@ -117,7 +117,7 @@ fn who_closes_at_once_is_not_redialled_in_a_loop() {
     let mut desk = Desk::new(Role::Node);
     let (peer, id) = desk.come(OURS);
     desk.actions();
-    desk.contacts.on_closed(desk.now, peer, id);
+    desk.book.on_closed(desk.now, peer, id);
     let actions = desk.actions();
     assert_eq!(downs(&actions), 1);
     assert!(!actions.iter().any(|a| matches!(a, Action::Dial(_))));
@@ -127,14 +127,14 @@ fn who_closes_at_once_is_not_redialled_in_a_loop() {
 fn waits_between_dials_double_up_to_a_bound_and_never_end_for_a_given_address() {
     let mut desk = Desk::new(Role::Node);
     let peer = PeerId::random();
-    desk.contacts.keep(desk.now, &addresses::with_peer(&tcp(1), peer));
+    desk.book.keep(desk.now, &addresses::with_peer(&tcp(1), peer));
     let mut waits = Vec::new();
     let mut last = desk.now;
     while waits.len() < 2 * FAILURES_UNTIL_FORGOTTEN as usize {
         for opts in desk.dials(Duration::from_millis(50)) {
             waits.push(desk.now - last);
             last = desk.now;
-            desk.contacts.on_dial_failed(desk.now, opts.connection_id());
+            desk.book.on_dial_failed(desk.now, opts.connection_id());
         }
         assert!(desk.now - desk.start < Duration::from_secs(3600), "the dials end after {waits:?}");
     }
@@ -145,13 +145,13 @@ fn waits_between_dials_double_up_to_a_bound_and_never_end_for_a_given_address() 
 #[test]
 fn an_address_without_a_peer_is_dialled_until_it_answers_and_again_when_it_is_gone() {
     let mut desk = Desk::new(Role::Node);
-    desk.contacts.keep(desk.now, &tcp(1));
+    desk.book.keep(desk.now, &tcp(1));
     let opts = desk.dials(Duration::ZERO).pop().expect("a dial");
     assert_eq!(opts.get_peer_id(), None);
     let peer = PeerId::random();
-    desk.contacts.on_connected(desk.now, peer, opts.connection_id(), &tcp(1), true);
+    desk.book.on_connected(desk.now, peer, opts.connection_id(), &tcp(1), true);
     assert!(desk.dials(LONG).is_empty());
-    desk.contacts.on_closed(desk.now, peer, opts.connection_id());
+    desk.book.on_closed(desk.now, peer, opts.connection_id());
     assert!(!desk.dials(LONG).is_empty());
 }
 
@@ -159,8 +159,8 @@ fn an_address_without_a_peer_is_dialled_until_it_answers_and_again_when_it_is_go
 fn tcp_is_dialled_first_and_quic_after_it_failed() {
     let mut desk = Desk::new(Role::Node);
     let peer = PeerId::random();
-    desk.contacts.learn(desk.now, peer, &[quic(1), tcp(1)]);
-    let contact = desk.contacts.contacts.get_mut(&peer).expect("learned");
+    desk.book.learn(desk.now, peer, &[quic(1), tcp(1)]);
+    let contact = desk.book.contacts.get_mut(&peer).expect("learned");
     assert_eq!(contact.dial_addresses(), [tcp(1)]);
     contact.failures = 1;
     assert_eq!(contact.dial_addresses(), [quic(1)]);
@@ -169,13 +169,13 @@ fn tcp_is_dialled_first_and_quic_after_it_failed() {
 #[test]
 fn a_peer_that_never_answers_is_forgotten() {
     let mut desk = Desk::new(Role::Node);
-    desk.contacts.learn(desk.now, PeerId::random(), &[tcp(1)]);
+    desk.book.learn(desk.now, PeerId::random(), &[tcp(1)]);
     for _ in 0..2 * FAILURES_UNTIL_FORGOTTEN {
         for opts in desk.dials(LONG) {
-            desk.contacts.on_dial_failed(desk.now, opts.connection_id());
+            desk.book.on_dial_failed(desk.now, opts.connection_id());
         }
     }
-    assert!(desk.contacts.contacts.is_empty());
+    assert!(desk.book.contacts.is_empty());
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn other_programs_are_left_at_once_and_other_runs_after_they_asked_the_way() {
 fn who_never_says_what_it_is_is_closed() {
     let mut desk = Desk::new(Role::Node);
     let (peer, id) = (PeerId::random(), desk.id());
-    desk.contacts.on_connected(desk.now, peer, id, &tcp(1), false);
+    desk.book.on_connected(desk.now, peer, id, &tcp(1), false);
     assert!(desk.tick(IDENTIFY_TIMEOUT).iter().any(|a| matches!(a, Action::Close(p) if *p == peer)));
 }
 
@@ -206,39 +206,39 @@ fn a_disconnected_peer_is_down_at_once_and_turned_away_for_a_while() {
     let (peer, id) = desk.come(OURS);
     desk.actions();
     desk.now += LONG;
-    desk.contacts.disconnect(desk.now, peer);
+    desk.book.disconnect(desk.now, peer);
     assert_eq!(downs(&desk.actions()), 1);
-    desk.contacts.on_closed(desk.now, peer, id);
+    desk.book.on_closed(desk.now, peer, id);
     assert!(desk.actions().is_empty(), "no redial");
-    assert!(desk.contacts.is_refused(desk.now, peer));
+    assert!(desk.book.is_refused(desk.now, peer));
     assert!(desk.dials(DISCONNECTED_REST / 2).is_empty());
-    assert!(!desk.contacts.is_refused(desk.now + DISCONNECTED_REST, peer));
+    assert!(!desk.book.is_refused(desk.now + DISCONNECTED_REST, peer));
 }
 
 #[test]
 fn an_older_record_does_not_replace_a_newer_one() {
     let mut desk = Desk::new(Role::Node);
     let peer = PeerId::random();
-    desk.contacts.learn_signed(desk.now, peer, &[tcp(2)], 2);
-    desk.contacts.learn_signed(desk.now, peer, &[tcp(1)], 1);
-    assert_eq!(desk.contacts.addresses_of(peer), [tcp(2)]);
+    desk.book.learn_signed(desk.now, peer, &[tcp(2)], 2);
+    desk.book.learn_signed(desk.now, peer, &[tcp(1)], 1);
+    assert_eq!(desk.book.addresses_of(peer), [tcp(2)]);
 }
 
 #[test]
 fn an_address_that_worked_outlives_a_record_without_it() {
     let mut desk = Desk::new(Role::Node);
     let (peer, id) = (PeerId::random(), desk.id());
-    desk.contacts.on_connected(desk.now, peer, id, &tcp(5), true);
-    desk.contacts.learn_signed(desk.now, peer, &[tcp(1)], 1);
-    assert_eq!(desk.contacts.addresses_of(peer), [tcp(1), tcp(5)]);
+    desk.book.on_connected(desk.now, peer, id, &tcp(5), true);
+    desk.book.learn_signed(desk.now, peer, &[tcp(1)], 1);
+    assert_eq!(desk.book.addresses_of(peer), [tcp(1), tcp(5)]);
 }
 
 #[test]
 fn an_address_of_this_node_itself_is_not_dialled_again() {
     let mut desk = Desk::new(Role::Node);
-    desk.contacts.keep(desk.now, &tcp(1));
+    desk.book.keep(desk.now, &tcp(1));
     let opts = desk.dials(Duration::ZERO).pop().expect("a dial");
-    desk.contacts.on_dialled_itself(opts.connection_id());
+    desk.book.on_dialled_itself(opts.connection_id());
     assert!(desk.dials(LONG).is_empty());
 }
 
@@ -246,14 +246,14 @@ fn an_address_of_this_node_itself_is_not_dialled_again() {
 fn contacts_and_their_addresses_are_bounded_and_those_given_stay() {
     let mut desk = Desk::new(Role::Node);
     let given = PeerId::random();
-    desk.contacts.keep(desk.now, &addresses::with_peer(&tcp(1), given));
+    desk.book.keep(desk.now, &addresses::with_peer(&tcp(1), given));
     let many: Vec<Multiaddr> = (1..100).map(tcp).collect();
     for _ in 0..CONTACTS_MAX + 10 {
-        desk.contacts.learn(desk.now, PeerId::random(), &many);
+        desk.book.learn(desk.now, PeerId::random(), &many);
     }
-    assert_eq!(desk.contacts.contacts.len(), CONTACTS_MAX);
-    assert!(desk.contacts.contacts.values().all(|c| c.addresses.len() <= ADDRESSES_MAX));
-    assert!(desk.contacts.contacts.contains_key(&given));
+    assert_eq!(desk.book.contacts.len(), CONTACTS_MAX);
+    assert!(desk.book.contacts.values().all(|c| c.addresses.len() <= ADDRESSES_MAX));
+    assert!(desk.book.contacts.contains_key(&given));
     assert!(desk.dials(Duration::ZERO).len() <= DIALS_MAX);
 }
 
@@ -261,6 +261,6 @@ fn contacts_and_their_addresses_are_bounded_and_those_given_stay() {
 fn a_bootstrap_dials_nobody_that_came_to_it() {
     let mut desk = Desk::new(Role::Bootstrap);
     let (peer, id) = desk.come(OTHER_RUN);
-    desk.contacts.on_closed(desk.now + LONG, peer, id);
+    desk.book.on_closed(desk.now + LONG, peer, id);
     assert!(desk.dials(LONG * 10).is_empty());
 }

@@ -15,19 +15,19 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId};
 use paceline_protocol::bounds::ADDRESSES_MAX;
 
-use crate::addresses::{self, Way};
+use crate::addresses::{self, Transport};
 use crate::bounds::{
     BACK_OFF_MAX, BACK_OFF_MIN, CONTACTS_MAX, DIALS_MAX, DISCONNECTED_REST, FAILURES_UNTIL_FORGOTTEN, IDENTIFY_TIMEOUT,
     INTRODUCE_INTERVAL, LASTING_CONNECTION, REDIAL_TIMEOUT, REQUEST_EARNED_EVERY, REQUESTS_BURST, STRANGER_REST,
     STRANGER_STAY,
 };
-use crate::bucket::Bucket;
-use crate::meeting::Role;
+use crate::discovery::Role;
+use crate::token_bucket::TokenBucket;
 
-/// What to do.
+/// What the owner is to do.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Dial.
+    /// Dial a peer, or an address of which it is not known whose it is.
     Dial(DialOpts),
     /// Close all connections to a peer.
     Close(PeerId),
@@ -39,20 +39,20 @@ pub(crate) enum Action {
     Introduce(PeerId),
     /// Reserve a place at a relay, whose address this is.
     Reserve(Multiaddr),
-    /// A peer that answers introductions was identified.
-    Met(PeerId),
+    /// A peer that speaks peer exchange was identified.
+    Identified(PeerId),
 }
 
 /// What identify tells of a peer.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Traits {
-    /// It speaks this node's run.
+pub(crate) struct Capabilities {
+    /// It is a node of this run.
     pub(crate) ours: bool,
-    /// It speaks another run.
+    /// It is a node of another run.
     pub(crate) other_run: bool,
-    /// It introduces.
+    /// It speaks peer exchange: it tells who else is there.
     pub(crate) introduces: bool,
-    /// It relays.
+    /// It relays for those who can't be dialled.
     pub(crate) relays: bool,
 }
 
@@ -93,35 +93,35 @@ struct Contact {
     next_introduction: Option<Instant>,
     relays: bool,
     reserved: bool,
-    requests: Bucket,
+    requests: TokenBucket,
 }
 
-/// An address that was given without a peer.
+/// An address that was given without saying whose it is.
 #[derive(Debug)]
-struct Nameless {
+struct UnknownPeerAddress {
     address: Multiaddr,
     dialing: Option<ConnectionId>,
     failures: u32,
     next_dial: Instant,
-    /// Who answered.
+    /// Who answered there last.
     peer: Option<PeerId>,
 }
 
 /// All contacts of a node.
 #[derive(Debug)]
-pub(crate) struct Contacts {
+pub(crate) struct AddressBook {
     me: PeerId,
     role: Role,
     contacts: BTreeMap<PeerId, Contact>,
-    nameless: Vec<Nameless>,
+    unknown: Vec<UnknownPeerAddress>,
     actions: VecDeque<Action>,
     random: Random,
 }
 
-impl Contacts {
+impl AddressBook {
     pub(crate) fn new(me: PeerId, role: Role) -> Self {
-        let (contacts, nameless, actions) = (BTreeMap::new(), Vec::new(), VecDeque::new());
-        Self { me, role, contacts, nameless, actions, random: Random::new() }
+        let (contacts, unknown, actions) = (BTreeMap::new(), Vec::new(), VecDeque::new());
+        Self { me, role, contacts, unknown, actions, random: Random::new() }
     }
 
     /// An address that is dialled forever.
@@ -135,7 +135,13 @@ impl Contacts {
             }
             None => {
                 let address = address.clone();
-                self.nameless.push(Nameless { address, dialing: None, failures: 0, next_dial: now, peer: None });
+                self.unknown.push(UnknownPeerAddress {
+                    address,
+                    dialing: None,
+                    failures: 0,
+                    next_dial: now,
+                    peer: None,
+                });
             }
         }
     }
@@ -158,7 +164,7 @@ impl Contacts {
         let mut found: Vec<Multiaddr> = found
             .iter()
             .map(addresses::without_peer)
-            .filter(|address| addresses::way(address).is_some())
+            .filter(|address| addresses::transport(address).is_some())
             .take(ADDRESSES_MAX)
             .collect();
         match seq {
@@ -231,9 +237,9 @@ impl Contacts {
         remote: &Multiaddr,
         dialled: bool,
     ) {
-        if let Some(nameless) = self.nameless.iter_mut().find(|n| n.dialing == Some(id)) {
-            (nameless.dialing, nameless.peer, nameless.failures) = (None, Some(peer), 0);
-            let address = nameless.address.clone();
+        if let Some(unknown) = self.unknown.iter_mut().find(|unknown| unknown.dialing == Some(id)) {
+            (unknown.dialing, unknown.peer, unknown.failures) = (None, Some(peer), 0);
+            let address = unknown.address.clone();
             self.keep(now, &addresses::with_peer(&address, peer));
         }
         if dialled {
@@ -281,11 +287,11 @@ impl Contacts {
 
     /// A dial came to nothing. If it was to an address that the user gave, answers how often that failed in a row.
     pub(crate) fn on_dial_failed(&mut self, now: Instant, id: ConnectionId) -> Option<u32> {
-        if let Some(nameless) = self.nameless.iter_mut().find(|n| n.dialing == Some(id)) {
-            nameless.dialing = None;
-            nameless.next_dial = now + self.random.back_off(nameless.failures);
-            nameless.failures = nameless.failures.saturating_add(1);
-            return Some(nameless.failures);
+        if let Some(unknown) = self.unknown.iter_mut().find(|unknown| unknown.dialing == Some(id)) {
+            unknown.dialing = None;
+            unknown.next_dial = now + self.random.back_off(unknown.failures);
+            unknown.failures = unknown.failures.saturating_add(1);
+            return Some(unknown.failures);
         }
         let (peer, contact) = self.contacts.iter_mut().find(|(_, c)| c.dialing == Some(id))?;
         let peer = *peer;
@@ -302,38 +308,44 @@ impl Contacts {
 
     /// A given address turned out to be this node's own.
     pub(crate) fn on_dialled_itself(&mut self, id: ConnectionId) {
-        self.nameless.retain(|nameless| nameless.dialing != Some(id));
+        self.unknown.retain(|unknown| unknown.dialing != Some(id));
     }
 
     /// Identify told what a peer is, and where it listens.
-    pub(crate) fn on_identified(&mut self, now: Instant, peer: PeerId, traits: Traits, listens_on: &[Multiaddr]) {
-        if traits.ours || traits.introduces {
+    pub(crate) fn on_identified(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        capabilities: Capabilities,
+        listens_on: &[Multiaddr],
+    ) {
+        if capabilities.ours || capabilities.introduces {
             self.learn(now, peer, listens_on);
         }
         let Some(contact) = self.contacts.get_mut(&peer) else { return };
         if contact.connections.is_empty() {
             return;
         }
-        (contact.relays, contact.failures) = (traits.relays, 0);
+        (contact.relays, contact.failures) = (capabilities.relays, 0);
         let stranger = Kind::Stranger { until: now + STRANGER_REST };
-        contact.kind = match traits {
-            Traits { ours: true, .. } => Kind::Ours,
-            Traits { other_run: false, introduces: true, .. } => Kind::Introducer,
+        contact.kind = match capabilities {
+            Capabilities { ours: true, .. } => Kind::Ours,
+            Capabilities { other_run: false, introduces: true, .. } => Kind::Introducer,
             _ => stranger,
         };
-        let alive_here = traits.introduces && (contact.kept || self.role != Role::Node);
+        let alive_here = capabilities.introduces && (contact.kept || self.role != Role::Node);
         if contact.kind == Kind::Ours && !contact.up {
             contact.up = true;
             self.actions.push_back(Action::Up(peer));
         }
-        if traits.introduces {
-            self.actions.push_back(Action::Met(peer));
+        if capabilities.introduces {
+            self.actions.push_back(Action::Identified(peer));
         }
         match contact.kind {
             Kind::Ours | Kind::Introducer => contact.next_introduction = contact.next_introduction.or(Some(now)),
             // One that was given on purpose may introduce, whatever run it is of.
             _ if alive_here => contact.next_introduction = contact.next_introduction.or(Some(now)),
-            _ if traits.introduces => {}
+            _ if capabilities.introduces => {}
             _ => self.actions.push_back(Action::Close(peer)),
         }
         if contact.relays && contact.kept && !contact.reserved && self.role == Role::Node {
@@ -404,18 +416,18 @@ impl Contacts {
         }
         gone.into_iter().for_each(|peer| self.take_down(peer));
         dead.iter().for_each(|peer| drop(self.contacts.remove(peer)));
-        self.dial_nameless(now);
+        self.dial_unknown(now);
     }
 
-    fn dial_nameless(&mut self, now: Instant) {
-        for nameless in &mut self.nameless {
+    fn dial_unknown(&mut self, now: Instant) {
+        for unknown in &mut self.unknown {
             // The one who answered has a contact of its own, which is dialled; should another answer here one day, the
             // address still leads to it.
-            let connected = nameless.peer.and_then(|peer| self.contacts.get(&peer));
+            let connected = unknown.peer.and_then(|peer| self.contacts.get(&peer));
             let connected = connected.is_some_and(|c| !c.connections.is_empty() || c.dialing.is_some());
-            if !connected && nameless.dialing.is_none() && now >= nameless.next_dial {
-                let opts = DialOpts::unknown_peer_id().address(nameless.address.clone()).allocate_new_port().build();
-                nameless.dialing = Some(opts.connection_id());
+            if !connected && unknown.dialing.is_none() && now >= unknown.next_dial {
+                let opts = DialOpts::unknown_peer_id().address(unknown.address.clone()).allocate_new_port().build();
+                unknown.dialing = Some(opts.connection_id());
                 self.actions.push_back(Action::Dial(opts));
             }
         }
@@ -462,7 +474,7 @@ impl Contact {
             next_introduction: None,
             relays: false,
             reserved: false,
-            requests: Bucket::new(now, REQUESTS_BURST, REQUEST_EARNED_EVERY),
+            requests: TokenBucket::new(now, REQUESTS_BURST, REQUEST_EARNED_EVERY),
         }
     }
 
@@ -496,17 +508,17 @@ impl Contact {
 
     /// The addresses of one way; with each failure the next way.
     fn dial_addresses(&self) -> Vec<Multiaddr> {
-        let ways = [Way::Tcp, Way::Quic, Way::Relay].map(|way| self.by(way));
-        let ways: Vec<_> = ways.into_iter().filter(|addresses| !addresses.is_empty()).collect();
-        match ways.len() {
+        let transports = [Transport::Tcp, Transport::Quic, Transport::Relay].map(|transport| self.by(transport));
+        let transports: Vec<_> = transports.into_iter().filter(|addresses| !addresses.is_empty()).collect();
+        match transports.len() {
             0 => Vec::new(),
-            count => ways[self.failures as usize % count].clone(),
+            count => transports[self.failures as usize % count].clone(),
         }
     }
 
     /// Where the last connection led, if that can be told: a dead process refuses there at once.
     fn redial_addresses(&self) -> Vec<Multiaddr> {
-        let direct = self.by(Way::Tcp);
+        let direct = self.by(Transport::Tcp);
         let host = |address: &Multiaddr| address.iter().next().map(Protocol::acquire);
         let same_host = self.last_remote.as_ref().and_then(host);
         let near: Vec<Multiaddr> = direct.iter().filter(|a| host(a) == same_host).cloned().collect();
@@ -517,13 +529,13 @@ impl Contact {
         }
     }
 
-    fn by(&self, way: Way) -> Vec<Multiaddr> {
-        self.addresses.iter().filter(|address| addresses::way(address) == Some(way)).cloned().collect()
+    fn by(&self, transport: Transport) -> Vec<Multiaddr> {
+        self.addresses.iter().filter(|address| addresses::transport(address) == Some(transport)).cloned().collect()
     }
 }
 
 fn is_direct(address: &Multiaddr) -> bool {
-    matches!(addresses::way(address), Some(Way::Tcp | Way::Quic))
+    matches!(addresses::transport(address), Some(Transport::Tcp | Transport::Quic))
 }
 
 /// A port of its own for every dial: two nodes that dial each other from their listening ports meet in one half-open TCP

@@ -15,37 +15,37 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::bounds::{
-    ANSWER_BYTES_MAX, INTRODUCTION_STREAMS_MAX, INTRODUCTION_TIMEOUT, RECORD_BYTES_MAX, RECORDS_PER_ANSWER_MAX,
+    ANSWER_BYTES_MAX, EXCHANGE_STREAMS_MAX, EXCHANGE_TIMEOUT, RECORD_BYTES_MAX, RECORDS_PER_ANSWER_MAX,
     REQUEST_BYTES_MAX, RUNS_MAX,
 };
 use crate::{addresses, frame};
 
-/// The protocol's name.
+/// The protocol's name on the wire. It is older than this module's, and stays: another one would part nodes of two versions.
 pub(crate) fn protocol() -> StreamProtocol {
     const { assert!(PROTOCOL_VERSION == 1) };
     StreamProtocol::new("/paceline/1/introductions")
 }
 
-/// What is asked.
+/// What a peer may ask another, whatever run either is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// I am a node of this run and here are my signed addresses; who else is there?
     Introduce {
-        /// The run.
+        /// The sender's run.
         run: RunId,
         /// The sender's libp2p `PeerRecord` in its signed envelope.
         record: Vec<u8>,
     },
     /// The canonical run file with this hash.
     RunFile {
-        /// The run.
+        /// The run, which is the hash of its file.
         run: RunId,
     },
     /// Which runs are known here?
     Runs,
 }
 
-/// What is answered.
+/// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// Signed peer records of nodes of the run, at most `RECORDS_PER_ANSWER_MAX`.
@@ -65,7 +65,7 @@ pub enum Answer {
 /// A run that somebody knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenRun {
-    /// The run.
+    /// The run, which is the hash of its file.
     pub run: RunId,
     /// Its name; empty if the run file isn't known there.
     pub name: String,
@@ -73,13 +73,13 @@ pub struct SeenRun {
     pub nodes: u32,
 }
 
-/// A request as it came. libp2p tells nobody of a request that can't be read, so garbage is a request, too.
+/// A request as it came. libp2p tells nobody of a request that can't be read, so a malformed one is a request, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// Well formed.
+    /// It could be read.
     Request(Request),
-    /// What was wrong.
-    Garbage(String),
+    /// It could not; what was wrong, in words.
+    Malformed(String),
 }
 
 /// Reads and writes requests and answers.
@@ -92,8 +92,8 @@ pub(crate) type Event = request_response::Event<Incoming, Answer>;
 /// The protocol as a behaviour.
 pub(crate) fn behaviour() -> Behaviour {
     let config = request_response::Config::default()
-        .with_request_timeout(INTRODUCTION_TIMEOUT)
-        .with_max_concurrent_streams(INTRODUCTION_STREAMS_MAX);
+        .with_request_timeout(EXCHANGE_TIMEOUT)
+        .with_max_concurrent_streams(EXCHANGE_STREAMS_MAX);
     request_response::Behaviour::with_codec(Codec, [(protocol(), ProtocolSupport::Full)], config)
 }
 
@@ -108,11 +108,11 @@ impl request_response::Codec for Codec {
         io: &mut T,
     ) -> io::Result<Incoming> {
         let bytes = match frame::read(io, REQUEST_BYTES_MAX).await {
-            Err(error) if frame::is_garbage(&error) => return Ok(Incoming::Garbage(error.to_string())),
+            Err(error) if frame::is_malformed(&error) => return Ok(Incoming::Malformed(error.to_string())),
             bytes => bytes?,
         };
         let request = codec::decode::<Request, REQUEST_BYTES_MAX>(&bytes);
-        Ok(request.map_or_else(|e| Incoming::Garbage(e.to_string()), Incoming::Request))
+        Ok(request.map_or_else(|e| Incoming::Malformed(e.to_string()), Incoming::Request))
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(
@@ -121,8 +121,8 @@ impl request_response::Codec for Codec {
         io: &mut T,
     ) -> io::Result<Answer> {
         let bytes = frame::read(io, ANSWER_BYTES_MAX).await?;
-        let answer = codec::decode::<Answer, ANSWER_BYTES_MAX>(&bytes).map_err(|e| frame::garbage(e.to_string()))?;
-        if answer.is_within_bounds() { Ok(answer) } else { Err(frame::garbage("an answer over a bound".to_owned())) }
+        let answer = codec::decode::<Answer, ANSWER_BYTES_MAX>(&bytes).map_err(|e| frame::malformed(e.to_string()))?;
+        if answer.is_within_bounds() { Ok(answer) } else { Err(frame::malformed("an answer over a bound".to_owned())) }
     }
 
     async fn write_request<T: AsyncWrite + Unpin + Send>(
@@ -133,7 +133,7 @@ impl request_response::Codec for Codec {
     ) -> io::Result<()> {
         match request {
             Incoming::Request(request) => frame::write(io, &codec::encode(&request)).await,
-            Incoming::Garbage(reason) => Err(frame::garbage(reason)),
+            Incoming::Malformed(reason) => Err(frame::malformed(reason)),
         }
     }
 
@@ -163,13 +163,13 @@ impl Answer {
 /// A peer's own word on where it can be reached, with its signature checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Whose.
+    /// Who signed it.
     pub peer: PeerId,
-    /// Larger is newer.
+    /// Counts a peer's records; the larger is the newer.
     pub seq: u64,
     /// Where, without the peer at the end.
     pub addresses: Vec<Multiaddr>,
-    /// The signed envelope.
+    /// The signed envelope as it came, to be passed on.
     pub bytes: Vec<u8>,
 }
 

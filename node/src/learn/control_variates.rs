@@ -15,7 +15,7 @@ use crate::store::files;
 
 /// Why there is no control variate where there should be one.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlError {
+pub enum ControlVariateError {
     /// The file can't be read or written.
     #[error("{}: the control variate: {source}", path.display())]
     Disk {
@@ -36,11 +36,11 @@ pub enum ControlError {
 
 /// A folder of control variates.
 #[derive(Debug, Clone)]
-pub struct Controls {
+pub struct ControlVariates {
     dir: PathBuf,
 }
 
-impl Controls {
+impl ControlVariates {
     /// In this folder, which is made when it is needed.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
@@ -51,12 +51,12 @@ impl Controls {
     ///
     /// # Errors
     /// The file can't be read or is damaged.
-    pub fn read(&self, last_update: Option<Hash>, parameters: usize) -> Result<Option<Vec<u8>>, ControlError> {
+    pub fn read(&self, last_update: Option<Hash>, parameters: usize) -> Result<Option<Vec<u8>>, ControlVariateError> {
         let Some(path) = last_update.map(|update| self.path(update)) else { return Ok(None) };
-        let bytes = fs::read(&path).map_err(|source| ControlError::Disk { path: path.clone(), source })?;
+        let bytes = fs::read(&path).map_err(|source| ControlVariateError::Disk { path: path.clone(), source })?;
         match check_weights(&bytes, parameters) {
             Ok(()) => Ok(Some(bytes)),
-            Err(source) => Err(ControlError::Damaged { path, source }),
+            Err(source) => Err(ControlVariateError::Damaged { path, source }),
         }
     }
 
@@ -64,14 +64,14 @@ impl Controls {
     ///
     /// # Errors
     /// The disk fails or is full.
-    pub fn put(&self, update: Hash, control: &[u8]) -> Result<(), ControlError> {
+    pub fn put(&self, update: Hash, control: &[u8]) -> Result<(), ControlVariateError> {
         let path = self.path(update);
         let write = || -> io::Result<()> {
             fs::create_dir_all(&self.dir)?;
             files::write_whole(&path, control)?;
             files::sync_dir(&self.dir)
         };
-        write().map_err(|source| ControlError::Disk { path: path.clone(), source })
+        write().map_err(|source| ControlVariateError::Disk { path: path.clone(), source })
     }
 
     /// Removes all but those of these updates.
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_control_variate_belongs_to_its_update() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let controls = Controls::at(dir.path().join("controls"));
+        let controls = ControlVariates::at(dir.path().join("controls"));
         let [averaged, lost] = [b"a", b"b"].map(|name| Hash::of(name));
         let (one, two) = (1f32.to_le_bytes(), 2f32.to_le_bytes());
         assert_eq!(controls.read(None, 1).expect("nothing is asked for"), None);
@@ -102,9 +102,9 @@ mod tests {
         controls.put(lost, &two).expect("room");
         assert_eq!(controls.read(Some(averaged), 1).expect("it is there"), Some(one.to_vec()));
         controls.retain(&[averaged]);
-        assert!(matches!(controls.read(Some(lost), 1), Err(ControlError::Disk { .. })));
+        assert!(matches!(controls.read(Some(lost), 1), Err(ControlVariateError::Disk { .. })));
         assert_eq!(controls.read(Some(averaged), 1).expect("it is there"), Some(one.to_vec()));
         controls.put(averaged, &f32::NAN.to_le_bytes()).expect("room");
-        assert!(matches!(controls.read(Some(averaged), 1), Err(ControlError::Damaged { .. })));
+        assert!(matches!(controls.read(Some(averaged), 1), Err(ControlVariateError::Damaged { .. })));
     }
 }

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 /// Says whether one more is allowed now.
 #[derive(Debug, Clone)]
-pub struct Bucket {
+pub struct TokenBucket {
     tokens: u32,
     burst: u32,
     earned_every: Duration,
     counted_until: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full bucket of `burst` tokens, which earns one more every `earned_every`.
     pub fn new(now: Instant, burst: u32, earned_every: Duration) -> Self {
         Self { tokens: burst, burst, earned_every, counted_until: now }
@@ -45,8 +45,8 @@ mod tests {
     #[test]
     fn a_bucket_gives_its_burst_and_then_what_it_earns() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut bucket = Bucket::new(start, 3, second);
-        let taken = |bucket: &mut Bucket, at| (0..10).filter(|_| bucket.take(at)).count();
+        let mut bucket = TokenBucket::new(start, 3, second);
+        let taken = |bucket: &mut TokenBucket, at| (0..10).filter(|_| bucket.take(at)).count();
         assert_eq!(taken(&mut bucket, start), 3);
         assert_eq!(taken(&mut bucket, start + second * 3 / 2), 1);
         assert_eq!(taken(&mut bucket, start + second * 2), 1);

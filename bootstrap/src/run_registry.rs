@@ -7,11 +7,11 @@ use libp2p::PeerId;
 use paceline_protocol::RunId;
 
 use crate::bounds::{RECORD_LIFE, RECORDS_PER_ANSWER_MAX, RECORDS_PER_RUN_MAX, RUNS_MAX};
-use crate::introductions::{Record, SeenRun};
+use crate::peer_exchange::{Record, SeenRun};
 
 /// The runs and their nodes, as far as they showed themselves here.
 #[derive(Debug, Default)]
-pub(crate) struct Directory {
+pub(crate) struct RunRegistry {
     runs: BTreeMap<RunId, Run>,
 }
 
@@ -32,7 +32,7 @@ struct Entry {
     seen: Instant,
 }
 
-impl Directory {
+impl RunRegistry {
     /// The run of this node, with its run file.
     pub(crate) fn keep(&mut self, run: RunId, name: &str, file: Vec<u8>) {
         let entry = self.runs.entry(run).or_default();
@@ -133,23 +133,23 @@ mod tests {
 
     #[test]
     fn a_node_is_told_of_the_others_of_its_run_and_not_of_itself() {
-        let (now, mut directory) = (Instant::now(), Directory::default());
+        let (now, mut registry) = (Instant::now(), RunRegistry::default());
         let [a, b, c] = std::array::from_fn(|_| PeerId::random());
         for (i, peer) in [(1, a), (1, b), (2, c)] {
-            assert!(directory.introduce(now, run(i), record(peer)));
+            assert!(registry.introduce(now, run(i), record(peer)));
         }
-        assert_eq!(directory.records(run(1), a), [b.to_bytes()]);
-        assert_eq!(directory.records(run(3), a), Vec::<Vec<u8>>::new());
+        assert_eq!(registry.records(run(1), a), [b.to_bytes()]);
+        assert_eq!(registry.records(run(3), a), Vec::<Vec<u8>>::new());
     }
 
     #[test]
     fn a_large_run_is_introduced_in_turns_until_all_were_named() {
-        let (now, mut directory) = (Instant::now(), Directory::default());
+        let (now, mut registry) = (Instant::now(), RunRegistry::default());
         for _ in 0..3 * RECORDS_PER_ANSWER_MAX {
-            directory.introduce(now, run(1), record(PeerId::random()));
+            registry.introduce(now, run(1), record(PeerId::random()));
         }
         let asker = PeerId::random();
-        let mut named: Vec<Vec<u8>> = (0..3).flat_map(|_| directory.records(run(1), asker)).collect();
+        let mut named: Vec<Vec<u8>> = (0..3).flat_map(|_| registry.records(run(1), asker)).collect();
         named.sort();
         named.dedup();
         assert_eq!(named.len(), 3 * RECORDS_PER_ANSWER_MAX);
@@ -157,30 +157,30 @@ mod tests {
 
     #[test]
     fn runs_and_records_are_bounded() {
-        let (now, mut directory) = (Instant::now(), Directory::default());
-        directory.keep(run(0), "own", Vec::new());
+        let (now, mut registry) = (Instant::now(), RunRegistry::default());
+        registry.keep(run(0), "own", Vec::new());
         for i in 1..RUNS_MAX {
-            assert!(directory.introduce(now, run(i), record(PeerId::random())));
+            assert!(registry.introduce(now, run(i), record(PeerId::random())));
         }
-        assert!(!directory.introduce(now, run(RUNS_MAX), record(PeerId::random())));
+        assert!(!registry.introduce(now, run(RUNS_MAX), record(PeerId::random())));
         for _ in 0..2 * RECORDS_PER_RUN_MAX {
-            assert!(directory.introduce(now, run(0), record(PeerId::random())));
+            assert!(registry.introduce(now, run(0), record(PeerId::random())));
         }
-        assert_eq!(directory.runs.get(&run(0)).map(|r| r.nodes.len()), Some(RECORDS_PER_RUN_MAX));
+        assert_eq!(registry.runs.get(&run(0)).map(|r| r.nodes.len()), Some(RECORDS_PER_RUN_MAX));
     }
 
     #[test]
     fn who_is_silent_is_forgotten_and_who_is_connected_stays() {
-        let (start, mut directory) = (Instant::now(), Directory::default());
+        let (start, mut registry) = (Instant::now(), RunRegistry::default());
         let [silent, connected] = std::array::from_fn(|_| PeerId::random());
-        directory.keep(run(1), "own", Vec::new());
-        directory.introduce(start, run(1), record(silent));
-        directory.introduce(start, run(1), record(connected));
-        directory.introduce(start, run(2), record(silent));
+        registry.keep(run(1), "own", Vec::new());
+        registry.introduce(start, run(1), record(silent));
+        registry.introduce(start, run(1), record(connected));
+        registry.introduce(start, run(2), record(silent));
         let later = start + RECORD_LIFE - Duration::from_secs(1);
-        directory.refresh(later, connected);
-        directory.expire(later + Duration::from_secs(2));
-        assert_eq!(directory.records(run(1), silent), [connected.to_bytes()]);
-        assert_eq!(directory.runs(true), [SeenRun { run: run(1), name: "own".to_owned(), nodes: 2 }]);
+        registry.refresh(later, connected);
+        registry.expire(later + Duration::from_secs(2));
+        assert_eq!(registry.records(run(1), silent), [connected.to_bytes()]);
+        assert_eq!(registry.runs(true), [SeenRun { run: run(1), name: "own".to_owned(), nodes: 2 }]);
     }
 }

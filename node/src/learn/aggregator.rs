@@ -1,4 +1,4 @@
-//! The averager: one thread that checks updates, adds them to the exact sum of the ballot (design 4.8), and makes the next
+//! The aggregator: one thread that checks updates, adds them to the exact sum of the ballot (design 4.8), and makes the next
 //! state of it.
 //!
 //! Memory is the sum and one update, whatever the number of participants.
@@ -23,9 +23,9 @@ enum Job {
     Aggregate { ballot: Ballot, parent_model: BlobRef, updates: Vec<(NodeId, BlobRef, u64)>, roster_samples: u64 },
 }
 
-/// Gives jobs to the averager's thread.
+/// Gives jobs to the aggregator's thread.
 #[derive(Debug)]
-pub struct Averager {
+pub struct Aggregator {
     jobs: SyncSender<Job>,
 }
 
@@ -37,7 +37,7 @@ struct Sum {
     folded: BTreeMap<NodeId, (BlobRef, u64)>,
 }
 
-impl Averager {
+impl Aggregator {
     /// Starts the thread for nets of so many parameters. `done` hears `Folded` and `Aggregated`.
     pub fn start(rule: Rule, parameters: usize, blobs: Arc<BlobStore>, done: impl Fn(Input) + Send + 'static) -> Self {
         let (jobs, received) = sync_channel(QUEUE);
@@ -48,7 +48,7 @@ impl Averager {
             }
         };
         // Without its thread nothing is ever done, which the queue's end shows.
-        let _ = std::thread::Builder::new().name("averager".into()).spawn(run);
+        let _ = std::thread::Builder::new().name("aggregator".into()).spawn(run);
         Self { jobs }
     }
 

@@ -23,7 +23,7 @@ fn nonsense() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn garbage_on_the_direct_and_the_blob_protocol_is_counted_and_the_node_goes_on() {
+async fn malformed_bytes_on_the_direct_and_the_blob_protocol_are_counted_and_the_node_goes_on() {
     let file = run_file(1);
     let mut a = TestNet::of(&file, &[]).await;
     let mut enemy = hostile(&file, &a.net.addresses());
@@ -39,8 +39,8 @@ async fn garbage_on_the_direct_and_the_blob_protocol_is_counted_and_the_node_goe
             let from = beside(
                 &mut enemy,
                 a.until(|event| match event {
-                    NetEvent::Garbage { from, protocol: named, .. } if named == protocol => Some(from),
-                    NetEvent::Message { .. } | NetEvent::ChunkAsked { .. } => panic!("taken for good: {bytes:?}"),
+                    NetEvent::Malformed { from, protocol: named, .. } if named == protocol => Some(from),
+                    NetEvent::Message { .. } | NetEvent::BlobRequested { .. } => panic!("taken for good: {bytes:?}"),
                     _ => None,
                 }),
             )
@@ -48,7 +48,7 @@ async fn garbage_on_the_direct_and_the_blob_protocol_is_counted_and_the_node_goe
             assert_eq!(from, enemy_id);
         }
     }
-    assert_eq!(a.net.counters().garbage.read(), sent);
+    assert_eq!(a.net.counters().malformed.read(), sent);
     let mut friend = TestNet::of(&file, &a.net.addresses()).await;
     friend.until_up(a.id).await;
     a.net.send(friend.id, b"still here".to_vec());

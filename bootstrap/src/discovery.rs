@@ -1,5 +1,5 @@
-//! The behaviour by which nodes meet: identify, mDNS, ping, introductions, relays, and the dialling that follows from
-//! them. What goes on by itself stays inside; what the owner should know comes out as a [`MeetingEvent`].
+//! The behaviour by which nodes meet: identify, mDNS, ping, peer exchange, relays, and the dialling that follows from
+//! them. What goes on by itself stays inside; what the owner should know comes out as a [`DiscoveryEvent`].
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -18,13 +18,13 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, connection_limits, identify, mdn
 use paceline_protocol::bounds::{ADDRESSES_MAX, PROTOCOL_VERSION};
 use paceline_protocol::{NodeId, RunId};
 
+use crate::address_book::{Action, AddressBook, Capabilities};
 use crate::bounds::{
     CONNECTIONS_MAX, CONNECTIONS_PENDING_MAX, CONNECTIONS_PER_PEER_MAX, PING_INTERVAL, PING_TIMEOUT,
     RELAY_CIRCUIT_BYTES_MAX, RELAY_CIRCUIT_DURATION_MAX, RELAY_CIRCUITS_MAX, RELAY_RESERVATIONS_MAX,
 };
-use crate::contacts::{Action, Contacts, Traits};
-use crate::directory::Directory;
-use crate::introductions::{self, Answer, Incoming, Record, Request, check_run_file};
+use crate::peer_exchange::{self, Answer, Incoming, Record, Request, check_run_file};
+use crate::run_registry::RunRegistry;
 use crate::swarm::{BuildError, node_id};
 use crate::{addresses, frame, run_protocol};
 
@@ -51,18 +51,18 @@ pub enum Role {
 /// The run of this node.
 #[derive(Debug, Clone)]
 pub struct OwnRun {
-    /// Its id.
+    /// Its id, the hash of its file.
     pub run: RunId,
-    /// Its name.
+    /// Its name, which those see who look for runs.
     pub name: String,
     /// Its canonical run file, which others fetch from here.
     pub file: Vec<u8>,
 }
 
-/// How to meet.
+/// How a node looks for others and is found.
 #[derive(Debug, Clone)]
-pub struct MeetingOptions {
-    /// What for.
+pub struct DiscoveryOptions {
+    /// What the swarm is for.
     pub role: Role,
     /// The run: a node has one, a bootstrap may.
     pub run: Option<OwnRun>,
@@ -76,24 +76,24 @@ pub struct MeetingOptions {
 
 /// What the owner should know.
 #[derive(Debug)]
-pub enum MeetingEvent {
+pub enum DiscoveryEvent {
     /// A node of this run is connected and identified. Once, however many connections there are.
     PeerUp(NodeId),
     /// Its last connection is gone, and an immediate redial failed.
     PeerDown(NodeId),
-    /// A peer that answers introductions was identified, of whatever run. For seekers.
-    Met(PeerId),
-    /// The answer to [`Meeting::ask`].
+    /// A peer that speaks peer exchange was identified, of whatever run. For seekers.
+    Identified(PeerId),
+    /// The answer to [`Discovery::ask`].
     Answered(PeerId, Answer),
-    /// What was asked with [`Meeting::ask`] got no answer.
+    /// What was asked with [`Discovery::ask`] got no answer.
     NotAnswered(PeerId, String),
     /// A peer broke a protocol's rules; the bytes were refused.
-    Garbage {
-        /// Who.
+    Malformed {
+        /// The peer that sent the bytes.
         peer: PeerId,
-        /// Which protocol.
+        /// The protocol that they break.
         protocol: &'static str,
-        /// What was wrong.
+        /// What was wrong with them, in words.
         reason: String,
     },
     /// A peer asks too much and was refused.
@@ -107,20 +107,20 @@ pub struct Protocols {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
-    introductions: introductions::Behaviour,
+    peer_exchange: peer_exchange::Behaviour,
     relay_server: Toggle<relay::Behaviour>,
     relay_client: relay::client::Behaviour,
 }
 
 /// See the module. Compose it with a node's own protocols, or use it alone.
-pub struct Meeting {
+pub struct Discovery {
     protocols: Protocols,
     key: Keypair,
     role: Role,
     run: Option<OwnRun>,
     direct: Option<StreamProtocol>,
-    contacts: Contacts,
-    directory: Directory,
+    address_book: AddressBook,
+    registry: RunRegistry,
     listening: ListenAddresses,
     observed: Vec<Multiaddr>,
     /// The signed record of the present addresses.
@@ -131,22 +131,22 @@ pub struct Meeting {
     files_asked: Vec<(request_response::OutboundRequestId, RunId)>,
     /// Introductions on the way, with the run that the records will be of.
     introduced: Vec<(request_response::OutboundRequestId, RunId)>,
-    events: VecDeque<MeetingEvent>,
+    events: VecDeque<DiscoveryEvent>,
     tick: tokio::time::Interval,
 }
 
-impl Meeting {
+impl Discovery {
     /// The behaviour for this identity. Needs to run within tokio.
     ///
     /// # Errors
     /// None at present; mDNS that can't be had is a warning, since there are other ways to meet.
-    pub fn new(options: MeetingOptions, key: &Keypair, client: relay::client::Behaviour) -> Result<Self, BuildError> {
+    pub fn new(options: DiscoveryOptions, key: &Keypair, client: relay::client::Behaviour) -> Result<Self, BuildError> {
         let (now, me) = (Instant::now(), key.public().to_peer_id());
-        let mut contacts = Contacts::new(me, options.role);
-        options.bootstrap.iter().chain(&options.known).for_each(|address| contacts.keep(now, address));
-        let mut directory = Directory::default();
+        let mut address_book = AddressBook::new(me, options.role);
+        options.bootstrap.iter().chain(&options.known).for_each(|address| address_book.keep(now, address));
+        let mut registry = RunRegistry::default();
         if let Some(own) = &options.run {
-            directory.keep(own.run, &own.name, own.file.clone());
+            registry.keep(own.run, &own.name, own.file.clone());
         }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -156,8 +156,8 @@ impl Meeting {
             role: options.role,
             direct: options.run.as_ref().map(|own| run_protocol(own.run, "direct")),
             run: options.run,
-            contacts,
-            directory,
+            address_book,
+            registry,
             listening: ListenAddresses::default(),
             observed: Vec::new(),
             record: None,
@@ -183,42 +183,42 @@ impl Meeting {
         let with_id = |(peer, list): (PeerId, &[Multiaddr])| {
             Some((node_id(&peer)?, list.iter().map(|a| addresses::with_peer(a, peer)).collect()))
         };
-        self.contacts.up().filter_map(with_id).collect()
+        self.address_book.up().filter_map(with_id).collect()
     }
 
     /// Where a peer can be reached, as far as is known, without the peer at the end.
     pub fn addresses_of(&self, peer: PeerId) -> Vec<Multiaddr> {
-        self.contacts.addresses_of(peer)
+        self.address_book.addresses_of(peer)
     }
 
     /// Whether the node is up.
     pub fn is_up(&self, peer: &PeerId) -> bool {
-        self.contacts.is_up(*peer)
+        self.address_book.is_up(*peer)
     }
 
     /// Dials a node soon, if its addresses are known and it is not connected.
     pub fn want(&mut self, peer: PeerId) {
-        self.contacts.want(Instant::now(), peer);
+        self.address_book.want(Instant::now(), peer);
     }
 
     /// Addresses at which a node was said to be; it is dialled.
     pub fn learn(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
-        self.contacts.learn(Instant::now(), peer, addresses);
+        self.address_book.learn(Instant::now(), peer, addresses);
     }
 
     /// Closes the connections to a peer and turns it away for some seconds.
     pub fn disconnect(&mut self, peer: PeerId) {
-        self.contacts.disconnect(Instant::now(), peer);
+        self.address_book.disconnect(Instant::now(), peer);
     }
 
-    /// Asks a connected peer; the answer comes as [`MeetingEvent::Answered`].
+    /// Asks a connected peer; the answer comes as [`DiscoveryEvent::Answered`].
     pub fn ask(&mut self, peer: PeerId, request: Request) {
-        self.asked.push(self.protocols.introductions.send_request(&peer, Incoming::Request(request)));
+        self.asked.push(self.protocols.peer_exchange.send_request(&peer, Incoming::Request(request)));
     }
 
-    fn emit(&mut self, event: MeetingEvent) {
+    fn emit(&mut self, event: DiscoveryEvent) {
         // `PeerUp` and `PeerDown` are bounded by the connections; the rest may be dropped.
-        let matters = matches!(event, MeetingEvent::PeerUp(_) | MeetingEvent::PeerDown(_));
+        let matters = matches!(event, DiscoveryEvent::PeerUp(_) | DiscoveryEvent::PeerDown(_));
         if matters || self.events.len() < EVENTS_MAX {
             self.events.push_back(event);
         }
@@ -228,43 +228,43 @@ impl Meeting {
         let now = Instant::now();
         match event {
             ProtocolsEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                let traits = self.traits(&info);
-                tracing::debug!(peer = %peer_id, ?traits, "identified");
+                let capabilities = self.capabilities(&info);
+                tracing::debug!(peer = %peer_id, ?capabilities, "identified");
                 let useful = addresses::sorted(info.listen_addrs.into_iter().take(ADDRESSES_MAX));
-                self.contacts.on_identified(now, peer_id, traits, &useful);
+                self.address_book.on_identified(now, peer_id, capabilities, &useful);
             }
             ProtocolsEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
-                    self.contacts.learn(now, peer, &[address]);
+                    self.address_book.learn(now, peer, &[address]);
                 }
             }
             // A live peer's record runs out as well: that it is gone shows on its connection.
             ProtocolsEvent::Mdns(mdns::Event::Expired(_)) => {}
-            ProtocolsEvent::Introductions(event) => self.on_introductions(now, event),
+            ProtocolsEvent::PeerExchange(event) => self.on_peer_exchange(now, event),
             _ => {}
         }
     }
 
-    fn traits(&self, info: &identify::Info) -> Traits {
+    fn capabilities(&self, info: &identify::Info) -> Capabilities {
         let speaks = |protocol: &StreamProtocol| info.protocols.contains(protocol);
         let other = |protocol: &StreamProtocol| {
             let name = protocol.as_ref();
             name.starts_with("/paceline/") && name.ends_with("/direct") && Some(protocol) != self.direct.as_ref()
         };
-        Traits {
+        Capabilities {
             ours: self.direct.as_ref().is_some_and(speaks),
             other_run: info.protocols.iter().any(other),
-            introduces: speaks(&introductions::protocol()),
+            introduces: speaks(&peer_exchange::protocol()),
             relays: speaks(&relay::HOP_PROTOCOL_NAME),
         }
     }
 
-    fn on_introductions(&mut self, now: Instant, event: introductions::Event) {
+    fn on_peer_exchange(&mut self, now: Instant, event: peer_exchange::Event) {
         match event {
             request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
                 match request {
                     Incoming::Request(request) => self.on_request(now, peer, request, channel),
-                    Incoming::Garbage(reason) => self.on_garbage(peer, reason),
+                    Incoming::Malformed(reason) => self.on_malformed(peer, reason),
                 }
             }
             request_response::Event::Message { peer, message: Message::Response { request_id, response }, .. } => {
@@ -274,46 +274,46 @@ impl Meeting {
                 take(&mut self.introduced, |(id, _)| *id == request_id);
                 take(&mut self.files_asked, |(id, _)| *id == request_id);
                 if take(&mut self.asked, |id| *id == request_id).is_some() {
-                    self.emit(MeetingEvent::NotAnswered(peer, error.to_string()));
+                    self.emit(DiscoveryEvent::NotAnswered(peer, error.to_string()));
                 }
                 if let OutboundFailure::Io(error) = error
-                    && frame::is_garbage(&error)
+                    && frame::is_malformed(&error)
                 {
-                    self.on_garbage(peer, error.to_string());
+                    self.on_malformed(peer, error.to_string());
                 }
             }
             _ => {}
         }
     }
 
-    fn on_garbage(&mut self, peer: PeerId, reason: String) {
-        self.emit(MeetingEvent::Garbage { peer, protocol: "introductions", reason });
+    fn on_malformed(&mut self, peer: PeerId, reason: String) {
+        self.emit(DiscoveryEvent::Malformed { peer, protocol: "peer exchange", reason });
     }
 
     fn on_request(&mut self, now: Instant, peer: PeerId, request: Request, channel: ResponseChannel<Answer>) {
-        let answer = if self.contacts.may_ask(now, peer) {
+        let answer = if self.address_book.may_ask(now, peer) {
             self.answer(now, peer, request)
         } else {
-            self.emit(MeetingEvent::Refused(peer));
+            self.emit(DiscoveryEvent::Refused(peer));
             Answer::TooMany
         };
         // A peer that is gone by now needs no answer.
-        let _ = self.protocols.introductions.send_response(channel, answer);
+        let _ = self.protocols.peer_exchange.send_response(channel, answer);
     }
 
     fn answer(&mut self, now: Instant, peer: PeerId, request: Request) -> Answer {
         match request {
-            Request::Runs => Answer::Runs(self.directory.runs(self.role == Role::Node)),
+            Request::Runs => Answer::Runs(self.registry.runs(self.role == Role::Node)),
             Request::RunFile { run } => {
-                self.directory.file(run).map_or(Answer::NotHere, |file| Answer::RunFile(file.clone()))
+                self.registry.file(run).map_or(Answer::NotHere, |file| Answer::RunFile(file.clone()))
             }
             Request::Introduce { run, record } => match Record::check(record) {
                 Ok(record) if record.peer == peer => {
                     if self.own_run() == Some(run) {
-                        self.contacts.learn_signed(now, peer, &record.addresses, record.seq);
+                        self.address_book.learn_signed(now, peer, &record.addresses, record.seq);
                     }
-                    if !self.directory.introduce(now, run, record) {
-                        self.emit(MeetingEvent::Refused(peer));
+                    if !self.registry.introduce(now, run, record) {
+                        self.emit(DiscoveryEvent::Refused(peer));
                         return Answer::TooMany;
                     }
                     self.ask_for_file(peer, run);
@@ -321,7 +321,7 @@ impl Meeting {
                 }
                 _ => {
                     let reason = "a record that is not the sender's or not signed".to_owned();
-                    self.on_garbage(peer, reason);
+                    self.on_malformed(peer, reason);
                     Answer::BadRecord
                 }
             },
@@ -330,23 +330,23 @@ impl Meeting {
 
     /// The others of a run, this node first if it is one of them.
     fn records(&mut self, run: RunId, asker: PeerId) -> Vec<Vec<u8>> {
-        let others = self.directory.records(run, asker);
+        let others = self.registry.records(run, asker);
         let own = (self.role == Role::Node && self.own_run() == Some(run)).then(|| self.own_record()).flatten();
         own.into_iter().chain(others).take(crate::bounds::RECORDS_PER_ANSWER_MAX).collect()
     }
 
     /// A bootstrap keeps the run file for those who come with a ticket.
     fn ask_for_file(&mut self, peer: PeerId, run: RunId) {
-        let lacking = self.role == Role::Bootstrap && self.directory.lacks_file(run);
+        let lacking = self.role == Role::Bootstrap && self.registry.lacks_file(run);
         if lacking && !self.files_asked.iter().any(|(_, asked)| *asked == run) {
-            let id = self.protocols.introductions.send_request(&peer, Incoming::Request(Request::RunFile { run }));
+            let id = self.protocols.peer_exchange.send_request(&peer, Incoming::Request(Request::RunFile { run }));
             self.files_asked.push((id, run));
         }
     }
 
     fn on_answer(&mut self, now: Instant, peer: PeerId, id: request_response::OutboundRequestId, answer: Answer) {
         if take(&mut self.asked, |asked| *asked == id).is_some() {
-            self.emit(MeetingEvent::Answered(peer, answer));
+            self.emit(DiscoveryEvent::Answered(peer, answer));
         } else if let Some((_, run)) = take(&mut self.introduced, |(asked, _)| *asked == id) {
             if let Answer::Records(records) = answer {
                 records.into_iter().for_each(|record| self.on_record(now, peer, run, record));
@@ -355,21 +355,21 @@ impl Meeting {
             && let Answer::RunFile(file) = answer
         {
             match check_run_file(run, &file) {
-                Ok(run_file) => self.directory.set_file(run, &run_file.run.name, file),
-                Err(reason) => self.on_garbage(peer, reason),
+                Ok(run_file) => self.registry.set_file(run, &run_file.run.name, file),
+                Err(reason) => self.on_malformed(peer, reason),
             }
         }
     }
 
     fn on_record(&mut self, now: Instant, from: PeerId, run: RunId, bytes: Vec<u8>) {
         // Known ones come again and again: their signatures were checked.
-        if self.own_run() != Some(run) || self.directory.knows(run, &bytes) {
+        if self.own_run() != Some(run) || self.registry.knows(run, &bytes) {
             return;
         }
         match Record::check(bytes) {
             Ok(record) if record.peer == self.key.public().to_peer_id() => {}
-            Ok(record) => self.contacts.learn_signed(now, record.peer, &record.addresses, record.seq),
-            Err(error) => self.on_garbage(from, error.to_string()),
+            Ok(record) => self.address_book.learn_signed(now, record.peer, &record.addresses, record.seq),
+            Err(error) => self.on_malformed(from, error.to_string()),
         }
     }
 
@@ -392,19 +392,19 @@ impl Meeting {
     fn introduce(&mut self, peer: PeerId) {
         if let (Role::Node, Some(run), Some(record)) = (self.role, self.own_run(), self.own_record()) {
             let id =
-                self.protocols.introductions.send_request(&peer, Incoming::Request(Request::Introduce { run, record }));
+                self.protocols.peer_exchange.send_request(&peer, Incoming::Request(Request::Introduce { run, record }));
             self.introduced.push((id, run));
         }
     }
 
     fn on_tick(&mut self, now: Instant) {
-        let up: Vec<PeerId> = self.contacts.up().map(|(peer, _)| peer).collect();
-        up.into_iter().for_each(|peer| self.directory.refresh(now, peer));
-        self.directory.expire(now);
-        self.contacts.tick(now);
+        let up: Vec<PeerId> = self.address_book.up().map(|(peer, _)| peer).collect();
+        up.into_iter().for_each(|peer| self.registry.refresh(now, peer));
+        self.registry.expire(now);
+        self.address_book.tick(now);
     }
 
-    fn carry_out(&mut self, action: Action) -> Option<ToSwarm<MeetingEvent, THandlerInEvent<Protocols>>> {
+    fn carry_out(&mut self, action: Action) -> Option<ToSwarm<DiscoveryEvent, THandlerInEvent<Protocols>>> {
         match action {
             Action::Dial(opts) => return Some(ToSwarm::Dial { opts }),
             Action::Close(peer_id) => {
@@ -414,9 +414,9 @@ impl Meeting {
                 let address = relay.with(libp2p::multiaddr::Protocol::P2pCircuit);
                 return Some(ToSwarm::ListenOn { opts: ListenOpts::new(address) });
             }
-            Action::Up(peer) => node_id(&peer).into_iter().for_each(|node| self.emit(MeetingEvent::PeerUp(node))),
-            Action::Down(peer) => node_id(&peer).into_iter().for_each(|node| self.emit(MeetingEvent::PeerDown(node))),
-            Action::Met(peer) => self.emit(MeetingEvent::Met(peer)),
+            Action::Up(peer) => node_id(&peer).into_iter().for_each(|node| self.emit(DiscoveryEvent::PeerUp(node))),
+            Action::Down(peer) => node_id(&peer).into_iter().for_each(|node| self.emit(DiscoveryEvent::PeerDown(node))),
+            Action::Identified(peer) => self.emit(DiscoveryEvent::Identified(peer)),
             Action::Introduce(peer) => self.introduce(peer),
         }
         None
@@ -426,20 +426,20 @@ impl Meeting {
         let now = Instant::now();
         if self.listening.on_swarm_event(event) {
             self.record = None;
-            self.contacts.on_own_addresses(now);
+            self.address_book.on_own_addresses(now);
         }
         match event {
             FromSwarm::ConnectionEstablished(e) => {
                 let (remote, dialled) = (e.endpoint.get_remote_address(), e.endpoint.is_dialer());
-                self.contacts.on_connected(now, e.peer_id, e.connection_id, remote, dialled);
+                self.address_book.on_connected(now, e.peer_id, e.connection_id, remote, dialled);
             }
-            FromSwarm::ConnectionClosed(e) => self.contacts.on_closed(now, e.peer_id, e.connection_id),
+            FromSwarm::ConnectionClosed(e) => self.address_book.on_closed(now, e.peer_id, e.connection_id),
             FromSwarm::DialFailure(e) => {
                 // The swarm takes addresses of its own out, which leaves none.
                 if matches!(e.error, DialError::LocalPeerId { .. } | DialError::NoAddresses) {
-                    self.contacts.on_dialled_itself(e.connection_id);
+                    self.address_book.on_dialled_itself(e.connection_id);
                 }
-                let failures = self.contacts.on_dial_failed(now, e.connection_id);
+                let failures = self.address_book.on_dial_failed(now, e.connection_id);
                 tell_dial_failure(e.peer_id, e.error, failures);
             }
             FromSwarm::NewExternalAddrCandidate(e) => self.on_observed(now, e.addr),
@@ -458,12 +458,12 @@ impl Meeting {
         if addresses::is_public(&address) && !known && self.observed.len() < OBSERVED_MAX {
             self.observed.push(address);
             self.record = None;
-            self.contacts.on_own_addresses(now);
+            self.address_book.on_own_addresses(now);
         }
     }
 }
 
-fn protocols(options: &MeetingOptions, key: &Keypair, relay_client: relay::client::Behaviour) -> Protocols {
+fn protocols(options: &DiscoveryOptions, key: &Keypair, relay_client: relay::client::Behaviour) -> Protocols {
     let me = key.public().to_peer_id();
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
@@ -473,7 +473,7 @@ fn protocols(options: &MeetingOptions, key: &Keypair, relay_client: relay::clien
     let identify = identify::Config::new(format!("/paceline/{PROTOCOL_VERSION}"), key.public())
         .with_agent_version(concat!("paceline/", env!("CARGO_PKG_VERSION")).to_owned())
         .with_push_listen_addr_updates(true)
-        // Contacts remember addresses, and check them.
+        // The address book remembers addresses, and checks them.
         .with_cache_size(0);
     let mdns = options.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me));
     let mdns = mdns.and_then(|made| {
@@ -494,7 +494,7 @@ fn protocols(options: &MeetingOptions, key: &Keypair, relay_client: relay::clien
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
         mdns: mdns.into(),
-        introductions: introductions::behaviour(),
+        peer_exchange: peer_exchange::behaviour(),
         relay_server: (options.role == Role::Bootstrap).then(|| relay::Behaviour::new(me, relay_config)).into(),
         relay_client,
     }
@@ -515,9 +515,9 @@ fn take<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool) -> Option<T> {
     list.iter().position(is_it).map(|at| list.swap_remove(at))
 }
 
-impl NetworkBehaviour for Meeting {
+impl NetworkBehaviour for Discovery {
     type ConnectionHandler = <Protocols as NetworkBehaviour>::ConnectionHandler;
-    type ToSwarm = MeetingEvent;
+    type ToSwarm = DiscoveryEvent;
 
     fn handle_pending_inbound_connection(
         &mut self,
@@ -535,7 +535,7 @@ impl NetworkBehaviour for Meeting {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        if self.contacts.is_refused(Instant::now(), peer) {
+        if self.address_book.is_refused(Instant::now(), peer) {
             return Err(ConnectionDenied::new(TurnedAway));
         }
         self.protocols.handle_established_inbound_connection(id, peer, local, remote)
@@ -549,7 +549,7 @@ impl NetworkBehaviour for Meeting {
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
         let mut found = self.protocols.handle_pending_outbound_connection(id, peer, addresses, role)?;
-        found.extend(peer.map(|peer| self.contacts.addresses_of(peer)).unwrap_or_default());
+        found.extend(peer.map(|peer| self.address_book.addresses_of(peer)).unwrap_or_default());
         Ok(found)
     }
 
@@ -578,7 +578,7 @@ impl NetworkBehaviour for Meeting {
             if let Some(event) = self.events.pop_front() {
                 return Poll::Ready(ToSwarm::GenerateEvent(event));
             }
-            if let Some(action) = self.contacts.poll_action() {
+            if let Some(action) = self.address_book.poll_action() {
                 match self.carry_out(action) {
                     Some(command) => return Poll::Ready(command),
                     None => continue,
@@ -609,7 +609,7 @@ impl NetworkBehaviour for Meeting {
     }
 }
 
-fn unreachable_event() -> MeetingEvent {
+fn unreachable_event() -> DiscoveryEvent {
     unreachable!("events were matched before; other commands carry none")
 }
 

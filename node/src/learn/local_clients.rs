@@ -12,13 +12,13 @@ use paceline_model::{DataError, DataSet, Device, ExactSum, Threads, ThreadsError
 use paceline_protocol::roster::Part;
 use paceline_protocol::{BlobRef, Hash};
 
-use super::controls::{ControlError, Controls};
+use super::control_variates::{ControlVariateError, ControlVariates};
 use super::plan::Plan;
 use crate::blobs::Manifest;
 
-/// What clients that share a process share.
+/// The clients of one process, by what they share.
 #[derive(Debug)]
-pub struct Cohort<'a> {
+pub struct LocalClients<'a> {
     /// The run.
     pub plan: &'a Plan,
     /// The whole data set; each client has a part of it.
@@ -26,7 +26,7 @@ pub struct Cohort<'a> {
     /// Where they compute.
     pub workers: &'a Workers,
     /// Where their control variates lie, for rules that have any.
-    pub controls: &'a Controls,
+    pub controls: &'a ControlVariates,
 }
 
 /// A client that trains in a round.
@@ -68,7 +68,7 @@ impl Workers {
 
 /// What one client's training came to.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Local {
+pub struct ClientUpdate {
     /// Its part of the data.
     pub part: Part,
     /// Images it has: the weight of its update.
@@ -83,7 +83,7 @@ pub struct Local {
 
 /// Why a client has no update.
 #[derive(Debug, thiserror::Error)]
-pub enum LocalError {
+pub enum ClientError {
     /// It has no images.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -92,13 +92,13 @@ pub enum LocalError {
     Train(#[from] TrainError),
     /// Its control variate can't be read or written.
     #[error(transparent)]
-    Control(#[from] ControlError),
+    Control(#[from] ControlVariateError),
     /// Its update can't be averaged.
     #[error(transparent)]
     Exact(#[from] paceline_model::ExactError),
 }
 
-impl Cohort<'_> {
+impl LocalClients<'_> {
     /// Trains these clients on a global state. Gives the sum of their updates, and for each in order what it came to; one that
     /// failed is not in the sum. `on_batch` is called after every batch of every client, from all threads, and stops them.
     pub fn train(
@@ -107,16 +107,16 @@ impl Cohort<'_> {
         round: u64,
         clients: &[Client],
         on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
-    ) -> (ExactSum, Vec<Result<Local, LocalError>>) {
+    ) -> (ExactSum, Vec<Result<ClientUpdate, ClientError>>) {
         let sum = Mutex::new(ExactSum::new(self.plan.parameters * self.plan.rule.update_sections()));
         let Workers { all, singles } = self.workers;
         let (even, left) = clients.split_at(clients.len() / singles.len() * singles.len());
         let train = |client, threads: &Threads| self.client(state, round, client, threads, &sum, on_batch);
-        let mut locals = side_by_side(even, singles, &train);
+        let mut updates = side_by_side(even, singles, &train);
         let shares = self.workers.shares(left.len());
         let pools = if shares.is_empty() { std::slice::from_ref(all) } else { &shares };
-        locals.extend(side_by_side(left, pools, &train));
-        (sum.into_inner().unwrap_or_else(PoisonError::into_inner), locals)
+        updates.extend(side_by_side(left, pools, &train));
+        (sum.into_inner().unwrap_or_else(PoisonError::into_inner), updates)
     }
 
     fn client(
@@ -127,7 +127,7 @@ impl Cohort<'_> {
         threads: &Threads,
         sum: &Mutex<ExactSum>,
         on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
-    ) -> Result<Local, LocalError> {
+    ) -> Result<ClientUpdate, ClientError> {
         let began = Instant::now();
         let (plan, part) = (self.plan, client.part);
         let control =
@@ -152,7 +152,7 @@ impl Cohort<'_> {
             self.controls.put(update.id, control)?;
         }
         lock(sum).add(&trained.update, trained.samples)?;
-        Ok(Local {
+        Ok(ClientUpdate {
             part,
             samples: trained.samples,
             update,

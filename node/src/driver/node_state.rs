@@ -8,50 +8,44 @@ use paceline_protocol::machine::{Event, View};
 use tokio::sync::{broadcast, watch};
 
 use crate::learn::Progress;
-use crate::report::{self, About, Round, Status, Training};
-use crate::store::Row;
+use crate::report::{NodeInfo, Round, Status, Training};
+use crate::store::HistoryEntry;
 
 /// Events that a slow listener may be behind before it misses some.
 const EVENTS_MAX: usize = 256;
 
-/// Read by the control API and the console, written by the driver alone.
+/// Read by the control API and the console, written by the driver only.
 #[derive(Debug)]
-pub struct Shared {
-    about: About,
+pub struct NodeState {
+    info: NodeInfo,
     view: watch::Sender<Option<View>>,
-    rows: RwLock<Vec<Row>>,
+    history: RwLock<Vec<HistoryEntry>>,
     refused: Mutex<BTreeMap<Reject, u64>>,
     progress: watch::Receiver<Progress>,
     events: broadcast::Sender<Event>,
 }
 
-impl Shared {
+impl NodeState {
     /// With the history that was on disk.
-    pub fn new(about: About, rows: Vec<Row>, progress: watch::Receiver<Progress>) -> Self {
+    pub fn new(info: NodeInfo, history: Vec<HistoryEntry>, progress: watch::Receiver<Progress>) -> Self {
         let (view, _) = watch::channel(None);
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        Self { about, view, rows: RwLock::new(rows), refused: Mutex::default(), progress, events }
+        Self { info, view, history: RwLock::new(history), refused: Mutex::default(), progress, events }
     }
 
     /// The status now; `None` until the driver has begun.
     pub fn status(&self) -> Option<Status> {
         let view = self.view.borrow().clone()?;
-        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-        let mut status = report::status(&self.about, &view, &rows);
-        let progress = *self.progress.borrow();
-        status.training = (progress.of > 0).then_some(Training {
-            evaluating: progress.evaluating,
-            done: progress.done,
-            of: progress.of,
-            loss: progress.loss,
-        });
+        let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
+        let mut status = Status::running(&self.info, &view, &history);
+        status.training = Training::of(*self.progress.borrow());
         status.refused = self.refused().iter().map(|(reject, n)| (reject.to_string(), *n)).collect();
         Some(status)
     }
 
-    /// The committed rounds.
+    /// The committed rounds, oldest first.
     pub fn rounds(&self) -> Vec<Round> {
-        report::rounds(&self.rows.read().unwrap_or_else(PoisonError::into_inner))
+        Round::committed(&self.history.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How often peers were refused, by reason.
@@ -86,16 +80,16 @@ impl Shared {
         let _ = self.events.send(event.clone());
     }
 
-    pub(super) fn add_row(&self, row: Row) {
-        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn add_entry(&self, entry: HistoryEntry) {
+        let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
         // A genesis begins anew.
-        if row.committed.record.round == 0 {
-            rows.clear();
+        if entry.committed.record.round == 0 {
+            history.clear();
         }
-        rows.push(row);
+        history.push(entry);
     }
 
-    pub(super) fn clear_rows(&self) {
-        self.rows.write().unwrap_or_else(PoisonError::into_inner).clear();
+    pub(super) fn clear_history(&self) {
+        self.history.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{addresses, bootstrap, during, is_up, node, node_speaking, parse, peer, run_file, until};
 use libp2p::StreamProtocol;
-use paceline_bootstrap::MeetingEvent::{Garbage, PeerDown, PeerUp};
+use paceline_bootstrap::DiscoveryEvent::{Malformed, PeerDown, PeerUp};
 use paceline_bootstrap::node_id;
 
 #[tokio::test]
@@ -47,8 +47,8 @@ async fn nodes_that_dial_each_other_at_once_are_up_once() {
     let (mut a, mut b) = (node(&file, &[]).await, node(&file, &[]).await);
     let (of_a, of_b) = (addresses(&a), addresses(&b));
     let (id_a, id_b) = (peer(&a), peer(&b));
-    a.behaviour_mut().meeting.learn(id_b, &of_b);
-    b.behaviour_mut().meeting.learn(id_a, &of_a);
+    a.behaviour_mut().discovery.learn(id_b, &of_b);
+    b.behaviour_mut().discovery.learn(id_a, &of_a);
     let events = during(&mut [&mut a, &mut b], Duration::from_secs(2)).await;
     let count = |what: &str| events.iter().filter(|(_, e)| e.contains(what)).count();
     assert_eq!((count("PeerUp"), count("PeerDown")), (2, 0), "{events:?}");
@@ -101,7 +101,7 @@ async fn a_disconnected_peer_is_down_and_turned_away() {
     until(&mut [&mut a, &mut b], |i, event| (i == 0 && matches!(event, PeerUp(_))).then_some(())).await;
     during(&mut [&mut a, &mut b], Duration::from_secs(1)).await;
     let unwanted = peer(&b);
-    a.behaviour_mut().meeting.disconnect(unwanted);
+    a.behaviour_mut().discovery.disconnect(unwanted);
     let events = during(&mut [&mut a, &mut b], Duration::from_secs(2)).await;
     let of_a: Vec<_> = events.iter().filter(|(i, e)| *i == 0 && e.contains("Peer")).collect();
     assert_eq!(of_a.len(), 1, "{events:?}");
@@ -109,11 +109,11 @@ async fn a_disconnected_peer_is_down_and_turned_away() {
 }
 
 #[tokio::test]
-async fn garbage_on_the_introductions_costs_a_refusal_and_nothing_else() {
+async fn malformed_bytes_on_peer_exchange_cost_a_refusal_and_nothing_else() {
     let file = run_file(1);
     let mut a = node(&file, &[]).await;
-    let introductions = StreamProtocol::new("/paceline/1/introductions");
-    let mut hostile = node_speaking(&file, &addresses(&a), introductions).await;
+    let peer_exchange = StreamProtocol::new("/paceline/1/introductions");
+    let mut hostile = node_speaking(&file, &addresses(&a), peer_exchange).await;
     // It speaks no run, so it isn't told apart from a bootstrap.
     during(&mut [&mut a, &mut hostile], Duration::from_secs(1)).await;
     let huge = [&u32::MAX.to_le_bytes()[..], &[0; 100]].concat();
@@ -122,7 +122,7 @@ async fn garbage_on_the_introductions_costs_a_refusal_and_nothing_else() {
     for bytes in [huge, nonsense, trailing, b"ab".to_vec()] {
         hostile.behaviour_mut().raw.send_request(&peer(&a), bytes);
         until(&mut [&mut a, &mut hostile], |i, event| {
-            (i == 0 && matches!(event, Garbage { protocol: "introductions", .. })).then_some(())
+            (i == 0 && matches!(event, Malformed { protocol: "peer exchange", .. })).then_some(())
         })
         .await;
     }

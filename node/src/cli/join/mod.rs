@@ -1,0 +1,239 @@
+//! `paceline join`: from a run file, a ticket, a home or the LAN to a node that runs.
+
+mod options;
+mod resolve;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use paceline_model::{DataSet, Device};
+use paceline_protocol::chain::Rules;
+use paceline_protocol::machine::{Config, Event};
+use paceline_protocol::roster::Part;
+use paceline_protocol::runfile::RunFile;
+use paceline_protocol::{BlobRef, Identity};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::error::CliError;
+use super::run_file::{at_fault, lr_place};
+use super::shutdown::shutdown;
+use crate::blobs::BlobStore;
+use crate::driver::{Driver, INPUTS_MAX, NodeState, Parts, input_of, input_of_write};
+use crate::http::{self, Api};
+use crate::inspect;
+use crate::learn::{Aggregator, ControlVariates, Plan, PlanError, StateCheck, Trainer, TrainerContext, cores};
+use crate::net::{NetOptions, Network};
+use crate::report::{LEFT, NodeInfo};
+use crate::store::{Database, Home, Writer};
+use crate::ui::console;
+
+use options::DeviceKind;
+pub(super) use options::JoinOptions;
+use resolve::{resolve, same_run};
+
+/// How long another holder of the home's lock is waited for: long for a command that looks, short for a person.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Events of the network that may wait for the driver.
+const EVENTS_MAX: usize = 4_096;
+
+/// Commands that may wait.
+const COMMANDS_MAX: usize = 16;
+
+pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), CliError> {
+    let (run_file, home) = resolve(&mut options).await?;
+    let origin = options.origin(&home);
+    let plan = Plan::of(&run_file).map_err(|e| at_fault(e, &origin))?;
+    let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(CliError::usage)?;
+    let listener = listen(options.http).await?;
+    let _lock = {
+        let home = home.clone();
+        blocking(move || home.lock_within(LOCK_WAIT)).await??
+    };
+    same_run(&home, &run_file)?;
+    let part = options.part;
+    let data = read_data(&plan, options.data.clone(), part, &origin).await?;
+    // Only now: what can't be used must not be remembered for the next start.
+    if !home.run_file().exists() {
+        home.write("run.toml", run_file.canonical().as_bytes())?;
+    }
+    options.remember(&home)?;
+    let identity = home.identity()?;
+    let blobs = Arc::new(BlobStore::open(&home.blobs())?);
+    let initial_model = put_initial_model(&plan, &blobs).await?;
+    let database = Arc::new(Database::open(&home.database(), run_file.run_id())?);
+    let recovered = database.recover(blobs.whole())?;
+    if recovered.left {
+        return Err(anyhow!(LEFT).into());
+    }
+    let history = database.history()?;
+
+    let (events_in, events) = mpsc::channel(EVENTS_MAX);
+    let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
+    let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
+    let network = Network::start(net_options(&options, &run_file, &home, identity), events_in).await?;
+
+    let config = Config {
+        rules: Rules::of(&run_file, initial_model, plan.update_len()),
+        identity: Identity::from_secret(&identity),
+        name: name(&options, &identity),
+        part,
+    };
+    let threads = options.threads.map_or_else(cores, NonZeroUsize::get);
+    let tell = inputs_in.clone();
+    let writer = Writer::start(database, move |id, written| {
+        let _ = tell.blocking_send(input_of_write(id, written));
+    });
+    let tell = inputs_in.clone();
+    let context = TrainerContext {
+        plan: plan.clone(),
+        data,
+        device,
+        blobs: blobs.clone(),
+        controls: ControlVariates::at(home.controls()),
+        lr_place: lr_place(&origin),
+    };
+    let trainer = Trainer::start(context, threads, move |outcome| {
+        let _ = tell.blocking_send(input_of(outcome));
+    })?;
+    let tell = inputs_in.clone();
+    let aggregator = Aggregator::start(plan.rule, plan.parameters, blobs.clone(), move |input| {
+        let _ = tell.blocking_send(input);
+    });
+    let info = NodeInfo::of(&run_file, &config.name, part);
+    let node_state = Arc::new(NodeState::new(info, history, trainer.progress()));
+
+    home.write("http", listener.local_addr()?.to_string().as_bytes())?;
+    let api = Api {
+        node_state: node_state.clone(),
+        network: network.clone(),
+        commands: commands_in,
+        run: run_file.run_id(),
+        run_name: run_file.run.name.clone(),
+    };
+    tokio::spawn(http::serve(listener, api));
+    tokio::spawn(console::follow(node_state.clone(), quiet));
+    announce(&run_file, &config, &home);
+
+    let shutdown = shutdown(options.until_stdin_ends)?;
+    let driver = Driver::new(Parts {
+        config,
+        recovered,
+        network,
+        blobs,
+        writer,
+        trainer,
+        aggregator,
+        state: StateCheck { rule: plan.rule, parameters: plan.parameters },
+        node_state,
+        home: home.clone(),
+        keep_updates: run_file.round.keep_updates as usize,
+        inputs: inputs_in,
+    });
+    let exit_when_done = options.exit_when_done;
+    let ends = move |event: &Event| match event {
+        Event::Left => true,
+        Event::Finished => exit_when_done,
+        _ => false,
+    };
+    let over = driver.run(events, inputs, commands, shutdown, ends).await;
+    let _ = std::fs::remove_file(home.http());
+    say_goodbye(over, &home);
+    Ok(())
+}
+
+/// The node's images. What is wrong with the run file, given them, is told with its line.
+async fn read_data(
+    plan: &Plan,
+    path: Option<PathBuf>,
+    part: Option<Part>,
+    run_file: &Path,
+) -> Result<DataSet, CliError> {
+    tracing::info!("reads the data");
+    let reader = plan.clone();
+    let data = blocking(move || reader.data(path.as_deref(), part)).await?.map_err(|e| at_fault(e, run_file))?;
+    tracing::info!("{} training images, {} held out", data.train.len(), data.test.len());
+    if plan.config.batch > data.train.len() {
+        tracing::warn!("fewer images than `batch` in [train], {}: a step takes all of them", plan.config.batch);
+    }
+    Ok(data)
+}
+
+/// The model that the run begins with, put on disk: every node makes it for itself.
+async fn put_initial_model(plan: &Plan, blobs: &Arc<BlobStore>) -> anyhow::Result<BlobRef> {
+    let (plan, blobs) = (plan.clone(), blobs.clone());
+    blocking(move || Ok(blobs.put(&plan.initial_state()?)?)).await?
+}
+
+/// What a node that ended did, and how to go on.
+fn say_goodbye(over: Option<Event>, home: &Home) {
+    let dir = home.dir().display();
+    match over {
+        Some(Event::Left) => tracing::info!("left the run"),
+        Some(_) => tracing::info!("done; the model and the records are in {dir}"),
+        None => tracing::info!(
+            "stopped; this node stays on the roster. Go on with: paceline join --home {dir}   Or, while it runs, take it off with: paceline leave --home {dir}"
+        ),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("a worker thread failed")
+}
+
+fn net_options(options: &JoinOptions, run_file: &RunFile, home: &Home, identity: [u8; 32]) -> NetOptions {
+    NetOptions {
+        identity,
+        run: run_file.run_id(),
+        run_file: run_file.canonical().into_bytes(),
+        name: run_file.run.name.clone(),
+        listen: options.listen.clone(),
+        bootstrap: options.bootstrap.clone(),
+        mdns: !options.no_mdns,
+        known: inspect::known_addresses(home),
+    }
+}
+
+fn name(options: &JoinOptions, identity: &[u8; 32]) -> String {
+    let own = || format!("node-{}", Identity::from_secret(identity).node_id().short());
+    options.name.clone().unwrap_or_else(own)
+}
+
+fn device(kind: DeviceKind) -> Result<Device, PlanError> {
+    let made = match kind {
+        DeviceKind::Cpu => return Ok(Device::Cpu),
+        DeviceKind::Cuda => Device::new_cuda(0),
+        DeviceKind::Metal => Device::new_metal(0),
+    };
+    let name = if kind == DeviceKind::Cuda { "cuda" } else { "metal" };
+    made.map_err(|e| {
+        PlanError::Device(format!(
+            "--device {name}: {e}; build with `--features {name}` on a machine that has it, or use cpu"
+        ))
+    })
+}
+
+async fn listen(address: Option<SocketAddr>) -> Result<TcpListener, CliError> {
+    let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+    if !address.ip().is_loopback() {
+        let error = anyhow!("--http {address}: the control API is for this machine alone; give a loopback address");
+        return Err(CliError::usage(error));
+    }
+    Ok(TcpListener::bind(address).await.with_context(|| format!("--http {address} can't be listened on"))?)
+}
+
+fn announce(run_file: &RunFile, config: &Config, home: &Home) {
+    tracing::info!(
+        "{} joins run {} ({}), home {}",
+        config.name,
+        run_file.run.name,
+        run_file.run_id().short(),
+        home.dir().display()
+    );
+    tracing::info!("whoever reaches this node's port may join the run");
+}

@@ -1,0 +1,141 @@
+//! The options of `join`, and how a home remembers them for the next start.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use libp2p::Multiaddr;
+use paceline_protocol::bounds::NAME_BYTES_MAX;
+use paceline_protocol::roster::Part;
+use serde::{Deserialize, Serialize};
+
+use crate::store::Home;
+
+/// How a node is started. What is given is remembered in the home for the next start.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default)]
+pub(in crate::cli) struct JoinOptions {
+    /// A run file or a ticket. With neither: the run of the home, or the one that is seen on the LAN.
+    #[arg(value_name = "RUN.toml | TICKET")]
+    #[serde(skip)]
+    pub(super) target: Option<String>,
+    /// Where the node keeps its identity, records and models [default: under the user's data folder].
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
+    pub(super) home: Option<PathBuf>,
+    /// What people call this node, at most 64 bytes.
+    #[arg(long, value_parser = name)]
+    pub(super) name: Option<String>,
+    /// An address to dial first; may be given several times.
+    #[arg(long, value_name = "ADDR")]
+    pub(super) bootstrap: Vec<Multiaddr>,
+    /// Where to listen [default: TCP and QUIC on every IPv4 interface, any free port].
+    #[arg(long, value_name = "ADDR")]
+    pub(super) listen: Vec<Multiaddr>,
+    /// Don't look for nodes on the LAN, and don't be found there.
+    #[arg(long)]
+    pub(super) no_mdns: bool,
+    /// The data: CIFAR-10 batches (folder or tar.gz), MNIST IDX files, or a folder of images.
+    #[arg(long, value_name = "PATH")]
+    pub(super) data: Option<PathBuf>,
+    /// Take part K of N of the data, for experiments where one data set is split among nodes.
+    #[arg(long, value_name = "K/N", value_parser = part)]
+    pub(super) part: Option<Part>,
+    /// Threads that train [default: one a core].
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<NonZeroUsize>,
+    /// What trains.
+    #[arg(long, value_enum)]
+    pub(super) device: Option<DeviceKind>,
+    /// Where the control API listens, on this machine only [default: 127.0.0.1 and a free port].
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip)]
+    pub(super) http: Option<SocketAddr>,
+    /// End when the run is over rather than go on serving it.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(super) exit_when_done: bool,
+    /// End when stdin does: whoever started this node is gone.
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub(super) until_stdin_ends: bool,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DeviceKind {
+    Cpu,
+    Cuda,
+    Metal,
+}
+
+impl JoinOptions {
+    /// What was given at an earlier start holds where nothing else is given now.
+    pub(super) fn recall(&mut self, home: &Home) {
+        let Ok(json) = std::fs::read(home.options()) else { return };
+        let Ok(before) = serde_json::from_slice::<Self>(&json) else { return };
+        self.name = self.name.take().or(before.name);
+        self.part = self.part.or(before.part);
+        self.data = self.data.take().or(before.data);
+        self.threads = self.threads.or(before.threads);
+        self.device = self.device.or(before.device);
+        self.no_mdns |= before.no_mdns;
+        if self.listen.is_empty() {
+            self.listen = before.listen;
+        }
+        self.bootstrap.extend(before.bootstrap);
+        self.bootstrap.sort();
+        self.bootstrap.dedup();
+    }
+
+    /// The run file that the node was started with, or the one in its home.
+    pub(super) fn origin(&self, home: &Home) -> PathBuf {
+        let given = self.target.as_ref().map(PathBuf::from).filter(|path| path.is_file());
+        given.unwrap_or_else(|| home.run_file())
+    }
+
+    /// Puts them into the home.
+    pub(super) fn remember(&self, home: &Home) -> anyhow::Result<()> {
+        let json = serde_json::to_vec_pretty(self)?;
+        Ok(home.write("options.json", &json)?)
+    }
+}
+
+fn part(text: &str) -> Result<Part, String> {
+    let error = || format!("`{text}` is no part: give K/N, for instance 1/5, with K from 1 to N");
+    let (index, of) = text.split_once('/').ok_or_else(error)?;
+    let part = Part { index: index.parse().map_err(|_| error())?, of: of.parse().map_err(|_| error())? };
+    if part.is_valid() { Ok(part) } else { Err(error()) }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=NAME_BYTES_MAX if !text.contains(char::is_control) => Ok(text.to_owned()),
+        found => {
+            Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters, this one has {found} bytes"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_bounds() {
+        assert_eq!(name("lab 3"), Ok("lab 3".to_owned()));
+        for wrong in ["", "two\nlines", &"x".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(name(wrong).is_err_and(|e| e.contains("1 to 64 bytes")), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_k_of_n() {
+        assert_eq!(part("2/5"), Ok(Part { index: 2, of: 5 }));
+        for wrong in ["0/5", "6/5", "2", "a/b", "2/5/7", "-1/5"] {
+            assert!(part(wrong).is_err_and(|e| e.contains("K/N")), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Which run a node takes part in, and in which home.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use paceline_bootstrap::{Ticket, discover_runs, fetch_run_file};
+use paceline_protocol::runfile::RunFile;
+
+use super::JoinOptions;
+use crate::cli::error::CliError;
+use crate::cli::run_file::read_run_file;
+use crate::cli::target::find_home;
+use crate::inspect;
+use crate::store::Home;
+
+/// How long a run file is looked for with a ticket.
+const FETCH_WAIT: Duration = Duration::from_secs(20);
+
+/// How long runs are looked for on the LAN.
+const DISCOVER_WAIT: Duration = Duration::from_secs(4);
+
+/// Which run, and in which home.
+pub(super) async fn resolve(options: &mut JoinOptions) -> Result<(RunFile, Home), CliError> {
+    let run = match options.target.clone() {
+        Some(text) if text.starts_with("paceline") && text.contains(':') => by_ticket(options, &text).await?,
+        Some(file) => read_run_file(Path::new(&file))?,
+        None => match resumed(options)? {
+            Some(found) => return Ok(found),
+            None => by_lan(options).await?,
+        },
+    };
+    let home = match &options.home {
+        Some(dir) => Home::at(dir),
+        None => Home::at(Home::folder()?.join(&run.run.name)),
+    };
+    options.recall(&home);
+    // Remembered for a start from another folder.
+    options.data = options.data.take().map(std::path::absolute).transpose()?;
+    Ok((run, home))
+}
+
+/// Goes on in a home: the one given, or the only one there is.
+fn resumed(options: &mut JoinOptions) -> Result<Option<(RunFile, Home)>, CliError> {
+    let home = match &options.home {
+        Some(dir) => Home::at(dir),
+        None => match Home::all().as_slice() {
+            [] => return Ok(None),
+            _ => find_home(None)?,
+        },
+    };
+    if !home.run_file().exists() {
+        return Ok(None);
+    }
+    options.recall(&home);
+    Ok(Some((inspect::run_file(&home)?, home)))
+}
+
+async fn by_ticket(options: &mut JoinOptions, text: &str) -> Result<RunFile, CliError> {
+    let ticket: Ticket = text.parse().map_err(CliError::bad_input)?;
+    tracing::info!("asks for the run file of {}", ticket.run_name);
+    let run = fetch_run_file(&ticket.addresses, ticket.run, FETCH_WAIT).await?;
+    options.bootstrap.extend(ticket.addresses);
+    Ok(run)
+}
+
+async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
+    tracing::info!("looks for runs on the LAN");
+    let runs = discover_runs(&options.bootstrap, DISCOVER_WAIT).await?;
+    match runs.as_slice() {
+        [one] => {
+            tracing::info!("found run {} with {} nodes", one.name, one.nodes);
+            let run = fetch_run_file(&one.addresses, one.run, FETCH_WAIT).await?;
+            options.bootstrap.extend(one.addresses.iter().cloned());
+            Ok(run)
+        }
+        [] => Err(CliError::not_found(anyhow!(
+            "no run was seen on the LAN; give a run file or a ticket, or begin with `paceline init`"
+        ))),
+        several => {
+            let names: Vec<String> =
+                several.iter().map(|r| format!("{} ({} nodes, {})", r.name, r.nodes, r.run.short())).collect();
+            let error =
+                anyhow!("several runs are seen on the LAN: {}; join one with its run file or ticket", names.join(", "));
+            Err(CliError::not_found(error))
+        }
+    }
+}
+
+/// Refuses a home that belongs to another run.
+pub(super) fn same_run(home: &Home, run_file: &RunFile) -> Result<(), CliError> {
+    if home.run_file().exists() {
+        let before = inspect::run_file(home)?;
+        if before.run_id() != run_file.run_id() {
+            let error = anyhow!(
+                "{} is the home of run {} ({}); give another --home for run {} ({})",
+                home.dir().display(),
+                before.run.name,
+                before.run_id().short(),
+                run_file.run.name,
+                run_file.run_id().short()
+            );
+            return Err(CliError::bad_input(error));
+        }
+    }
+    Ok(())
+}

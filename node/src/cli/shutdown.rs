@@ -1,0 +1,84 @@
+//! What ends a command from outside: signals, and the end of stdin. The first signal lets it end in order, a second one ends
+//! the process at once.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+
+/// The exit code of a second signal, as shells have it for SIGINT.
+const AT_ONCE: i32 = 130;
+
+/// Comes with SIGINT, SIGTERM, or the end of stdin if that matters.
+pub(super) fn shutdown(until_stdin_ends: bool) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut signals = Signals::listen().context("signals can't be listened to")?;
+    Ok(async move {
+        tokio::select! {
+            () = signals.next() => {}
+            () = stdin_ends(), if until_stdin_ends => {}
+        }
+        tracing::info!("stops; once more to stop at once");
+        tokio::spawn(async move {
+            signals.next().await;
+            std::process::exit(AT_ONCE);
+        });
+    })
+}
+
+/// Is set by SIGINT, for work that looks at it between two batches.
+pub(super) fn interrupted() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            tracing::info!("stops after this batch; once more to stop at once");
+            asked.store(true, Ordering::SeqCst);
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(AT_ONCE);
+        }
+    });
+    stop
+}
+
+/// Waits until whoever holds the other end of stdin is gone.
+pub(super) async fn stdin_ends() {
+    use tokio::io::AsyncReadExt;
+    let mut stdin = tokio::io::stdin();
+    let mut byte = [0];
+    while stdin.read(&mut byte).await.is_ok_and(|n| n > 0) {}
+}
+
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}

@@ -1,0 +1,196 @@
+//! A node as other processes see it: through its control API while it runs, from its home while it does not.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use libp2p::Multiaddr;
+use paceline_bootstrap::Ticket;
+use paceline_protocol::runfile::RunFile;
+use paceline_protocol::{Identity, NodeId};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::http::COMMAND_HEADER;
+use crate::report::{Peer, Round, Status};
+use crate::store::{Database, HistoryEntry, Home, HomeError, HomeLock};
+
+/// A node on this machine answers at once; whatever takes longer is no node.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Another command that looks holds a home's lock for some milliseconds, a node for as long as it runs.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// Where a node's answers come from.
+pub(crate) enum Node {
+    /// From the control API at this address.
+    Running { url: String },
+    /// From this home, whose node does not run.
+    Stopped { home: Home },
+}
+
+impl Node {
+    /// The node whose control API is at an address.
+    ///
+    /// # Errors
+    /// No node answers there.
+    pub(crate) fn at(url: &str) -> anyhow::Result<Self> {
+        get::<Status>(url, "/status")?;
+        Ok(Self::Running { url: url.to_owned() })
+    }
+
+    /// The node of a home, whether it runs or not.
+    ///
+    /// # Errors
+    /// It runs and does not answer, or its identity can't be read.
+    pub(crate) fn of(home: Home) -> anyhow::Result<Self> {
+        let Some(me) = node_id(&home)? else { return Ok(Self::Stopped { home }) };
+        // The address of a node that was killed may be another's by now.
+        let url = std::fs::read_to_string(home.http()).ok().map(|address| format!("http://{}", address.trim()));
+        match url.filter(|url| get::<Status>(url, "/status").is_ok_and(|s| s.node_id == me.to_string())) {
+            Some(url) => Ok(Self::Running { url }),
+            // Its database is the node's own while it runs.
+            None if stays_taken(&home) => {
+                bail!("the node on {} is just starting, or busy; try again", home.dir().display())
+            }
+            None => Ok(Self::Stopped { home }),
+        }
+    }
+
+    pub(crate) fn status(&self) -> anyhow::Result<Status> {
+        match self {
+            Self::Running { url } => get(url, "/status"),
+            Self::Stopped { home } => stopped(home),
+        }
+    }
+
+    /// The committed rounds, oldest first.
+    pub(crate) fn rounds(&self) -> anyhow::Result<Vec<Round>> {
+        match self {
+            Self::Running { url } => get(url, "/rounds"),
+            Self::Stopped { home } => Ok(Round::committed(&history(home)?)),
+        }
+    }
+
+    /// The members; where they can be reached only a node that runs knows.
+    pub(crate) fn peers(&self) -> anyhow::Result<Vec<Peer>> {
+        match self {
+            Self::Running { url } => get(url, "/peers"),
+            Self::Stopped { home } => {
+                let unreached = |member| Peer { member, addresses: Vec::new() };
+                Ok(stopped(home)?.roster.into_iter().map(unreached).collect())
+            }
+        }
+    }
+
+    /// A ticket with which others join.
+    pub(crate) fn ticket(&self) -> anyhow::Result<String> {
+        #[derive(Deserialize)]
+        struct Answer {
+            ticket: String,
+        }
+        match self {
+            Self::Running { url } => Ok(get::<Answer>(url, "/ticket")?.ticket),
+            Self::Stopped { home } => {
+                // The others' addresses do as well: any node introduces a new one.
+                let run_file = run_file(home)?;
+                let ticket = Ticket::new(run_file.run_id(), &run_file.run.name, known_addresses(home));
+                let ticket = ticket.context("this node does not run and knows no other's address; start it, or ask for a ticket on another node")?;
+                Ok(ticket.to_string())
+            }
+        }
+    }
+
+    /// Has the node come off the roster, which it signs itself.
+    pub(crate) fn leave(&self) -> anyhow::Result<()> {
+        let Self::Running { url } = self else {
+            bail!(
+                "the node does not run, and only it can sign that it leaves; start it with `paceline join --home DIR`, then leave"
+            );
+        };
+        let url = format!("{}/leave", url.trim_end_matches('/'));
+        let sent = agent().post(&url).header(COMMAND_HEADER, "1").send_empty();
+        sent.with_context(|| format!("{url} does not answer"))?;
+        Ok(())
+    }
+}
+
+/// Nodes are on this machine: a proxy that the environment names could not reach them.
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).proxy(None).build().into()
+}
+
+fn get<T: DeserializeOwned>(url: &str, path: &str) -> anyhow::Result<T> {
+    let url = format!("{}{path}", url.trim_end_matches('/'));
+    let mut response = agent().get(&url).call().with_context(|| format!("{url} does not answer"))?;
+    // A node of this machine is trusted not to fill its memory: a history has no bound of its own.
+    let body = response.body_mut().with_config().limit(u64::MAX);
+    body.read_json().with_context(|| format!("{url} is no paceline node"))
+}
+
+/// Whether a node is on a home, and not just another command that looks at it.
+fn stays_taken(home: &Home) -> bool {
+    home.is_running() && matches!(home.lock_within(LOCK_WAIT), Err(HomeError::Locked(_)))
+}
+
+/// The node of a home, once it was started.
+fn node_id(home: &Home) -> Result<Option<NodeId>, HomeError> {
+    Ok(home.known_identity()?.map(|secret| Identity::from_secret(&secret).node_id()))
+}
+
+/// The run file of a home.
+///
+/// # Errors
+/// It can't be read, or is none.
+pub(crate) fn run_file(home: &Home) -> anyhow::Result<RunFile> {
+    let path = home.run_file();
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{name} can't be read"))?;
+    Ok(RunFile::parse(&text, &name)?)
+}
+
+/// Addresses of nodes that a home's node has met.
+pub(crate) fn known_addresses(home: &Home) -> Vec<Multiaddr> {
+    let json = std::fs::read(home.peers()).unwrap_or_default();
+    let texts: Vec<String> = serde_json::from_slice(&json).unwrap_or_default();
+    texts.iter().filter_map(|t| t.parse().ok()).collect()
+}
+
+/// Opens the database of a home whose node does not run; `None` before its first start.
+///
+/// The home's lock is held meanwhile: a node that starts just now waits for it rather than finds its database taken.
+fn database(home: &Home) -> anyhow::Result<Option<(HomeLock, Database)>> {
+    if !home.database().exists() {
+        return Ok(None);
+    }
+    let lock = match home.lock_within(LOCK_WAIT) {
+        Err(HomeError::Locked(dir)) => {
+            bail!("the node of {} does not answer: it starts or stops; ask again soon", dir.display())
+        }
+        result => result?,
+    };
+    Ok(Some((lock, Database::open(&home.database(), run_file(home)?.run_id())?)))
+}
+
+fn history(home: &Home) -> anyhow::Result<Vec<HistoryEntry>> {
+    Ok(match database(home)? {
+        Some((_lock, database)) => database.history()?,
+        None => Vec::new(),
+    })
+}
+
+/// Whether the node of a home left the run.
+fn has_left(home: &Home) -> anyhow::Result<bool> {
+    Ok(match database(home)? {
+        Some((_lock, database)) => database.recover(Vec::new())?.left,
+        None => false,
+    })
+}
+
+/// The status of a home whose node does not run.
+fn stopped(home: &Home) -> anyhow::Result<Status> {
+    let run_file = run_file(home)?;
+    let history = history(home)?;
+    let never_started = || anyhow!("{} has no identity yet: its node was never started", home.dir().display());
+    let me = node_id(home)?.ok_or_else(never_started)?;
+    Ok(Status::stopped(&run_file, me, &history, home.dir(), has_left(home)?))
+}

@@ -1,0 +1,10 @@
+//! What `status`, `rounds`, `peers`, `simulate` and `data` print, as JSON: the one place where the machine's words and a simulation's become those that
+//! scripts read. `ui` makes of it what people read.
+
+mod part;
+mod round;
+mod status;
+
+pub use part::PartLabels;
+pub use round::{ContributionReport, Round};
+pub use status::{LEFT, LastCommit, MemberStatus, NodeInfo, ParticipantStatus, Peer, Status, Training};

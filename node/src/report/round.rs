@@ -1,0 +1,189 @@
+//! Rounds, as `rounds` and `simulate` print them and a simulation's folder keeps them.
+
+use std::time::Duration;
+
+use paceline_model::Evaluation;
+use paceline_protocol::record::{Contribution, Kind};
+use serde::{Deserialize, Serialize};
+
+use crate::blobs::Manifest;
+use crate::learn::ClientUpdate;
+use crate::store::HistoryEntry;
+
+/// One line of `rounds --format json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// train or empty.
+    pub kind: String,
+    /// Its number; the founding is 0.
+    pub round: u64,
+    /// The attempt that made the record.
+    pub attempt: u32,
+    /// Who made it; null in a simulation, like all that comes of the nodes' agreement.
+    pub coordinator: Option<String>,
+    /// The attempt that committed it.
+    pub committed_attempt: Option<u32>,
+    /// Who got it through.
+    pub committed_by: Option<String>,
+    /// The model after it, hex.
+    pub model_hash: String,
+    /// The record's hash, hex.
+    pub record_hash: Option<String>,
+    /// Hash of the record before, hex.
+    pub parent: Option<String>,
+    /// The updates that were averaged.
+    pub contributions: Vec<ContributionReport>,
+    /// Mean training loss in nats, weighted by samples; null without any.
+    pub train_loss: Option<f64>,
+    /// Accuracy of the model after this round, from 0 to 1, from the evaluations of the next record; null while unknown.
+    pub accuracy: Option<f64>,
+    /// Images that it was evaluated on.
+    pub evaluated: Option<u64>,
+    /// From the commit before to this one, measured here.
+    pub duration_ms: Option<u64>,
+    /// `duration_ms` less the longest `train_ms`.
+    pub overhead_ms: Option<u64>,
+    /// Bytes that this node sent in that time.
+    pub bytes_sent: u64,
+    /// Bytes that this node received in that time.
+    pub bytes_received: u64,
+}
+
+/// One update that was averaged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContributionReport {
+    /// PeerId; `K/N` of a simulation's client.
+    pub node_id: String,
+    /// Images trained on: the weight of the update.
+    pub samples: u64,
+    /// Hash of the update, hex.
+    pub update_hash: String,
+    /// Mean training loss in nats.
+    pub train_loss: f64,
+    /// How long evaluation and training took.
+    pub train_ms: u64,
+}
+
+impl Round {
+    /// The committed train and empty records of a node, oldest first.
+    pub fn committed(history: &[HistoryEntry]) -> Vec<Self> {
+        (0..history.len()).filter(|index| is_shown(&history[*index])).map(|index| Self::of(history, index)).collect()
+    }
+
+    /// The last of them. The closing record tells of the last round; it is that round that people look for.
+    pub(super) fn last_committed(history: &[HistoryEntry]) -> Option<Self> {
+        history.iter().rposition(is_shown).map(|index| Self::of(history, index))
+    }
+
+    fn of(history: &[HistoryEntry], index: usize) -> Self {
+        let HistoryEntry { committed, figures } = &history[index];
+        let record = &committed.record;
+        let contributions: Vec<_> = record.contributions.iter().map(ContributionReport::signed).collect();
+        // What a model is worth is in the record after it.
+        let evaluation = history.get(index + 1).and_then(|next| next.committed.record.evaluation_of_parent());
+        Self {
+            kind: record.kind.name().to_owned(),
+            round: record.round,
+            attempt: record.attempt,
+            coordinator: Some(record.coordinator.to_string()),
+            committed_attempt: committed.committed_in().map(|(ballot, _)| ballot.attempt),
+            committed_by: committed.committed_in().map(|(_, by)| by.to_string()),
+            model_hash: record.model.id.to_string(),
+            record_hash: Some(record.hash().to_string()),
+            parent: Some(record.parent.to_string()),
+            train_loss: mean_loss(&contributions),
+            contributions,
+            accuracy: evaluation.and_then(|(correct, total)| accuracy(correct, total)),
+            evaluated: evaluation.map(|(_, total)| total),
+            duration_ms: figures.duration_ms,
+            overhead_ms: figures.overhead_ms,
+            bytes_sent: figures.bytes_sent,
+            bytes_received: figures.bytes_received,
+        }
+    }
+
+    /// A round of a simulation: the updates that were averaged, the global state after it, and what that is worth. Nobody
+    /// agreed on it, so what comes of agreement is null; the bytes are those that all clients would have moved.
+    pub fn simulated(
+        round: u64,
+        updates: &[ClientUpdate],
+        state: &[u8],
+        evaluation: Evaluation,
+        took: Duration,
+    ) -> Self {
+        let contributions: Vec<_> = updates.iter().map(ContributionReport::simulated).collect();
+        Self {
+            kind: Kind::Train.name().to_owned(),
+            round,
+            attempt: 0,
+            coordinator: None,
+            committed_attempt: None,
+            committed_by: None,
+            model_hash: Manifest::of(state).blob().id.to_string(),
+            record_hash: None,
+            parent: None,
+            train_loss: mean_loss(&contributions),
+            contributions,
+            accuracy: accuracy(evaluation.correct, evaluation.total),
+            evaluated: Some(evaluation.total),
+            duration_ms: Some(took.as_millis() as u64),
+            overhead_ms: None,
+            bytes_sent: updates.iter().map(|update| update.update.len).sum(),
+            bytes_received: (updates.len() * state.len()) as u64,
+        }
+    }
+}
+
+impl ContributionReport {
+    fn signed(contribution: &Contribution) -> Self {
+        Self {
+            node_id: contribution.node.to_string(),
+            samples: contribution.samples,
+            update_hash: contribution.update.id.to_string(),
+            train_loss: contribution.train_loss,
+            train_ms: contribution.train_ms,
+        }
+    }
+
+    fn simulated(update: &ClientUpdate) -> Self {
+        Self {
+            node_id: update.part.to_string(),
+            samples: update.samples,
+            update_hash: update.update.id.to_string(),
+            train_loss: update.train_loss,
+            train_ms: update.train_ms,
+        }
+    }
+}
+
+/// Whether a record is a round to people: a founding is none, nor is the record that closes the run.
+fn is_shown(entry: &HistoryEntry) -> bool {
+    matches!(entry.committed.record.kind, Kind::Train | Kind::Empty)
+}
+
+/// The mean loss over all samples; `None` without any.
+fn mean_loss(contributions: &[ContributionReport]) -> Option<f64> {
+    let samples: u64 = contributions.iter().map(|c| c.samples).sum();
+    let sum: f64 = contributions.iter().map(|c| c.train_loss * c.samples as f64).sum();
+    (samples > 0).then(|| sum / samples as f64)
+}
+
+/// From 0 to 1; `None` without an image.
+fn accuracy(correct: u64, images: u64) -> Option<f64> {
+    (images > 0).then(|| correct as f64 / images as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contribution(samples: u64, train_loss: f64) -> ContributionReport {
+        ContributionReport { node_id: String::new(), samples, update_hash: String::new(), train_loss, train_ms: 0 }
+    }
+
+    #[test]
+    fn a_rounds_loss_is_weighted_by_samples() {
+        assert_eq!(mean_loss(&[contribution(30, 1.0), contribution(10, 2.0)]), Some(1.25));
+        assert_eq!(mean_loss(&[]), None);
+    }
+}

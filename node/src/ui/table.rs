@@ -1,0 +1,102 @@
+//! Tables without lines, as wide as their content.
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::words::{loss, milliseconds, percent, seconds, short_hash, short_id, yes_or_no};
+use crate::report::{PartLabels, Peer, Round, Status};
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table
+}
+
+/// The rounds of a run.
+pub(crate) fn rounds(rounds: &[Round]) -> Table {
+    let mut table = table(&[
+        "round",
+        "kind",
+        "attempt",
+        "committed by",
+        "updates",
+        "loss",
+        "accuracy",
+        "duration",
+        "overhead",
+        "model",
+    ]);
+    for r in rounds {
+        table.add_row([
+            r.round.to_string(),
+            r.kind.clone(),
+            r.committed_attempt.unwrap_or(r.attempt).to_string(),
+            r.committed_by.as_deref().map_or_else(String::new, short_id),
+            r.contributions.len().to_string(),
+            loss(r.train_loss, 3),
+            percent(r.accuracy, 1),
+            seconds(r.duration_ms),
+            milliseconds(r.overhead_ms),
+            short_hash(&r.model_hash),
+        ]);
+    }
+    table
+}
+
+/// The roster of a status: who takes part in the round is shown by that.
+pub(crate) fn members(s: &Status) -> Table {
+    let mut table = table(&["node", "name", "part", "does", "reachable", "last heard of"]);
+    for m in &s.roster {
+        let does = s.participants.iter().find(|p| p.node_id == m.node_id).map_or(&m.state, |p| &p.state);
+        table.add_row([
+            short_id(&m.node_id),
+            m.name.clone(),
+            m.part.clone().unwrap_or_default(),
+            does.clone(),
+            yes_or_no(m.reachable).to_owned(),
+            m.silent_ms.map_or(String::new(), |ms| format!("{} s ago", ms / 1000)),
+        ]);
+    }
+    table
+}
+
+/// Who is there, each with its best address.
+pub(crate) fn peers(peers: &[Peer]) -> Table {
+    let mut table = table(&["node", "name", "does", "reachable", "addresses"]);
+    for peer in peers {
+        table.add_row([
+            short_id(&peer.member.node_id),
+            peer.member.name.clone(),
+            peer.member.state.clone(),
+            yes_or_no(peer.member.reachable).to_owned(),
+            peer.addresses.first().cloned().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// Heights of the columns that `parts` draws, from nothing to all.
+const COLUMNS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// Classes that a line has room to draw.
+const CLASSES_DRAWN: usize = 40;
+
+/// What each part has of each of so many classes.
+pub(crate) fn parts(parts: &[PartLabels], classes: usize) -> Table {
+    let mut table = table(&["part", "images", "classes", "of each class, drawn", "of each class"]);
+    let largest = parts.iter().flat_map(|part| &part.labels).copied().max().unwrap_or(0).max(1);
+    for part in parts {
+        // A class that is there is drawn, however few its images are.
+        let column = |count: &u64| COLUMNS[((count * 8).div_ceil(largest)) as usize];
+        let drawn: String = part.labels.iter().take(CLASSES_DRAWN).map(column).collect();
+        let held = part.labels.iter().filter(|count| **count > 0).count();
+        let counts: Vec<String> = part.labels.iter().take(CLASSES_DRAWN).map(u64::to_string).collect();
+        table.add_row([
+            part.part.clone(),
+            part.images.to_string(),
+            format!("{held} of {classes}"),
+            format!("|{drawn}|"),
+            counts.join(" "),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,240 @@
+//! The words of the command line: how ids and numbers look, and the lines made of them.
+
+use std::time::Duration;
+
+use paceline_protocol::machine::Event;
+use paceline_protocol::{Hash, NodeId};
+
+use super::table;
+use crate::report::{LastCommit, MemberStatus, Round, Status, Training};
+use crate::simulate::Summary;
+
+/// A node id in short, from its text.
+pub(crate) fn short_id(id: &str) -> String {
+    id.parse::<NodeId>().map_or_else(|_| id.to_owned(), |node| node.short())
+}
+
+/// A hash in short, from its text.
+pub(crate) fn short_hash(hash: &str) -> String {
+    hash.parse::<Hash>().map_or_else(|_| hash.to_owned(), |hash| hash.short())
+}
+
+/// A share from 0 to 1 as percent, `-` while it is unknown.
+pub(crate) fn percent(share: Option<f64>, decimals: usize) -> String {
+    or_dash(share, |share| format!("{:.decimals$} %", 100.0 * share))
+}
+
+pub(crate) fn loss(nats: Option<f64>, decimals: usize) -> String {
+    or_dash(nats, |nats| format!("{nats:.decimals$}"))
+}
+
+pub(crate) fn seconds(ms: Option<u64>) -> String {
+    or_dash(ms, |ms| format!("{:.1} s", ms as f64 / 1000.0))
+}
+
+pub(crate) fn milliseconds(ms: Option<u64>) -> String {
+    or_dash(ms, |ms| format!("{ms} ms"))
+}
+
+fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), text)
+}
+
+pub(crate) fn yes_or_no(is_so: bool) -> &'static str {
+    if is_so { "yes" } else { "no" }
+}
+
+/// What people call a node: its name, or its id in short.
+fn name_of(roster: &[MemberStatus], id: &str) -> String {
+    let member = roster.iter().find(|m| m.node_id == id);
+    name_or_id(member.map_or("", |m| &m.name), id)
+}
+
+fn name_or_id(name: &str, id: &str) -> String {
+    if name.is_empty() { short_id(id) } else { name.to_owned() }
+}
+
+/// An error with its causes, each of them once: many tell theirs in their own text.
+pub(crate) fn error_chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        known if known.contains(&cause) => text,
+        known => format!("{known}: {cause}"),
+    })
+}
+
+/// The text of `status`: what the node is about in lines, then who is there as a table.
+pub(crate) fn status(s: &Status) -> String {
+    let mut lines = vec![headline(s)];
+    lines.extend(s.reason.as_ref().map(|reason| format!("  {reason}")));
+    lines.extend(present_round(s));
+    lines.extend(s.training.map(training));
+    lines.extend(s.last_commit.as_ref().map(last_commit));
+    lines.extend(s.fork.as_ref().map(|fork| another_chain(fork)));
+    if !s.roster.is_empty() {
+        lines.push(table::members(s).to_string());
+    }
+    lines.join("\n").trim_end().to_owned()
+}
+
+fn headline(s: &Status) -> String {
+    let (run, me) = (short_hash(&s.run_id), name_or_id(&s.name, &s.node_id));
+    format!("run {} ({run}): {} of {} rounds, this node {me} is {}", s.run_name, s.trained, s.rounds, s.state)
+}
+
+/// The round that is being decided, if this node takes part in it.
+fn present_round(s: &Status) -> Option<String> {
+    if s.round == 0 || ["stopped", "left"].contains(&s.state.as_str()) {
+        return None;
+    }
+    let coordinator = s.coordinator.as_deref().map_or("nobody yet".to_owned(), |id| name_of(&s.roster, id));
+    let attempt = if s.attempt > 0 { format!(", attempt {}", s.attempt) } else { String::new() };
+    Some(format!("round {}{attempt}: {}, coordinator {coordinator}", s.round, s.phase))
+}
+
+fn training(t: Training) -> String {
+    let what = if t.evaluating { "evaluates" } else { "trains" };
+    format!("this node {what}: batch {} of {}, loss {:.3}", t.done, t.of, t.loss)
+}
+
+fn last_commit(c: &LastCommit) -> String {
+    format!(
+        "last commit: round {}, {} updates, loss {}, accuracy {}, {}, model {}",
+        c.round,
+        c.updates,
+        loss(c.train_loss, 3),
+        percent(c.accuracy, 1),
+        seconds(c.duration_ms),
+        short_hash(&c.model_hash)
+    )
+}
+
+fn another_chain(genesis: &str) -> String {
+    format!("another chain of this run was seen: {genesis}")
+}
+
+/// A round of a run of `rounds` as it commits. What its model is worth is known only when the next round's updates tell, so
+/// the accuracy is that of the round before.
+pub(crate) fn committed_round(r: &Round, before: Option<&Round>, rounds: u64) -> String {
+    let known = before.filter(|before| before.accuracy.is_some());
+    let accuracy = known.map(|b| format!("; accuracy after round {}: {}", b.round, percent(b.accuracy, 1)));
+    format!(
+        "round {} of {rounds}: coordinated by {}, {} updates, loss {}, {}{}",
+        r.round,
+        or_dash(r.committed_by.as_deref(), short_id),
+        r.contributions.len(),
+        loss(r.train_loss, 3),
+        seconds(r.duration_ms),
+        accuracy.unwrap_or_default()
+    )
+}
+
+/// A round of a simulation of `rounds`.
+pub(crate) fn simulated_round(r: &Round, rounds: u64) -> String {
+    format!(
+        "round {} of {rounds}: accuracy {}, loss {}, {} updates, {}",
+        r.round,
+        percent(r.accuracy, 2),
+        loss(r.train_loss, 4),
+        r.contributions.len(),
+        seconds(r.duration_ms)
+    )
+}
+
+/// What a simulation came to, and how fast the rounds of this start were.
+pub(crate) fn simulation(s: &Summary<'_>, took: Duration) -> String {
+    let mut text = format!("{} rounds, best accuracy {}", s.rounds, percent(Some(s.best_accuracy), 2));
+    if let Some(target) = s.target {
+        let reached = target.reached_after;
+        let reached = reached.map_or("not reached".to_owned(), |rounds| format!("reached after {rounds:.1} rounds"));
+        text += &format!("; {} {reached}", percent(Some(target.accuracy), 2));
+    }
+    if let Some(here) = &s.here {
+        let seconds = took.as_secs_f64();
+        text += &format!(
+            "\n{} rounds in {seconds:.0} s, evaluation included: {:.2} client-epochs/s\nmodel {}",
+            here.rounds,
+            here.client_epochs as f64 / seconds,
+            here.model
+        );
+    }
+    text
+}
+
+/// An event in words; `None` for those that only programs care for. `roster` is asked for names when one is needed.
+pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Option<String> {
+    let name = |node: &NodeId| name_of(&roster(), &node.to_string());
+    Some(match event {
+        Event::FoundingBegun { members, .. } => format!("proposes to found the run with {members} nodes"),
+        Event::FoundingAborted { .. } => "the founding came to nothing; looks for nodes again".to_owned(),
+        Event::Founded { genesis, members } => {
+            format!("the run begins with {members} nodes, chain {}", genesis.short())
+        }
+        Event::Elected { ballot } => format!("round {}: coordinates attempt {}", ballot.round, ballot.attempt),
+        Event::Following { ballot, coordinator } => {
+            format!("round {}: {} coordinates attempt {}", ballot.round, name(coordinator), ballot.attempt)
+        }
+        Event::AttemptOver { ballot, why } => {
+            format!("round {}: attempt {} is over: {why}", ballot.round, ballot.attempt)
+        }
+        Event::UpdateIn { ballot, node } => format!("round {}: the update of {} is in", ballot.round, name(node)),
+        Event::Committed { round, model, .. } => format!("round {round}: committed, model {}", model.id.short()),
+        Event::Liar { node } => format!("{} signed two answers for one ballot and will be evicted", name(node)),
+        Event::Fork { genesis } => another_chain(&genesis.to_string()),
+        Event::Joined { round } => format!("is on the roster from round {round} on"),
+        Event::TrainingFailed { round, why } => format!("round {round}: training failed here: {why}"),
+        Event::Left => "is off the roster".to_owned(),
+        Event::Evicted => "was taken off the roster; joins again".to_owned(),
+        Event::Finished => "the run is over".to_owned(),
+        Event::DiskFailed => "the disk fails: this node can't vote or accept; make room or look at the disk".to_owned(),
+        Event::Accepted { .. } | Event::Rejected { .. } => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no such file");
+        let error = paceline_model::DataError::Read { path: "nope".into(), source: cause };
+        let error = anyhow::Error::from(error).context("part 1/2");
+        assert_eq!(error_chain(&error), "part 1/2: nope: can't be read: no such file");
+    }
+
+    #[test]
+    fn ids_are_short_whatever_their_text_is() {
+        let (node, hash) = (NodeId::from_public_key([7; 32]), Hash::of(b"model"));
+        assert_eq!((short_id(&node.to_string()), short_hash(&hash.to_string())), (node.short(), hash.short()));
+        assert_eq!((short_id("1/3"), short_hash("")), ("1/3".to_owned(), String::new()));
+    }
+
+    #[test]
+    fn a_committed_round_tells_the_accuracy_of_the_one_before() {
+        let mut before = Round { round: 1, ..round() };
+        let line = |before: Option<&Round>| committed_round(&Round { round: 2, ..round() }, before, 5);
+        assert_eq!(line(Some(&before)), "round 2 of 5: coordinated by -, 0 updates, loss 0.500, 1.5 s");
+        before.accuracy = Some(0.25);
+        assert_eq!(
+            line(Some(&before)),
+            "round 2 of 5: coordinated by -, 0 updates, loss 0.500, 1.5 s; accuracy after round 1: 25.0 %"
+        );
+    }
+
+    #[test]
+    fn a_node_that_does_not_run_has_no_present_round() {
+        let mut status = Status { round: 3, state: "member".into(), phase: "electing".into(), ..Status::default() };
+        assert!(self::status(&status).contains("round 3: electing, coordinator nobody yet"));
+        status.state = "stopped".into();
+        assert!(!self::status(&status).contains("round 3"));
+    }
+
+    fn round() -> Round {
+        let known = serde_json::json!({
+            "kind": "train", "round": 1, "attempt": 0, "model_hash": "", "contributions": [], "train_loss": 0.5,
+            "duration_ms": 1500, "bytes_sent": 0, "bytes_received": 0,
+        });
+        serde_json::from_value(known).expect("what is null may be left out")
+    }
+}
