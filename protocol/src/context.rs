@@ -45,6 +45,7 @@ pub(crate) struct Context {
 pub(crate) enum Held {
     Send(NodeId, Message),
     Broadcast(Message),
+    Emit(Event),
 }
 
 /// What a context is made of.
@@ -179,6 +180,7 @@ impl Context {
             match held {
                 Held::Send(to, message) => self.send(to, message),
                 Held::Broadcast(message) => self.broadcast(message),
+                Held::Emit(event) => self.emit(event),
             }
         }
     }

@@ -100,6 +100,9 @@ pub enum Reject {
     /// Another chain that a record names was not shown here, or is not alive.
     #[error("the other chain was not shown to be alive")]
     NotAlive,
+    /// It was evicted for a lie.
+    #[error("evicted for a lie")]
+    Liar,
     /// An answer to what was not asked.
     #[error("not asked for")]
     Unasked,

@@ -171,6 +171,12 @@ impl Chain {
         if n < SMALL_ROSTER { 1 } else { n / 2 }
     }
 
+    /// Whether a node was taken off this roster for a lie: it never comes back under that name.
+    fn has_lied(&self, node: NodeId) -> bool {
+        let evicted = self.records.iter().flat_map(|c| &c.record.evicted);
+        evicted.into_iter().any(|e| matches!(e, Eviction::Liar { .. }) && e.node() == node)
+    }
+
     /// Whether a join request holds, given who stays on the roster.
     ///
     /// # Errors
@@ -180,6 +186,9 @@ impl Chain {
         let request = join.open(&request_scope(self.params.run, self.genesis), &self.verifier)?;
         if self.is_void(node, request.round) {
             return Err(Reject::Void);
+        }
+        if self.has_lied(node) {
+            return Err(Reject::Liar);
         }
         // Whoever is on the roster of this round can't join it, also when the same record takes it off.
         if self.roster.contains(node) || staying.contains(node) || request.name.len() > NAME_BYTES_MAX {
@@ -330,25 +339,28 @@ pub fn check_votes(
     ballot: Ballot,
     candidate: NodeId,
     verifier: &Verifier,
-) -> Result<Option<Proposed>, Reject> {
+) -> Result<Option<Signed<Proposed>>, Reject> {
     if !roster.contains(candidate) {
         return Err(Reject::Stranger);
     }
     if votes.len() < roster.quorum() || votes.len() > roster.len() || !is_ascending(votes.iter().map(Signed::by)) {
         return Err(Reject::NoQuorum);
     }
-    let mut highest: Option<Proposed> = None;
     for vote in votes {
         let v = vote.open(scope, verifier)?;
         if v.ballot != ballot || v.candidate != candidate || !roster.contains(vote.by()) {
             return Err(Reject::NoQuorum);
         }
-        let accepted = v.accepted(scope, verifier)?;
-        if accepted.is_some_and(|a| highest.is_none_or(|h| a.ballot > h.ballot)) {
-            highest = accepted;
-        }
+        v.accepted(scope, verifier)?;
     }
-    Ok(highest)
+    Ok(highest_accepted(votes))
+}
+
+/// What must be proposed again, of what these votes, which were checked, say that their voters accepted: that of the highest
+/// ballot. Where a coordinator proposed two records in it, the word of the others counts before its own.
+pub fn highest_accepted(votes: &[Signed<Vote>]) -> Option<Signed<Proposed>> {
+    let claims = votes.iter().filter_map(|vote| Some((vote.by(), vote.vouched().accepted?)));
+    claims.max_by_key(|(voter, claim)| (claim.vouched().ballot, claim.by() != *voter, *voter)).map(|(_, claim)| claim)
 }
 
 /// Whether the accepts of `committed` prove it: one ballot, one coordinator, a quorum of the roster, each signed.

@@ -17,7 +17,7 @@ use crate::base::roster::Roster;
 use crate::base::signed::{Scope, Verifier};
 use crate::record::{Committed, Contribution, Kind, Record};
 
-pub use check::{check_accepts, check_founding, check_outcome, check_votes};
+pub use check::{check_accepts, check_founding, check_outcome, check_votes, highest_accepted};
 pub use params::RunParams;
 
 /// Committed records, without a gap, from the genesis on.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::ids::Hash;
+use crate::base::ids::{Hash, NodeId};
 use crate::base::roster::Member;
 use crate::base::signed::Signed;
 use crate::record::{Bind, Committed, Founding, Refusal};
@@ -21,7 +21,10 @@ pub enum Message {
         consent: Hash,
     },
     /// I would not, now.
-    Decline,
+    Decline {
+        /// A member that is not here, or not free, as far as the sender sees.
+        because_of: Option<NodeId>,
+    },
     /// A founding is proposed to those who said that they would, or shown to a member that asks.
     Founding(Signed<Founding>),
     /// I bind myself.

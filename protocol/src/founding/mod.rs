@@ -158,12 +158,15 @@ impl Foundings {
         }
     }
 
-    /// This node and those connected ones that are free, without those left out if there are enough others.
+    /// This node and those connected ones that are free, without those left out. If too few are left, those come back who
+    /// were the least trouble.
     fn candidates(&self, ctx: &Context) -> BTreeSet<NodeId> {
-        let free = || ctx.peers.connected().filter(|(_, p)| p.is_free()).map(|(n, _)| n).chain([ctx.me]);
-        let is_in = |node: &NodeId| self.left_out.get(node).is_none_or(|(until, _)| ctx.now >= *until);
-        let chosen: BTreeSet<NodeId> = free().filter(is_in).collect();
-        if chosen.len() >= ctx.params.min_nodes { chosen } else { free().collect() }
+        let free = ctx.peers.connected().filter(|(_, p)| p.is_free()).map(|(node, _)| node);
+        let is_out = |node: &NodeId| self.left_out.get(node).is_some_and(|(until, _)| ctx.now < *until);
+        let (mut out, chosen): (Vec<NodeId>, Vec<NodeId>) = free.chain([ctx.me]).partition(is_out);
+        out.sort_by_key(|node| self.left_out.get(node).map(|(until, times)| (*times, *until)));
+        let missing = ctx.params.min_nodes.saturating_sub(chosen.len());
+        chosen.into_iter().chain(out.into_iter().take(missing)).collect()
     }
 
     /// When this node asks, if the candidates stay as they are: the smallest id first, the others step in after a growing
@@ -248,7 +251,7 @@ impl Foundings {
         match message {
             Word::Invite { members } => self.on_invite(ctx, from, id, &members, standing),
             Word::Consent { consent } => self.on_consent(ctx, from, id, consent),
-            Word::Decline => self.on_decline(ctx, from, id),
+            Word::Decline { because_of } => self.on_decline(ctx, from, id, because_of),
             Word::Founding(founding) => self.on_founding(ctx, from, id, founding, standing),
             Word::Bind(bind) => self.on_bind(ctx, from, id, bind, standing),
             Word::Refusal(refusal) => self.on_refusal(ctx, from, id, refusal),
@@ -281,6 +284,14 @@ impl Foundings {
     /// Whether this node could have proposed this roster itself: itself and others, all connected, none of them in a chain
     /// or bound elsewhere. Whom it leaves out for its own part does not matter.
     fn could_propose(ctx: &Context, members: &[Member], id: Option<Hash>) -> bool {
+        let ascending = members.is_sorted_by(|a, b| a.node < b.node);
+        let enough = (ctx.params.min_nodes..=ROSTER_MAX).contains(&members.len());
+        let listed = members.iter().any(|m| m.node == ctx.me);
+        ascending && enough && listed && Self::not_free(ctx, members, id).is_none()
+    }
+
+    /// The first of these whom this node does not see, or not free but for the founding `id`.
+    fn not_free(ctx: &Context, members: &[Member], id: Option<Hash>) -> Option<NodeId> {
         let is_there = |node: NodeId| {
             node == ctx.me
                 || ctx.peers.get(node).is_some_and(|p| {
@@ -288,9 +299,7 @@ impl Foundings {
                     p.is_free() || (p.connected && p.chain().is_none() && bound.is_some() && bound == id)
                 })
         };
-        let ascending = members.is_sorted_by(|a, b| a.node < b.node);
-        let enough = (ctx.params.min_nodes..=ROSTER_MAX).contains(&members.len());
-        ascending && enough && members.iter().any(|m| m.node == ctx.me) && members.iter().all(|m| is_there(m.node))
+        members.iter().map(|m| m.node).find(|node| !is_there(*node))
     }
 
     fn on_invite(&mut self, ctx: &mut Context, from: NodeId, id: Hash, members: &[Member], standing: Standing<'_>) {
@@ -306,7 +315,8 @@ impl Foundings {
         let own_first = self.invitation.is_some() && ctx.me < from;
         let given_first = self.given.as_ref().is_some_and(|g| g.to != from && ctx.now < g.until);
         if !free || own_first || given_first || !is_member || !Self::could_propose(ctx, members, None) {
-            return ctx.send(from, Message::founding(id, Word::Decline));
+            let because_of = Self::not_free(ctx, members, None);
+            return ctx.send(from, Message::founding(id, Word::Decline { because_of }));
         }
         self.invitation = None;
         let consent = ctx.draw();
@@ -322,10 +332,12 @@ impl Foundings {
         }
     }
 
-    fn on_decline(&mut self, ctx: &mut Context, from: NodeId, id: Hash) {
-        let invited = |i: &Invitation| i.id == id && i.members.iter().any(|m| m.node == from);
-        if self.invitation.take_if(|i| invited(i)).is_some() {
-            self.leave_out(ctx, vec![from]);
+    /// Somebody says no, perhaps because of another whom it does not see: neither is asked for a while.
+    fn on_decline(&mut self, ctx: &mut Context, from: NodeId, id: Hash, because_of: Option<NodeId>) {
+        let invited = |i: &Invitation, node: NodeId| i.members.iter().any(|m| m.node == node);
+        if let Some(invitation) = self.invitation.take_if(|i| i.id == id && invited(i, from)) {
+            let other = because_of.filter(|node| *node != from && invited(&invitation, *node));
+            self.leave_out(ctx, other.into_iter().chain([from]).collect());
         }
     }
 

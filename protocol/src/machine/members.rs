@@ -7,6 +7,7 @@ use crate::base::ids::{Hash, NodeId};
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
 use crate::chain::Chain;
+use crate::context::Held;
 use crate::io::{Event, Persist, Purpose, State};
 use crate::membership::Stand;
 use crate::membership::message::{Activity, Message as Membership, Presence};
@@ -221,8 +222,8 @@ impl Machine {
     }
 
     fn left(&mut self) {
-        self.ctx.persist(Persist::Left);
-        self.ctx.emit(Event::Left);
+        // The process may end when it hears that it left: by then that is on disk.
+        self.ctx.persist_then(Persist::Left, vec![Held::Emit(Event::Left)]);
         self.leave_for_good();
     }
 }

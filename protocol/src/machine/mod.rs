@@ -219,6 +219,9 @@ impl Machine {
         let Message { chain, body } = message;
         match body {
             Body::Membership(Membership::Presence(presence)) => self.on_presence(from, chain, presence),
+            body if is_of_founding(&body) && self.sightings.was_founded_by(chain) => {
+                self.sightings.show_genesis(&mut self.ctx, from, chain);
+            }
             Body::Founding(word) => self.on_founding(from, chain, word),
             Body::Paxos { ballot, message } if ballot.round == 0 => {
                 let standing = for_foundings(&self.standing, false);
@@ -308,6 +311,15 @@ impl Machine {
             Standing::Following(c) | Standing::Member(c, _) => Standing::Over(Some(c), End::Left),
             Standing::Over(c, _) => Standing::Over(c, End::Left),
         };
+    }
+}
+
+/// Whether a message names a founding: it belongs to one, or to its decision.
+fn is_of_founding(body: &Body) -> bool {
+    match body {
+        Body::Founding(_) => true,
+        Body::Paxos { ballot, .. } => ballot.round == 0,
+        Body::Round { .. } | Body::Membership(_) | Body::Sync(_) => false,
     }
 }
 

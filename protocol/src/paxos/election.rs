@@ -10,6 +10,7 @@ use crate::base::ids::{Ballot, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
 use crate::base::timing::{ELECTION_DOUBLINGS_MAX, ELECTION_MS, RETRY_MS, STEP_MS_MAX, STEP_MS_MIN};
+use crate::chain::highest_accepted;
 use crate::context::Context;
 use crate::io::Event;
 use crate::message::Message;
@@ -226,7 +227,7 @@ impl Instance {
         if claim.is_some() && self.unproven.contains(&from) && enough_others {
             return;
         }
-        self.witness.saw_vote(&scope, &vote);
+        self.witness_votes(std::slice::from_ref(&vote));
         ctx.peers.note_vote_ms(vote_ms);
         let Role::Candidate { votes, .. } = &mut self.role else { return };
         votes.insert(from, vote);
@@ -241,8 +242,7 @@ impl Instance {
         let ballot = self.ballot();
         self.saw_elected(ballot);
         ctx.emit(Event::Elected { ballot });
-        let claims = votes.iter().filter_map(|v| v.vouched().accepted);
-        let bound = claims.max_by_key(|claim| claim.vouched().ballot);
+        let bound = highest_accepted(&votes);
         #[cfg(test)]
         let bound = bound.filter(|_| !crate::base::plant::is_planted(crate::base::plant::Fault::AcceptedPassedOver));
         let plan = RoundPlan { ballot, version: 0, task: None };

@@ -555,6 +555,10 @@ impl Instance {
         ctx.relay();
         self.witness.saw_proposed(&self.scope, &proposal.proposed);
         self.witness_votes(&proposal.votes);
+        let proposed = *proposal.proposed.vouched();
+        if self.acceptor.repeat_accept(ctx, proposed.ballot, proposed.value) {
+            return;
+        }
         let follows = matches!(&self.role, Role::Follower { opened, .. } if opened.plan.ballot == ballot);
         if !follows && Some(ballot) > self.abandoned {
             self.follow(ctx, opened_of(&proposal));
@@ -597,7 +601,7 @@ impl Instance {
         let accepted =
             check_votes(&proposal.votes, &self.scope, &self.roster, ballot, coordinator, &ctx.verifier)?;
         let is_own = record.attempt == ballot.attempt && record.coordinator == coordinator;
-        let again = accepted.is_some_and(|highest| highest.value == proposed.value);
+        let again = accepted.is_some_and(|highest| highest.vouched().value == proposed.value);
         #[cfg(test)]
         let accepted =
             accepted.filter(|_| !crate::base::plant::is_planted(crate::base::plant::Fault::AcceptedPassedOver));
@@ -640,7 +644,10 @@ impl Instance {
     }
 
     fn witness_votes(&mut self, votes: &[Signed<Vote>]) {
-        votes.iter().for_each(|vote| self.witness.saw_vote(&self.scope, vote));
+        for vote in votes {
+            self.witness.saw_vote(&self.scope, vote);
+            vote.vouched().accepted.iter().for_each(|claim| self.witness.saw_proposed(&self.scope, claim));
+        }
     }
 
     /// The owner was shown the decision, and has checked its proof.

@@ -41,6 +41,9 @@ pub(super) struct Liar {
     made_up: u32,
 }
 
+/// A chain's genesis, its next round, and its last record's hash and model.
+pub(super) type ChainHead = (Hash, u64, Hash, BlobRef);
+
 /// Messages that a liar remembers.
 const HEARD_MAX: usize = 256;
 
@@ -150,8 +153,9 @@ impl Liar {
         Committed { record, accepts }
     }
 
-    /// Something that a stranger says to one of `others`.
-    pub(super) fn mischief(&mut self, rng: &mut Rng, chain: Hash, others: &[NodeId]) -> Message {
+    /// Something that a stranger says to one of `others`. It knows of their chain what everybody may ask for.
+    pub(super) fn mischief(&mut self, rng: &mut Rng, chain: Option<ChainHead>, others: &[NodeId]) -> Message {
+        let (chain, round, head, model) = chain.unwrap_or((Hash::ZERO, 1, Hash::ZERO, self.params.initial_model));
         let (me, name) = (self.identity.node_id(), "stranger".to_owned());
         let member = |node| Member { node, name: "x".repeat(8), part: None };
         let nonsense = Hash::of(&rng.next().to_le_bytes());
@@ -213,14 +217,16 @@ impl Liar {
             }
             10 => Message::paxos(nonsense, Ballot::of_round(0), Paxos::VoteRequest),
             11 => {
-                let model = BlobRef { id: nonsense, len: crate::base::bounds::BLOB_BYTES_MAX };
-                let record = Record::plain(Kind::Empty, ballot, me, nonsense, model);
+                // A record that fits, but for the accepts that nobody gave.
+                let mut record = Record::plain(Kind::Empty, Ballot::of_round(round), victim, head, model);
+                record.aggregation = self.params.aggregation;
                 let committed = Committed { record, accepts: Vec::new() };
-                Message::sync(chain, Sync::Committed(committed))
+                let told = rng.chance(0.5);
+                Message::sync(chain, if told { Sync::Committed(committed) } else { Sync::Records(vec![committed]) })
             }
             12 => Message::founding(nonsense, Founding::Query),
             _ => match self.heard.len() {
-                0 => Message::founding(nonsense, Founding::Decline),
+                0 => Message::founding(nonsense, Founding::Decline { because_of: Some(victim) }),
                 n => self.heard[rng.below(n)].clone(),
             },
         }

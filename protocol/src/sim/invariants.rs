@@ -12,7 +12,7 @@ use crate::io::{Event, Persist};
 use crate::membership::message::Message as Membership;
 use crate::message::{Body, Message};
 use crate::paxos::message::Message as Paxos;
-use crate::record::{Committed, Kind, Proposal, Record};
+use crate::record::{Committed, Kind, Proposal, Proposed, Record};
 
 use super::disk::Disk;
 
@@ -68,6 +68,12 @@ pub(super) struct Invariants {
     /// Who founded which chain, and who came out of it again.
     founders: BTreeMap<Hash, BTreeSet<NodeId>>,
     came_out: BTreeSet<(NodeId, Hash)>,
+    /// The proposals that nodes that lie have signed in a ballot, and the rounds in which they signed two.
+    proposals: BTreeMap<(NodeId, Hash, Ballot), Hash>,
+    two_proposals: BTreeSet<(Hash, u64)>,
+    /// A second truth that was not promised against: it must be shown.
+    second_truth: bool,
+    shown: bool,
     /// The last decided round of each chain.
     heads: BTreeMap<Hash, u64>,
     pub(super) violation: Option<Violation>,
@@ -129,6 +135,9 @@ impl Invariants {
             Persist::LetGo { chain } => {
                 self.came_out.insert((node, *chain));
             }
+            Persist::Left => {
+                self.left.insert(node);
+            }
             _ => {}
         }
     }
@@ -151,10 +160,38 @@ impl Invariants {
         }
     }
 
+    /// Whether any two majorities of those who decide share a node that does not lie: only then one truth is promised.
+    fn is_protected(&self, chain: Hash, round: u64) -> bool {
+        let Some(roster) = self.deciders.get(&(chain, round)) else { return true };
+        let liars = roster.nodes().filter(|n| self.hostile.contains(n)).count();
+        2 * majority(roster) - roster.len() > liars && !self.two_proposals.contains(&(chain, round))
+    }
+
+    /// A node that lies says something.
+    pub(super) fn lied(&mut self, from: NodeId, message: &Message) {
+        if let Body::Paxos { message: Paxos::Proposal(proposal), .. } = &message.body
+            && proposal.coordinator() == from
+        {
+            let Proposed { ballot, value } = *proposal.proposed.vouched();
+            if *self.proposals.entry((from, message.chain, ballot)).or_insert(value) != value {
+                self.two_proposals.insert((message.chain, ballot.round));
+            }
+        }
+    }
+
+    /// Whether what lies brought about was shown by somebody.
+    pub(super) fn lies_are_shown(&self) -> bool {
+        !self.second_truth || self.shown
+    }
+
     fn decide(&mut self, chain: Hash, record: &Record) {
         let (round, value) = (record.round, record.hash());
         let decision = Decision { value, record: record.clone() };
         let before = self.decided.entry((chain, round)).or_insert(decision).value;
+        if before != value && !self.is_protected(chain, round) {
+            self.second_truth = true;
+            return;
+        }
         if before != value {
             return self.violate(format!("one truth: round {round} of {chain:?} decided {value:?} and {before:?}"));
         }
@@ -177,6 +214,10 @@ impl Invariants {
         let (round, value) = (record.round, record.hash());
         let liars = !self.hostile.is_empty();
         match self.decided.get(&(chain, round)) {
+            Some(decision) if decision.value != value && !self.is_protected(chain, round) => {
+                self.second_truth = true;
+                return;
+            }
             Some(decision) if decision.value != value => {
                 let what = format!("one truth: {node:?} commits {value:?} in round {round} of {chain:?}, where {:?} is", decision.value);
                 return self.violate(what);
@@ -221,9 +262,7 @@ impl Invariants {
             Event::SecondCommit { round, .. } if self.hostile.is_empty() => {
                 self.violate(format!("one truth: {node:?} saw a second commit of round {round}"));
             }
-            Event::Left => {
-                self.left.insert(node);
-            }
+            Event::SecondCommit { .. } | Event::Liar { .. } => self.shown = true,
             _ => {}
         }
     }
@@ -235,6 +274,10 @@ impl Invariants {
         let mut lost = None;
         for (chain, round) in &self.heads {
             let Some(decision) = self.decided.get(&(*chain, *round)) else { continue };
+            // A chain that gave itself up has nothing to lose.
+            if matches!(decision.record.kind, Kind::Yield { .. }) {
+                continue;
+            }
             let holders = |roster: &Roster, value: Hash| {
                 roster.nodes().filter(|n| disks.get(n).is_some_and(|d| d.holds(value))).count()
             };

@@ -566,12 +566,13 @@ impl Sim {
 
     /// A stranger says something to somebody.
     fn mischief(&mut self, node: usize) {
-        let chain = self.nodes.iter().find_map(|n| n.machine.as_ref()?.chain().map(Chain::genesis));
+        let chain = self.nodes.iter().find_map(|n| n.machine.as_ref()?.chain());
+        let chain = chain.map(|c| (c.genesis(), c.next_round(), c.head_hash(), c.head().model));
         let others: Vec<usize> = (0..self.nodes.len()).filter(|o| *o != node).collect();
         let ids: Vec<NodeId> = others.iter().map(|o| self.nodes[*o].id).collect();
         let to = others[self.rng.below(others.len())];
         if let Some(liar) = &mut self.nodes[node].liar {
-            let message = liar.mischief(&mut self.rng, chain.unwrap_or(Hash::ZERO), &ids);
+            let message = liar.mischief(&mut self.rng, chain, &ids);
             let gossip = self.rng.chance(0.3);
             self.transmit(node, to, message, gossip);
         }
@@ -670,6 +671,7 @@ impl Sim {
         let others: Vec<NodeId> = self.nodes.iter().map(|n| n.id).collect();
         let Some(liar) = &mut self.nodes[from].liar else { return };
         for (whom, said) in liar.twist(&mut self.rng, others[to], message, scope, &others) {
+            self.invariants.lied(self.nodes[from].id, &said);
             if let Some(whom) = self.index_of(whom).filter(|w| *w != from) {
                 self.transmit(from, whom, said, gossip);
             }
@@ -860,6 +862,18 @@ impl Sim {
             (0..self.nodes.len()).filter(honest).filter_map(|n| self.machine(n)).collect();
         let heads: BTreeSet<_> = running.iter().map(|m| m.chain().map(Chain::head_hash)).collect();
         heads.len() == 1 && running.iter().all(|m| m.chain().is_some_and(Chain::is_closed))
+    }
+
+    /// Whether every honest node that runs and did not leave is at the end of a run. Groups that founded apart and had a
+    /// round each go on as two.
+    pub fn all_ended(&self) -> bool {
+        let honest = (0..self.nodes.len()).filter(|n| self.nodes[*n].liar.is_none());
+        honest.filter_map(|n| self.state(n)).all(|state| matches!(state, State::Finished | State::Left))
+    }
+
+    /// Whether, where a node that lies brought about a second truth, an honest one has shown it.
+    pub fn lies_are_shown(&self) -> bool {
+        self.invariants.lies_are_shown()
     }
 
     /// Records with contributions on the chain of a node.

@@ -161,6 +161,26 @@ impl Sightings {
         self.given_up.contains_key(&genesis)
     }
 
+    /// The genesis of a chain that gave itself up and began with this founding.
+    fn founded_by(&self, founding: Hash) -> Option<&Committed> {
+        let is_it = |genesis: &Committed| matches!(&genesis.record.kind, Kind::Genesis { founding: f, .. } if f.id() == founding);
+        self.given_up.values().map(|[genesis, _]| genesis).find(|genesis| is_it(genesis))
+    }
+
+    /// Whether a chain that gave itself up began with this founding.
+    pub(crate) fn was_founded_by(&self, founding: Hash) -> bool {
+        self.founded_by(founding).is_some()
+    }
+
+    /// Whoever is still bound to that founding is shown what became of it.
+    pub(crate) fn show_genesis(&self, ctx: &mut Context, to: NodeId, founding: Hash) {
+        if let Some(genesis) = self.founded_by(founding).cloned()
+            && ctx.peers.may_answer(to, ctx.now)
+        {
+            ctx.send(to, Message::founding(founding, crate::founding::message::Message::Decided(genesis)));
+        }
+    }
+
     /// Whoever shows a chain that gave itself up has missed that: member or not, it is shown the yield.
     pub(crate) fn show_yield(&self, ctx: &mut Context, to: NodeId, genesis: Hash) {
         if let Some([_, yielded]) = self.given_up.get(&genesis)
