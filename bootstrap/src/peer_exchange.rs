@@ -1,4 +1,4 @@
-//! The protocol `/paceline/1/introductions`: who else is in this run, what is its run file, which runs are there.
+//! The protocol `/paceline/2/peer-exchange`: who else is in this run, what is its run file, which runs are there.
 //!
 //! Every node and every bootstrap serves it, so any of them can be the first address of a new node.
 
@@ -20,10 +20,10 @@ use crate::bounds::{
 };
 use crate::{addresses, frame};
 
-/// The protocol's name on the wire. It is older than this module's, and stays: another one would part nodes of two versions.
+/// The protocol's name on the wire.
 pub(crate) fn protocol() -> StreamProtocol {
-    const { assert!(PROTOCOL_VERSION == 1) };
-    StreamProtocol::new("/paceline/1/introductions")
+    const { assert!(PROTOCOL_VERSION == 2) };
+    StreamProtocol::new("/paceline/2/peer-exchange")
 }
 
 /// What a peer may ask another, whatever run either is of.

@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use paceline_bootstrap::Ticket;
 use paceline_protocol::RunId;
-use paceline_protocol::machine::Command;
+use paceline_protocol::io::Command;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 

@@ -5,9 +5,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use paceline_protocol::chain::{Chain, Rules};
+use paceline_protocol::base::signed::Verifier;
+use paceline_protocol::chain::{Chain, RunParams};
 use paceline_protocol::record::{Kind, Record};
 use paceline_protocol::runfile::RunFile;
+use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
 use crate::learn::{Client, ControlVariates, LocalClients, Plan, Workers};
@@ -46,20 +48,21 @@ pub fn replay(
     let (data, workers, controls) = (plan.images(data)?, Workers::new(threads)?, ControlVariates::at(scratch));
     let local_clients = LocalClients { plan: &plan, data: &data, workers: &workers, controls: &controls };
     let mut state = plan.initial_state()?;
-    let rules = Rules::of(&run_file, Manifest::of(&state).blob(), plan.update_len());
+    let params = RunParams::of(&run_file, Manifest::of(&state).blob(), plan.update_len());
     let mut records = history.into_iter().map(|entry| entry.committed);
     let genesis = records.next().with_context(|| format!("{} holds no records", home.dir().display()))?;
-    let mut chain = Chain::begin(rules, genesis).context("the genesis is refused")?;
+    let mut chain = Chain::begin(params, genesis, Verifier::default()).context("the genesis is refused")?;
     for committed in records {
         let record = &committed.record;
         let round = record.round;
         if matches!(record.kind, Kind::Train) {
             let (sum, updates) =
                 local_clients.train(&state, round, &clients(record, &chain)?, &|| ControlFlow::Continue(()));
-            let samples = chain.samples_of_roster(record.contributions.iter());
+            let samples = chain.samples_of_roster(record.contributions().map(|(node, c)| (node, c.samples)));
             state = plan.rule.step(&state, &sum, samples).with_context(|| format!("round {round}"))?;
-            let pairs = record.contributions.iter().zip(&updates);
-            let equal = pairs.filter(|(theirs, ours)| ours.as_ref().is_ok_and(|ours| ours.update == theirs.update));
+            let pairs = record.contributions().zip(&updates);
+            let equal =
+                pairs.filter(|((_, theirs), ours)| ours.as_ref().is_ok_and(|ours| ours.update == theirs.update));
             on_round(Repeated {
                 round,
                 updates: record.contributions.len(),
@@ -68,7 +71,7 @@ pub fn replay(
             });
         }
         chain.append(committed).with_context(|| format!("the record of round {round} is refused"))?;
-        let last = chain.roster().nodes().filter_map(|node| chain.last_update_of(node));
+        let last = chain.roster().nodes().filter_map(|node| last_update_of(&chain, node));
         controls.retain(&last.collect::<Vec<_>>());
     }
     Ok(())
@@ -79,7 +82,12 @@ fn clients(record: &Record, chain: &Chain) -> anyhow::Result<Vec<Client>> {
     let client = |node| {
         let member = chain.roster().get(node).context("a contribution of a stranger")?;
         let part = member.part.ok_or_else(|| anyhow!("{} has data of its own", member.name))?;
-        Ok(Client { part, last_update: chain.last_update_of(node) })
+        Ok(Client { part, last_update: last_update_of(chain, node) })
     };
-    record.contributions.iter().map(|contribution| client(contribution.node)).collect()
+    record.contributions().map(|(node, _)| client(node)).collect()
+}
+
+/// The last update of a node that was averaged.
+fn last_update_of(chain: &Chain, node: NodeId) -> Option<Hash> {
+    chain.last_contribution_of(node).map(|c| c.update.id)
 }

@@ -9,11 +9,14 @@ use cluster::{Cluster, shapes};
 use paceline::blobs::Manifest;
 use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network};
 use paceline_bootstrap::{Ticket, fresh_secret};
-use paceline_protocol::message::{Beat, Message, Opened, Opening, Phase};
+use paceline_protocol::base::signed::{Scope, Signed};
+use paceline_protocol::message::{Body, Message};
+use paceline_protocol::paxos::message::{Heartbeat, Message as Paxos, Phase, RoundOpened, RoundPlan, Task};
 use paceline_protocol::record::{Contribution, Vote};
+use paceline_protocol::round::message::Message as Work;
 use paceline_protocol::runfile::RunFile;
-use paceline_protocol::sign::Scope;
-use paceline_protocol::{Ballot, Hash, Identity, NodeId, Signature};
+use paceline_protocol::sync::message::Message as Sync;
+use paceline_protocol::{Ballot, Hash, Identity, NodeId};
 use tokio::sync::mpsc;
 
 /// What the hostile node knows of the run that it attacks.
@@ -25,46 +28,46 @@ struct Attack {
 }
 
 impl Attack {
-    fn contribution(&self, samples: u64) -> Contribution {
-        let scope = Scope { run: self.run.run_id(), genesis: self.genesis, parent: self.genesis };
-        let blank = Contribution {
-            node: self.me.node_id(),
+    fn scope(&self) -> Scope {
+        Scope { run: self.run.run_id(), chain: self.genesis, parent: self.genesis }
+    }
+
+    fn contribution(&self, samples: u64) -> Signed<Contribution> {
+        let content = Contribution {
+            round: self.round,
             samples,
             update: Manifest::of(&[0; 64]).blob(),
             train_loss: f64::NAN,
             train_ms: 0,
             evaluation: None,
-            signature: Signature::from_bytes(&[0; 64]),
         };
-        blank.signed(&self.me, &scope, self.round)
+        Signed::new(&self.me, &self.scope(), content)
     }
 
     /// Messages that decode and must be refused.
     fn lies(&self) -> Vec<Message> {
-        let genesis = self.genesis;
+        let chain = self.genesis;
         let me = self.me.node_id();
         let ballot = |attempt| Ballot { round: self.round, attempt };
-        let scope = Scope { run: self.run.run_id(), genesis, parent: genesis };
-        let vote = Vote::new(&self.me, &scope, ballot(3), me, None, vec![]);
-        let opened = Opened {
-            genesis,
-            ballot: ballot(3),
-            parent: genesis,
-            coordinator: me,
-            votes: vec![vote.clone()],
-            model: Manifest::of(&[]).blob(),
-            opening: Some(Opening { closing: false, participants: vec![me], remaining_ms: 1 }),
-        };
-        let (opened_hash, proposal) = (Hash::of(b"made up"), Some(Hash::of(b"as well")));
+        let paxos = |attempt, message| Message { chain, body: Body::Paxos { ballot: ballot(attempt), message } };
+        let vote = Vote { ballot: ballot(3), candidate: me, accepted: None, silent: vec![] };
+        let vote = Signed::new(&self.me, &self.scope(), vote);
+        let task = Some(Task::Train { participants: vec![me] });
+        let plan = RoundPlan { ballot: ballot(3), version: 1, task };
+        let plan = Signed::new(&self.me, &self.scope(), plan);
+        let opened = RoundOpened { votes: vec![vote.clone()], plan };
+        let (made_up, proposal) = (Hash::of(b"made up"), Some(Hash::of(b"as well")));
+        let heartbeat = Heartbeat { phase: Phase::Proposing, plan: made_up, proposal, progress: vec![] };
+        let ready = Work::UpdateReady(self.contribution(1 << 40));
         vec![
-            Message::Offer { genesis, ballot: ballot(0), contribution: self.contribution(1 << 40) },
-            Message::Vote { genesis, vote },
-            Message::VoteRequest { genesis, ballot: ballot(u32::MAX) },
-            Message::Canvass { genesis, ballot: ballot(1) },
-            Message::Beat(Beat { genesis, ballot: ballot(2), phase: Phase::Proposing, opened: opened_hash, proposal }),
-            Message::Opened(opened),
-            Message::GaveUp { genesis, ballot: ballot(0) },
-            Message::Records { genesis, records: vec![] },
+            Message { chain, body: Body::Round { ballot: ballot(0), message: ready } },
+            paxos(3, Paxos::Vote(vote)),
+            paxos(u32::MAX, Paxos::VoteRequest),
+            paxos(1, Paxos::PreVote),
+            paxos(2, Paxos::Heartbeat(heartbeat)),
+            paxos(3, Paxos::RoundOpened(opened)),
+            paxos(0, Paxos::StepDown),
+            Message { chain, body: Body::Sync(Sync::Records(vec![])) },
         ]
     }
 }

@@ -22,7 +22,7 @@ async fn two_nodes_meet_through_a_bootstrap_and_exchange_a_message_and_gossip() 
     b.until(|event| {
         match event {
             NetEvent::Message { from, bytes } => message = Some((from, bytes)),
-            NetEvent::Gossip { from, bytes } => gossip = Some((from, bytes)),
+            NetEvent::Gossip { from, bytes, .. } => gossip = Some((from, bytes)),
             _ => {}
         }
         (message.is_some() && gossip.is_some()).then_some(())

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{Problem, RunFileError};
 
-use crate::base::ids::{Hash, RunId};
 use crate::base::aggregation::Rule;
+use crate::base::ids::{Hash, RunId};
 
 /// The nets that a run file can name with `arch`. The model crate builds each of them.
 pub const ARCHS: [&str; 5] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn", "resnet8"];

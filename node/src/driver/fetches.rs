@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use paceline_protocol::machine::{FetchFailure, Input, Purpose};
+use paceline_protocol::io::{FetchFailure, Input, Purpose};
 use paceline_protocol::{BlobRef, Hash, NodeId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;

@@ -1,6 +1,9 @@
 //! The driver: the one task that owns the machine. Everything that happens becomes an [`Input`], everything that the
 //! machine wants is carried out here or handed to a worker, and after each input a fresh snapshot is published.
 //!
+//! A write that fails ends the driver, and with it the process: after the restart everything is as on disk. While the disk is
+//! behind, no messages are taken.
+//!
 //! Nothing in this task blocks: the disk, the trainer and the aggregator have threads of their own, fetches have tasks.
 
 mod fetches;
@@ -12,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use paceline_protocol::bounds::GOSSIP_BYTES_MAX;
-use paceline_protocol::machine::{Command, Config, Effect, Event, Input, Machine, Persist, PersistId, Recovered};
+use paceline_protocol::io::{Command, Effect, Event, Input, Persist, PersistId, Recovered};
+use paceline_protocol::machine::{Config, Machine};
 use paceline_protocol::message::Message;
 use paceline_protocol::{Hash, NodeId, Reject, Time};
 use tokio::sync::{Semaphore, mpsc};
@@ -20,14 +24,17 @@ use tokio::time::Instant;
 
 use crate::blobs::{BlobStore, serve};
 use crate::learn::{Aggregator, Job, Outcome, StateCheck, Trainer};
-use crate::net::{NetEvent, Network};
-use crate::store::{HistoryEntry, Home, Writer};
+use crate::net::{GossipReceipt, NetEvent, Network};
+use crate::store::{HistoryEntry, Home, StoreError, Writer, Written};
 
 use fetches::Fetches;
 pub use node_state::NodeState;
 
 /// Results of workers that may wait for the driver. It is never away for long.
 pub const INPUTS_MAX: usize = 4_096;
+
+/// The snapshot that others look at is at most so old: making it costs as much as the roster is large.
+const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
 /// Chunks that are read from disk for peers at a time.
 const SERVING_MAX: usize = 64;
@@ -50,7 +57,26 @@ pub struct Driver {
     bytes_at_commit: (u64, u64),
     /// Rounds whose updates stay on disk.
     keep_updates: usize,
+    /// When the snapshot was published last, and whether it has changed since.
+    published: Instant,
+    is_stale: bool,
+    /// The gossip at hand, and whether the machine vouched for it.
+    receipt: Option<GossipReceipt>,
+    relays: bool,
     over: Option<Event>,
+}
+
+/// Where what happens comes from.
+#[derive(Debug)]
+pub struct Sources {
+    /// The network.
+    pub net: mpsc::Receiver<NetEvent>,
+    /// The trainer, the aggregator and the fetches.
+    pub inputs: mpsc::Receiver<Input>,
+    /// The writer.
+    pub written: mpsc::Receiver<Written>,
+    /// People.
+    pub commands: mpsc::Receiver<Command>,
 }
 
 /// What a driver is made of.
@@ -90,11 +116,6 @@ pub fn input_of(outcome: Outcome) -> Input {
     }
 }
 
-/// The input that a confirmed or failed write is.
-pub fn input_of_write(id: PersistId, written: bool) -> Input {
-    if written { Input::Persisted(id) } else { Input::PersistFailed(id) }
-}
-
 impl Driver {
     /// Makes the machine from what was on disk.
     pub fn new(parts: Parts) -> Self {
@@ -124,6 +145,10 @@ impl Driver {
             started,
             bytes_at_commit: (0, 0),
             keep_updates: parts.keep_updates,
+            published: started,
+            is_stale: true,
+            receipt: None,
+            relays: false,
             over: None,
         }
     }
@@ -133,42 +158,53 @@ impl Driver {
     }
 
     /// Runs until `shutdown` comes or `is_over` says of an event that it ends the node; that event is returned.
+    ///
+    /// # Errors
+    /// A write failed: the node must not go on.
     pub async fn run(
         mut self,
-        mut net: mpsc::Receiver<NetEvent>,
-        mut inputs: mpsc::Receiver<Input>,
-        mut commands: mpsc::Receiver<Command>,
+        sources: Sources,
         shutdown: impl Future<Output = ()>,
         is_over: impl Fn(&Event) -> bool,
-    ) -> Option<Event> {
+    ) -> Result<Option<Event>, StoreError> {
+        let Sources { mut net, mut inputs, mut written, mut commands } = sources;
         tokio::pin!(shutdown);
         self.drain(&is_over);
-        while self.over.is_none() {
+        let mut failed = None;
+        while self.over.is_none() && failed.is_none() {
             let deadline = self.machine.deadline().unwrap_or_default();
             let alarm = tokio::time::sleep_until(self.started + Duration::from_millis(deadline.0));
+            let publish = tokio::time::sleep_until(self.published + PUBLISH_EVERY);
             tokio::select! {
                 () = &mut shutdown => break,
-                Some(event) = net.recv() => self.on_net(event),
+                Some(write) = written.recv() => match write {
+                    Written::Done(id) => self.give(Input::Persisted(id)),
+                    Written::Failed(error) => failed = Some(error),
+                },
+                Some(event) = net.recv(), if !self.writer.is_behind() => self.on_net(event),
                 Some(input) = inputs.recv() => self.on_input(input),
                 Some(command) = commands.recv() => self.give(Input::Command(command)),
                 () = alarm => self.give(Input::Tick),
+                () = publish, if self.is_stale => {}
             }
             self.drain(&is_over);
         }
         // Workers that still have something to say must not wait for a driver that listens no more.
-        drop((net, inputs, commands));
-        self.stop().await
+        drop((net, inputs, written, commands));
+        let over = self.stop().await;
+        failed.map_or(Ok(over), Err)
     }
 
     /// Stops the workers and waits until everything that was to be written is.
-    async fn stop(self) -> Option<Event> {
+    async fn stop(mut self) -> Option<Event> {
+        self.node_state.publish(self.machine.view(self.now()));
         self.trainer.stop();
         self.save_peers();
         self.fetches.stop();
         self.network.shutdown().await;
         let writer = self.writer;
         let _ = tokio::task::spawn_blocking(move || drop(writer)).await;
-        self.over
+        self.over.take()
     }
 
     fn give(&mut self, input: Input) {
@@ -190,10 +226,17 @@ impl Driver {
 
     fn on_net(&mut self, event: NetEvent) {
         match event {
-            NetEvent::Message { from, bytes } | NetEvent::Gossip { from, bytes } => match Message::decode(&bytes) {
-                Ok(message) => self.give(Input::Received { from, message }),
-                Err(error) => self.refuse(from, Reject::Malformed, &error.to_string()),
-            },
+            NetEvent::Message { from, bytes } => {
+                if let Some(message) = self.decode(from, &bytes) {
+                    self.give(Input::Received { from, message });
+                }
+            }
+            NetEvent::Gossip { from, bytes, receipt } => {
+                let message = self.decode(from, &bytes);
+                self.relays = false;
+                message.into_iter().for_each(|message| self.give(Input::Gossiped { from, message }));
+                self.receipt = Some(receipt);
+            }
             NetEvent::PeerUp(peer) => {
                 tracing::debug!(%peer, "up");
                 self.give(Input::PeerUp(peer));
@@ -219,6 +262,11 @@ impl Driver {
         }
     }
 
+    fn decode(&self, from: NodeId, bytes: &[u8]) -> Option<Message> {
+        let decoded = Message::decode(bytes);
+        decoded.inspect_err(|error| self.refuse(from, Reject::Malformed, &error.to_string())).ok()
+    }
+
     fn refuse(&self, peer: NodeId, reject: Reject, why: &str) {
         tracing::debug!(%peer, "refused: {why}");
         self.node_state.count_refusal(reject);
@@ -229,7 +277,15 @@ impl Driver {
         while let Some(effect) = self.machine.poll_effect() {
             self.carry_out(effect, is_over);
         }
-        self.node_state.publish(self.machine.view(self.now()));
+        // Gossip is passed on if the machine vouched for it, and by nobody else.
+        if let Some(receipt) = self.receipt.take() {
+            self.network.judge(receipt, std::mem::take(&mut self.relays));
+        }
+        self.is_stale = true;
+        if self.published.elapsed() >= PUBLISH_EVERY {
+            self.node_state.publish(self.machine.view(self.now()));
+            (self.published, self.is_stale) = (Instant::now(), false);
+        }
     }
 
     fn carry_out(&mut self, effect: Effect, is_over: &impl Fn(&Event) -> bool) {
@@ -237,7 +293,7 @@ impl Driver {
             Effect::Send { to, message } => self.network.send(to, message.encode()),
             Effect::Broadcast(message) => {
                 let bytes = message.encode();
-                // Too large for gossip, it is asked for after the next beat.
+                // Too large for gossip, it is asked for after the next heartbeat.
                 if bytes.len() <= GOSSIP_BYTES_MAX {
                     self.network.broadcast(bytes);
                 }
@@ -267,7 +323,7 @@ impl Driver {
                 }
             }
             Effect::Keep { blobs } => self.keep(blobs),
-            Effect::Disconnect { peer, reason } => self.network.disconnect(peer, reason),
+            Effect::Relay => self.relays = true,
             Effect::Emit(event) => {
                 self.node_state.tell(&event);
                 if is_over(&event) {
@@ -279,21 +335,19 @@ impl Driver {
 
     fn persist(&mut self, id: PersistId, mut item: Persist) {
         match &mut item {
-            Persist::Committed { committed, figures, .. } => {
+            Persist::Committed { committed, stats, .. } => {
                 let counters = self.network.counters();
                 let (sent, received) = (counters.bytes_sent(), counters.bytes_received());
-                figures.bytes_sent = sent - self.bytes_at_commit.0;
-                figures.bytes_received = received - self.bytes_at_commit.1;
+                stats.bytes_sent = sent - self.bytes_at_commit.0;
+                stats.bytes_received = received - self.bytes_at_commit.1;
                 self.bytes_at_commit = (sent, received);
-                self.node_state.add_entry(HistoryEntry { committed: committed.clone(), figures: *figures });
+                self.node_state.add_entry(HistoryEntry { committed: committed.clone(), stats: *stats });
                 self.save_peers();
             }
-            Persist::SwitchChain { .. } => self.node_state.clear_history(),
+            Persist::LetGo { .. } => self.node_state.clear_history(),
             _ => {}
         }
-        if !self.writer.write(id, item) {
-            self.give(Input::PersistFailed(id));
-        }
+        self.writer.write(id, item);
     }
 
     /// Clears away what nobody needs: of old rounds only the updates stay, for those who want to recompute an average.
@@ -301,10 +355,8 @@ impl Driver {
         let mut keep: BTreeSet<Hash> = blobs.into_iter().collect();
         if let Some(chain) = self.machine.chain() {
             let recent = chain.records().iter().rev().filter(|c| !c.record.contributions.is_empty());
-            let contributions = recent.take(self.keep_updates).flat_map(|c| &c.record.contributions);
-            keep.extend(contributions.map(|c| c.update.id));
-            // Should the disk fail before the last record is on it, this node comes back to the one before.
-            keep.extend(chain.records().iter().rev().take(2).map(|c| c.record.model.id));
+            let contributions = recent.take(self.keep_updates).flat_map(|c| c.record.contributions());
+            keep.extend(contributions.map(|(_, c)| c.update.id));
         }
         self.blobs.retain(&keep);
     }

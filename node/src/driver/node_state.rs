@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use paceline_protocol::Reject;
-use paceline_protocol::machine::{Event, View};
+use paceline_protocol::io::{Event, View};
 use tokio::sync::{broadcast, watch};
 
 use crate::learn::Progress;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use paceline_model::{ExactError, ExactSum, Rule};
-use paceline_protocol::machine::Input;
+use paceline_protocol::io::Input;
 use paceline_protocol::{Ballot, BlobRef, NodeId, Reject};
 
 use super::reject_of;

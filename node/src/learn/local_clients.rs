@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use paceline_model::{DataError, DataSet, Device, ExactSum, Threads, ThreadsError, TrainError, TrainJob};
-use paceline_protocol::roster::Part;
+use paceline_protocol::base::roster::Part;
 use paceline_protocol::{BlobRef, Hash};
 
 use super::control_variates::{ControlVariateError, ControlVariates};

@@ -6,9 +6,9 @@ use paceline_model::{
     DataError, DataSet, Device, Layer, Model, ModelError, Moment, NetSpec, Partition, Preprocess, Rule, Source,
     SpecError, Totals, TrainConfig,
 };
+use paceline_protocol::base::aggregation::Rule as RuleSection;
+use paceline_protocol::base::roster::Part;
 use paceline_protocol::bounds::BLOB_BYTES_MAX;
-use paceline_protocol::roster::Part;
-use paceline_protocol::rule::Rule as RuleSection;
 use paceline_protocol::runfile::{Dataset, LayerSection, Partition as PartitionRule, RunFile};
 use thiserror::Error;
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
 
 use paceline_model::{DataSet, Device, Threads, ThreadsError, TrainError, TrainJob};
-use paceline_protocol::machine::TrainedUpdate;
+use paceline_protocol::io::TrainedUpdate;
 use paceline_protocol::record::Evaluation;
 use paceline_protocol::{BlobRef, Hash};
 use tokio::sync::watch;

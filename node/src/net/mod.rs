@@ -16,7 +16,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use libp2p::Multiaddr;
+use libp2p::gossipsub::MessageId;
+use libp2p::{Multiaddr, PeerId};
 use paceline_bootstrap::BuildError;
 use paceline_protocol::bounds::{GOSSIP_BYTES_MAX, MESSAGE_BYTES_MAX};
 use paceline_protocol::{NodeId, RunId};
@@ -66,10 +67,12 @@ pub enum NetEvent {
     },
     /// Gossip of at most `GOSSIP_BYTES_MAX`.
     Gossip {
-        /// The author, authenticated by its signature; it may have come through others.
+        /// The peer that passed it on, authenticated by the connection. What it says must prove itself.
         from: NodeId,
         /// The message as it was sent, not decoded.
         bytes: Vec<u8>,
+        /// With which [`Network::judge`] says whether it is passed on.
+        receipt: GossipReceipt,
     },
     /// A peer asks for a piece of a blob. Not answered within some seconds, or dropped, it is told `Busy`.
     BlobRequested {
@@ -89,6 +92,13 @@ pub enum NetEvent {
         /// What was wrong with them, in words.
         reason: String,
     },
+}
+
+/// Names gossip that waits to be passed on or dropped.
+#[derive(Debug, Clone)]
+pub struct GossipReceipt {
+    id: MessageId,
+    source: PeerId,
 }
 
 /// Why the network can't be started.
@@ -132,7 +142,7 @@ enum Command {
     Send { to: NodeId, bytes: Vec<u8> },
     Broadcast { bytes: Vec<u8> },
     Ask { to: NodeId, request: BlobRequest, answer: oneshot::Sender<Result<BlobAnswer, AskError>> },
-    Disconnect { node: NodeId, reason: String },
+    Judge { receipt: GossipReceipt, pass_on: bool },
     Shutdown,
 }
 
@@ -192,9 +202,9 @@ impl Network {
         tokio::time::timeout(timeout, ask).await.unwrap_or(Err(AskError::Timeout))
     }
 
-    /// Closes the connections to a node, takes it down, and turns it away for some seconds.
-    pub fn disconnect(&self, node: NodeId, reason: impl fmt::Display) {
-        self.command(Command::Disconnect { node, reason: reason.to_string() });
+    /// Says whether gossip is passed on to others. Gossip that nobody judges is not.
+    pub fn judge(&self, receipt: GossipReceipt, pass_on: bool) {
+        self.command(Command::Judge { receipt, pass_on });
     }
 
     /// This node's addresses for others, the best first, each with its `/p2p/`.

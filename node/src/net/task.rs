@@ -27,7 +27,7 @@ use super::gossip::{self, Published};
 use super::outbox::Outbox;
 use super::serving::{RateLimits, Served, Serving};
 use super::wire::{AskError, BlobAnswer, BlobRequest};
-use super::{Command, NetError, NetEvent, NetOptions, NetSnapshot};
+use super::{Command, GossipReceipt, NetError, NetEvent, NetOptions, NetSnapshot};
 
 /// All protocols of a node.
 #[derive(NetworkBehaviour)]
@@ -76,7 +76,7 @@ impl Task {
         let (run, listen, secret) = (options.run, options.listen.clone(), options.identity);
         let mut swarm = build_swarm(&secret, |key, relay| {
             Ok(Node {
-                gossip: gossip::behaviour(run, key).map_err(BuildError::Behaviour)?,
+                gossip: gossip::behaviour(run).map_err(BuildError::Behaviour)?,
                 direct: direct(run),
                 blobs: blobs(run),
                 discovery: Discovery::new(discovery_options(options), key, relay)?,
@@ -148,11 +148,7 @@ impl Task {
             }
             Command::Broadcast { bytes } => self.broadcast(now, bytes),
             Command::Ask { to, request, answer } => self.ask(peer_id(to), request, answer),
-            Command::Disconnect { node, reason } => {
-                tracing::info!(%node, reason, "disconnecting");
-                self.swarm.behaviour_mut().discovery.disconnect(peer_id(node));
-            }
-            // Handled by `run`.
+            Command::Judge { receipt, pass_on } => self.judge(&receipt, pass_on),
             Command::Shutdown => {}
         }
     }
@@ -182,6 +178,13 @@ impl Task {
                 counters.dropped.add(1);
             }
         }
+    }
+
+    /// Gossip that nobody vouched for is not passed on. It costs its sender nothing: it may be new to this node alone.
+    fn judge(&mut self, receipt: &GossipReceipt, pass_on: bool) {
+        let verdict = if pass_on { MessageAcceptance::Accept } else { MessageAcceptance::Ignore };
+        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        gossip.report_message_validation_result(&receipt.id, &receipt.source, verdict);
     }
 
     fn retry_gossip(&mut self) {
@@ -287,17 +290,16 @@ impl Task {
     fn on_gossip(&mut self, event: gossipsub::Event) {
         match event {
             gossipsub::Event::Message { propagation_source, message_id, message } => {
-                let author = message.source.as_ref().and_then(node_id);
-                let from = author.filter(|_| message.data.len() <= GOSSIP_BYTES_MAX);
-                let verdict = if from.is_some() { MessageAcceptance::Accept } else { MessageAcceptance::Reject };
-                let gossip = &mut self.swarm.behaviour_mut().gossip;
-                gossip.report_message_validation_result(&message_id, &propagation_source, verdict);
-                match from {
+                let receipt = GossipReceipt { id: message_id, source: propagation_source };
+                match node_id(&propagation_source).filter(|_| message.data.len() <= GOSSIP_BYTES_MAX) {
                     Some(from) => {
                         self.snapshot.counters.gossip_received.add(message.data.len());
-                        self.emit(NetEvent::Gossip { from, bytes: message.data });
+                        self.emit(NetEvent::Gossip { from, bytes: message.data, receipt });
                     }
-                    None => self.malformed(propagation_source, "gossip", "no author, or over the bound".to_owned()),
+                    None => {
+                        self.judge(&receipt, false);
+                        self.malformed(propagation_source, "gossip", "over the bound".to_owned());
+                    }
                 }
             }
             gossipsub::Event::Subscribed { .. } => self.retry_gossip(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use paceline_model::Evaluation;
+use paceline_protocol::NodeId;
 use paceline_protocol::record::{Contribution, Kind};
 use serde::{Deserialize, Serialize};
 
@@ -76,9 +77,9 @@ impl Round {
     }
 
     fn of(history: &[HistoryEntry], index: usize) -> Self {
-        let HistoryEntry { committed, figures } = &history[index];
+        let HistoryEntry { committed, stats } = &history[index];
         let record = &committed.record;
-        let contributions: Vec<_> = record.contributions.iter().map(ContributionReport::signed).collect();
+        let contributions: Vec<_> = record.contributions().map(ContributionReport::signed).collect();
         // What a model is worth is in the record after it.
         let evaluation = history.get(index + 1).and_then(|next| next.committed.record.evaluation_of_parent());
         Self {
@@ -95,10 +96,10 @@ impl Round {
             contributions,
             accuracy: evaluation.and_then(|(correct, total)| accuracy(correct, total)),
             evaluated: evaluation.map(|(_, total)| total),
-            duration_ms: figures.duration_ms,
-            overhead_ms: figures.overhead_ms,
-            bytes_sent: figures.bytes_sent,
-            bytes_received: figures.bytes_received,
+            duration_ms: stats.duration_ms,
+            overhead_ms: stats.overhead_ms,
+            bytes_sent: stats.bytes_sent,
+            bytes_received: stats.bytes_received,
         }
     }
 
@@ -135,9 +136,9 @@ impl Round {
 }
 
 impl ContributionReport {
-    fn signed(contribution: &Contribution) -> Self {
+    fn signed((node, contribution): (NodeId, &Contribution)) -> Self {
         Self {
-            node_id: contribution.node.to_string(),
+            node_id: node.to_string(),
             samples: contribution.samples,
             update_hash: contribution.update.id.to_string(),
             train_loss: contribution.train_loss,

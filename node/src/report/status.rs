@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use paceline_protocol::NodeId;
-use paceline_protocol::machine::{MemberView, View};
-use paceline_protocol::message::Activity;
+use paceline_protocol::base::roster::{Member, Part, Roster};
+use paceline_protocol::io::{MemberView, View};
+use paceline_protocol::membership::message::Activity;
 use paceline_protocol::record::Kind;
-use paceline_protocol::roster::{Member, Part, Roster};
 use paceline_protocol::runfile::RunFile;
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,7 @@ pub struct MemberStatus {
     pub state: String,
     /// Whether it is connected to this node.
     pub reachable: bool,
-    /// Milliseconds since it was last heard of; null for this node.
+    /// Milliseconds since its connection was lost; null while it is connected, and for this node.
     pub silent_ms: Option<u64>,
     /// Its part of the data, `K/N`.
     pub part: Option<String>,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use paceline_protocol::Hash;
-use paceline_protocol::roster::Part;
+use paceline_protocol::base::roster::Part;
 use paceline_protocol::runfile::RunFile;
 
 use crate::blobs::Manifest;

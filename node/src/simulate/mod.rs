@@ -19,8 +19,8 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 use paceline_model::{DataSet, Device, Evaluation, TrainError};
+use paceline_protocol::base::roster::{Member, Part, Roster};
 use paceline_protocol::chain::samples_of_all;
-use paceline_protocol::roster::{Member, Part, Roster};
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Hash, NodeId};
 
@@ -148,8 +148,8 @@ impl Simulation {
 
     /// The clients of a round: those that a network of nodes with these parts would choose.
     fn participants(&self, model: Hash, round: u64) -> Vec<Client> {
-        let order = self.roster.trainees(model, round);
-        let count = self.run_file.participants_of(self.roster.len());
+        let order = self.roster.participant_order(model, round);
+        let count = self.run_file.quota().participants_of(self.roster.len());
         let has_controls = self.plan.rule.has_controls();
         let client = |node: &NodeId| {
             let part = self.roster.get(*node)?.part?;
@@ -186,7 +186,7 @@ impl Simulation {
                 Err(error) => return Err(anyhow::Error::from(error).context(format!("client {}", client.part))),
             }
         }
-        let needed = self.run_file.min_updates_of(clients.len());
+        let needed = self.run_file.quota().min_updates_of(clients.len());
         match last {
             Some(error) if arrived.len() < needed => {
                 let found = arrived.len();

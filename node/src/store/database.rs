@@ -1,16 +1,17 @@
-//! The database of one node: records, foundings, votes, accepts. Every write is on disk when it returns.
+//! The database of one node: records, promises, foundings, votes, accepts. Every write is on disk when it returns, by the
+//! rules that `paceline_protocol::io::persist` gives a store.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use paceline_protocol::bounds::{FOUNDINGS_MAX, MESSAGE_BYTES_MAX};
+use paceline_protocol::base::signed::Signed;
+use paceline_protocol::bounds::{ABORTED_FOUNDINGS_MAX, MESSAGE_BYTES_MAX};
 use paceline_protocol::codec::{self, CodecError};
-use paceline_protocol::machine::{Figures, Persist, Recovered, RecoveredBallot, RecoveredFounding};
-use paceline_protocol::message::Proposal;
-use paceline_protocol::record::{Bind, Committed, Contribution, Evidence, Founding, Kind, Refusal, Vote};
-use paceline_protocol::{Hash, RunId};
-use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use paceline_protocol::io::{LocalStats, Persist, Recovered, RecoveredBallot, RecoveredFounding};
+use paceline_protocol::record::{AbortProof, Bind, Committed, Contribution, Evidence, Founding, Kind, Proposal, Vote};
+use paceline_protocol::{Ballot, Hash, RunId};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -18,16 +19,22 @@ use thiserror::Error;
 use super::files;
 
 /// Grows with every change of what is stored.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
+/// `version`, `run`, `current` (the chain that the node is in or follows), `bound`, `contribution`, `left`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("records");
-const ASIDE: TableDefinition<u64, &[u8]> = TableDefinition::new("aside");
-const FOUNDINGS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("foundings");
-/// Votes and accepted proposals by genesis and round.
+/// For each chain and founding the highest ballot voted or accepted in, or decided. Nothing deletes one.
+const PROMISES: TableDefinition<&[u8], (u64, u32)> = TableDefinition::new("promises");
+/// The records of all chains, by genesis and round.
+const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("chains");
+/// Proofs of foundings that came to nothing, in the order in which they did.
+const ABORTED: TableDefinition<u64, &[u8]> = TableDefinition::new("aborted");
+/// Votes and accepted proposals, by chain or founding and round.
 const VOTES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("votes");
 const ACCEPTED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("accepted");
 const EVIDENCE: TableDefinition<u64, &[u8]> = TableDefinition::new("evidence");
+/// Second commits of rounds that this chain has decided.
+const SECOND_COMMITS: TableDefinition<u64, &[u8]> = TableDefinition::new("second_commits");
 
 /// Bytes of one value: a record of the largest roster, and what stands beside it.
 const VALUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
@@ -59,12 +66,28 @@ pub enum StoreError {
         source: CodecError,
     },
     /// Written by another version.
-    #[error("{path} has version {found} where this program writes {VERSION}; use the program that wrote it")]
+    #[error(
+        "{path} has version {found}, and this program reads version {VERSION} alone; finish the run with the program that wrote it, or move the home away and join again: all nodes of a run must be of one version"
+    )]
     Version {
         /// The file.
         path: PathBuf,
         /// The version found.
         found: u32,
+    },
+    /// A record whose predecessor is not on disk: writing it would lose promises.
+    #[error(
+        "{path}: record {round} of chain {chain} came where record {expected} is due; this is a defect, please report it"
+    )]
+    Gap {
+        /// The file.
+        path: PathBuf,
+        /// The chain.
+        chain: String,
+        /// The record that came.
+        round: u64,
+        /// The one that is due.
+        expected: u64,
     },
     /// The home of another run.
     #[error("{path} belongs to run {found}; give another --home for run {wanted}")]
@@ -84,15 +107,19 @@ pub struct HistoryEntry {
     /// The record and its proof.
     pub committed: Committed,
     /// What this node measured.
-    pub figures: Figures,
+    pub stats: LocalStats,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct StoredFounding {
-    founding: Founding,
-    bind: Option<Bind>,
-    refusal: Option<Refusal>,
-    decided: Option<Committed>,
+/// Why an item was not written.
+enum WriteError {
+    Redb(redb::Error),
+    Gap { chain: Hash, round: u64, expected: u64 },
+}
+
+impl<E: Into<redb::Error>> From<E> for WriteError {
+    fn from(error: E) -> Self {
+        Self::Redb(error.into())
+    }
 }
 
 /// An open database.
@@ -147,16 +174,18 @@ impl Database {
             Err(e) => return Err(StoreError::Database { path, source: Box::new(e.into()) }),
         };
         let database = Self { path, redb };
-        database.write_all(|tx| make_tables(tx, run))?;
         database.check(run)?;
+        database.write_all(|tx| Ok(make_tables(tx, run)?))?;
         Ok(database)
     }
 
+    /// Whether the file is of this program's version and of this run; one that was just made is.
     fn check(&self, run: RunId) -> Result<(), StoreError> {
+        let Some(version) = self.meta("version")? else { return Ok(()) };
         let path = || self.path.clone();
-        let version = self.meta("version")?.and_then(|v| Some(u32::from_le_bytes(v.try_into().ok()?))).unwrap_or(0);
-        if version != VERSION {
-            return Err(StoreError::Version { path: path(), found: version });
+        let found = version.try_into().map_or(0, u32::from_le_bytes);
+        if found != VERSION {
+            return Err(StoreError::Version { path: path(), found });
         }
         let found = self.meta("run")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))).unwrap_or(Hash::ZERO);
         if found != run {
@@ -169,16 +198,24 @@ impl Database {
         StoreError::Database { path: self.path.clone(), source: Box::new(source.into()) }
     }
 
-    fn write_all(&self, work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), StoreError> {
+    fn write_all(&self, work: impl FnOnce(&WriteTransaction) -> Result<(), WriteError>) -> Result<(), StoreError> {
         // redb's default durability: a commit returns when it is on disk.
         let tx = self.redb.begin_write().map_err(|e| self.error(e))?;
-        work(&tx).map_err(|e| self.error(e))?;
+        work(&tx).map_err(|error| match error {
+            WriteError::Redb(error) => self.error(error),
+            WriteError::Gap { chain, round, expected } => {
+                StoreError::Gap { path: self.path.clone(), chain: chain.to_string(), round, expected }
+            }
+        })?;
         tx.commit().map_err(|e| self.error(e))
     }
 
     fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let read = || -> Result<_, redb::Error> {
-            let table = self.redb.begin_read()?.open_table(META)?;
+            let table = match self.redb.begin_read()?.open_table(META) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                table => table?,
+            };
             Ok(table.get(name)?.map(|v| v.value().to_vec()))
         };
         read().map_err(|e| self.error(e))
@@ -187,7 +224,7 @@ impl Database {
     /// Writes the items in one transaction: all are on disk when it returns, or none.
     ///
     /// # Errors
-    /// The disk fails or is full.
+    /// The disk fails or is full, or a record is not the next one. Nothing that was to be written may be acted on.
     pub fn write(&self, items: &[Persist]) -> Result<(), StoreError> {
         self.write_all(|tx| items.iter().try_for_each(|item| write_item(tx, item)))
     }
@@ -229,12 +266,76 @@ impl Database {
         })
     }
 
-    /// The records of the chain with this node's figures, the genesis first.
+    /// The records of the node's chain with its own figures, the genesis first.
     ///
     /// # Errors
     /// The disk fails, or the file is damaged.
     pub fn history(&self) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.values(RECORDS, "records")
+        let Some(current) = self.current()? else { return Ok(Vec::new()) };
+        Ok(self.chains()?.into_iter().filter(|(chain, _)| *chain == current).flat_map(|(_, entries)| entries).collect())
+    }
+
+    fn current(&self) -> Result<Option<Hash>, StoreError> {
+        Ok(self.meta("current")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))))
+    }
+
+    /// The records of every chain, each from its genesis on.
+    fn chains(&self) -> Result<Vec<(Hash, Vec<HistoryEntry>)>, StoreError> {
+        let mut chains: Vec<(Hash, Vec<HistoryEntry>)> = Vec::new();
+        for (key, entry) in self.keyed::<HistoryEntry>(RECORDS, "chains")? {
+            let Some((chain, _)) = split_key(&key) else { continue };
+            match chains.last_mut() {
+                Some((last, entries)) if *last == chain => entries.push(entry),
+                _ => chains.push((chain, vec![entry])),
+            }
+        }
+        Ok(chains)
+    }
+
+    fn promises(&self) -> Result<Vec<(Hash, Ballot)>, StoreError> {
+        let read = || -> Result<Vec<(Hash, Ballot)>, redb::Error> {
+            let table = self.redb.begin_read()?.open_table(PROMISES)?;
+            let promise = |key: &[u8], (round, attempt)| {
+                Some((Hash::from_bytes(key.try_into().ok()?), Ballot { round, attempt }))
+            };
+            let mut promises = Vec::new();
+            for entry in table.iter()? {
+                let (key, value) = entry?;
+                promises.extend(promise(key.value(), value.value()));
+            }
+            Ok(promises)
+        };
+        read().map_err(|e| self.error(e))
+    }
+
+    /// What this node voted and accepted, of rounds that are not decided.
+    fn ballots(&self) -> Result<Vec<RecoveredBallot>, StoreError> {
+        let mut ballots: Vec<RecoveredBallot> = Vec::new();
+        let mut add = |key: &[u8], vote: Option<Signed<Vote>>, accepted: Option<Proposal>| {
+            let Some((chain, round)) = split_key(key) else { return };
+            match ballots.iter_mut().find(|b| (b.chain, b.round) == (chain, round)) {
+                Some(b) => b.accepted = accepted.or(b.accepted.take()),
+                None => ballots.push(RecoveredBallot { chain, round, vote, accepted }),
+            }
+        };
+        for (key, vote) in self.keyed::<Signed<Vote>>(VOTES, "votes")? {
+            add(&key, Some(vote), None);
+        }
+        for (key, accepted) in self.keyed::<Proposal>(ACCEPTED, "accepted")? {
+            add(&key, None, Some(accepted));
+        }
+        Ok(ballots)
+    }
+
+    fn foundings(&self) -> Result<Vec<RecoveredFounding>, StoreError> {
+        let aborted = self.values::<(Hash, AbortProof)>(ABORTED, "aborted")?;
+        let aborted = aborted.into_iter().map(|(founding, proof)| RecoveredFounding::Aborted { founding, proof });
+        let bound = match self.meta("bound")? {
+            Some(bytes) => Some(self.decode::<(Signed<Founding>, Signed<Bind>)>("meta", &bytes)?),
+            None => None,
+        };
+        let bound = bound.map(|(founding, bind)| RecoveredFounding::Bound { founding, bind });
+        Ok(aborted.chain(bound).collect())
     }
 
     /// Everything that a machine needs to go on; `blobs` are those that are whole on disk.
@@ -242,32 +343,28 @@ impl Database {
     /// # Errors
     /// The disk fails, or the file is damaged.
     pub fn recover(&self, blobs: Vec<Hash>) -> Result<Recovered, StoreError> {
-        let mut ballots: Vec<RecoveredBallot> = Vec::new();
-        let mut ballot = |key: &[u8], vote: Option<Vote>, accepted: Option<Proposal>| {
-            let Some((genesis, round)) = split_key(key) else { return };
-            match ballots.iter_mut().find(|b| (b.genesis, b.round) == (genesis, round)) {
-                Some(b) => b.accepted = accepted.or(b.accepted.take()),
-                None => ballots.push(RecoveredBallot { genesis, round, vote, accepted }),
+        let current = self.current()?;
+        let (mut chain, mut given_up) = (Vec::new(), Vec::new());
+        for (genesis, entries) in self.chains()? {
+            let records: Vec<Committed> = entries.into_iter().map(|entry| entry.committed).collect();
+            match records.as_slice() {
+                [first, yielded] if matches!(yielded.record.kind, Kind::Yield { .. }) => {
+                    given_up.push([first.clone(), yielded.clone()]);
+                }
+                _ if Some(genesis) == current => chain = records,
+                _ => {}
             }
-        };
-        for (key, vote) in self.keyed::<Vote>(VOTES, "votes")? {
-            ballot(&key, Some(vote), None);
         }
-        for (key, accepted) in self.keyed::<Proposal>(ACCEPTED, "accepted")? {
-            ballot(&key, None, Some(accepted));
-        }
-        let foundings = self.keyed::<StoredFounding>(FOUNDINGS, "foundings")?.into_iter().map(|(_, f)| {
-            RecoveredFounding { founding: f.founding, bind: f.bind, refusal: f.refusal, decided: f.decided }
-        });
         let contribution = match self.meta("contribution")? {
-            Some(bytes) => Some(self.decode::<(u64, Contribution)>("meta", &bytes)?),
+            Some(bytes) => Some(self.decode::<Signed<Contribution>>("meta", &bytes)?),
             None => None,
         };
         Ok(Recovered {
-            chain: self.history()?.into_iter().map(|entry| entry.committed).collect(),
-            aside: self.values::<HistoryEntry>(ASIDE, "aside")?.into_iter().map(|entry| entry.committed).collect(),
-            foundings: foundings.collect(),
-            ballots,
+            promises: self.promises()?,
+            chain,
+            given_up,
+            foundings: self.foundings()?,
+            ballots: self.ballots()?,
             contribution,
             evidence: self.values::<Evidence>(EVIDENCE, "evidence")?,
             left: self.meta("left")?.is_some(),
@@ -289,120 +386,124 @@ fn make_tables(tx: &WriteTransaction, run: RunId) -> Result<(), redb::Error> {
         meta.insert("version", &VERSION.to_le_bytes()[..])?;
         meta.insert("run", &run.as_bytes()[..])?;
     }
-    for table in [FOUNDINGS, VOTES, ACCEPTED] {
+    tx.open_table(PROMISES)?;
+    for table in [RECORDS, VOTES, ACCEPTED] {
         tx.open_table(table)?;
     }
-    for table in [RECORDS, ASIDE, EVIDENCE] {
+    for table in [ABORTED, EVIDENCE, SECOND_COMMITS] {
         tx.open_table(table)?;
     }
     Ok(())
 }
 
-fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), redb::Error> {
+fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), WriteError> {
+    for (chain, ballot) in item.promises() {
+        promise(tx, chain, ballot)?;
+    }
     match item {
-        Persist::Founding(founding) => {
-            make_room_for_founding(tx)?;
-            update_founding(tx, founding.id(), |stored| {
-                stored.get_or_insert(StoredFounding {
-                    founding: founding.clone(),
-                    bind: None,
-                    refusal: None,
-                    decided: None,
-                });
-            })
-        }
-        Persist::Bind { founding, bind } => {
-            update_founding(tx, *founding, |s| s.iter_mut().for_each(|s| s.bind = Some(*bind)))
-        }
-        Persist::Refusal { founding, refusal } => {
-            update_founding(tx, *founding, |s| s.iter_mut().for_each(|s| s.refusal = Some(*refusal)))
-        }
-        Persist::Decided { founding, committed } => {
+        Persist::Bound { founding, bind } => set_meta(tx, "bound", &codec::encode(&(founding, bind))),
+        Persist::Aborted { founding, proof } => {
+            tx.open_table(META)?.remove("bound")?;
             forget_ballots(tx, *founding, 0)?;
-            update_founding(tx, *founding, |s| s.iter_mut().for_each(|s| s.decided = Some(committed.clone())))
-        }
-        Persist::Vote { genesis, vote } => {
-            tx.open_table(VOTES)?.insert(&key(*genesis, vote.ballot.round)[..], &codec::encode(vote)[..])?;
-            Ok(())
-        }
-        Persist::Accepted { genesis, proposal } => {
-            tx.open_table(ACCEPTED)?.insert(&key(*genesis, proposal.ballot.round)[..], &codec::encode(proposal)[..])?;
-            Ok(())
-        }
-        Persist::Committed { genesis, committed, figures } => {
-            let round = committed.record.round;
-            let entry = HistoryEntry { committed: committed.clone(), figures: *figures };
-            let mut records = tx.open_table(RECORDS)?;
-            // Of a chain that could not be read to its end, what is behind the new record is of no use.
-            records.retain_in(round + 1.., |_, _| false)?;
-            records.insert(round, &codec::encode(&entry)[..])?;
-            tx.open_table(META)?.remove("contribution")?;
-            forget_ballots(tx, *genesis, round)
-        }
-        Persist::Contribution { round, contribution, .. } => {
-            tx.open_table(META)?.insert("contribution", &codec::encode(&(round, contribution))[..])?;
-            Ok(())
-        }
-        Persist::Evidence { evidence, .. } => {
-            let mut table = tx.open_table(EVIDENCE)?;
-            let next = table.last()?.map_or(0, |(k, _)| k.value() + 1);
-            table.insert(next, &codec::encode(evidence)[..])?;
-            Ok(())
-        }
-        Persist::SwitchChain { .. } => {
-            let mut records = tx.open_table(RECORDS)?;
-            let mut aside = tx.open_table(ASIDE)?;
-            aside.retain(|_, _| false)?;
-            let old: Vec<(u64, Vec<u8>)> =
-                records.iter()?.map(|e| e.map(|(k, v)| (k.value(), v.value().to_vec()))).collect::<Result<_, _>>()?;
-            for (round, bytes) in old {
-                aside.insert(round, &bytes[..])?;
+            append(tx, ABORTED, &codec::encode(&(founding, proof)))?;
+            let mut table = tx.open_table(ABORTED)?;
+            while table.len()? > ABORTED_FOUNDINGS_MAX as u64 {
+                table.pop_first()?;
             }
-            records.retain(|_, _| false)?;
-            tx.open_table(META)?.remove("contribution")?;
             Ok(())
         }
-        Persist::Left { .. } => {
-            tx.open_table(META)?.insert("left", &[1][..])?;
+        Persist::Vote { chain, vote } => {
+            let round = item.promises().first().map_or(0, |(_, ballot)| ballot.round);
+            tx.open_table(VOTES)?.insert(&key(*chain, round)[..], &codec::encode(vote)[..])?;
             Ok(())
         }
+        Persist::Accepted { chain, proposal } => {
+            let round = item.promises().first().map_or(0, |(_, ballot)| ballot.round);
+            tx.open_table(ACCEPTED)?.insert(&key(*chain, round)[..], &codec::encode(proposal)[..])?;
+            Ok(())
+        }
+        Persist::Committed { chain, committed, stats } => write_record(tx, *chain, committed, *stats),
+        Persist::Contribution { contribution, .. } => set_meta(tx, "contribution", &codec::encode(contribution)),
+        Persist::Evidence(evidence) => append(tx, EVIDENCE, &codec::encode(evidence)),
+        Persist::SecondCommit(committed) => append(tx, SECOND_COMMITS, &codec::encode(committed)),
+        Persist::LetGo { chain } => {
+            tx.open_table(META)?.remove("current")?;
+            forget_chain(tx, *chain)
+        }
+        Persist::Left => set_meta(tx, "left", &[1]),
     }
 }
 
-fn forget_ballots(tx: &WriteTransaction, genesis: Hash, round: u64) -> Result<(), redb::Error> {
-    let key = key(genesis, round);
+/// A promise only grows.
+fn promise(tx: &WriteTransaction, chain: Hash, ballot: Ballot) -> Result<(), WriteError> {
+    let mut table = tx.open_table(PROMISES)?;
+    let before = table.get(&chain.as_bytes()[..])?.map(|v| v.value());
+    if before.is_none_or(|before| before < (ballot.round, ballot.attempt)) {
+        table.insert(&chain.as_bytes()[..], (ballot.round, ballot.attempt))?;
+    }
+    Ok(())
+}
+
+/// A record goes behind its predecessor, or nowhere. A genesis begins a chain, and ends the founding that led to it; a yield
+/// ends the node's time in it.
+fn write_record(
+    tx: &WriteTransaction,
+    chain: Hash,
+    committed: &Committed,
+    stats: LocalStats,
+) -> Result<(), WriteError> {
+    let round = committed.record.round;
+    let entry = HistoryEntry { committed: committed.clone(), stats };
+    {
+        let mut records = tx.open_table(RECORDS)?;
+        let (first, last) = (key(chain, 0), key(chain, u64::MAX));
+        let expected = match records.range(&first[..]..=&last[..])?.next_back() {
+            Some(found) => split_key(found?.0.value()).map_or(0, |(_, round)| round + 1),
+            None => 0,
+        };
+        if round != expected {
+            return Err(WriteError::Gap { chain, round, expected });
+        }
+        records.insert(&key(chain, round)[..], &codec::encode(&entry)[..])?;
+    }
+    let mut meta = tx.open_table(META)?;
+    meta.remove("contribution")?;
+    match &committed.record.kind {
+        Kind::Genesis { founding, .. } => {
+            meta.remove("bound")?;
+            meta.insert("current", &chain.as_bytes()[..])?;
+            forget_ballots(tx, founding.id(), 0)?;
+        }
+        Kind::Yield { .. } => {
+            meta.remove("current")?;
+        }
+        Kind::Abort | Kind::Train | Kind::Empty | Kind::Closing => {}
+    }
+    forget_ballots(tx, chain, round)
+}
+
+fn set_meta(tx: &WriteTransaction, name: &str, value: &[u8]) -> Result<(), WriteError> {
+    tx.open_table(META)?.insert(name, value)?;
+    Ok(())
+}
+
+fn append(tx: &WriteTransaction, table: TableDefinition<u64, &[u8]>, value: &[u8]) -> Result<(), WriteError> {
+    let mut table = tx.open_table(table)?;
+    let next = table.last()?.map_or(0, |(k, _)| k.value() + 1);
+    table.insert(next, value)?;
+    Ok(())
+}
+
+fn forget_chain(tx: &WriteTransaction, chain: Hash) -> Result<(), WriteError> {
+    let (first, last) = (key(chain, 0), key(chain, u64::MAX));
+    tx.open_table(RECORDS)?.retain_in(&first[..]..=&last[..], |_, _| false)?;
+    Ok(())
+}
+
+fn forget_ballots(tx: &WriteTransaction, chain: Hash, round: u64) -> Result<(), WriteError> {
+    let key = key(chain, round);
     tx.open_table(VOTES)?.remove(&key[..])?;
     tx.open_table(ACCEPTED)?.remove(&key[..])?;
-    Ok(())
-}
-
-/// As the machine does: beyond its bound, proofs of what came to nothing are the first to go.
-fn make_room_for_founding(tx: &WriteTransaction) -> Result<(), redb::Error> {
-    let mut table = tx.open_table(FOUNDINGS)?;
-    if table.len()? < FOUNDINGS_MAX as u64 {
-        return Ok(());
-    }
-    let came_to_nothing = |stored: &StoredFounding| {
-        stored.decided.as_ref().is_some_and(|committed| matches!(committed.record.kind, Kind::Abort { .. }))
-    };
-    table.retain(|_, bytes| !codec::decode::<_, VALUE_BYTES_MAX>(bytes).is_ok_and(|s| came_to_nothing(&s)))?;
-    Ok(())
-}
-
-fn update_founding(
-    tx: &WriteTransaction,
-    id: Hash,
-    change: impl FnOnce(&mut Option<StoredFounding>),
-) -> Result<(), redb::Error> {
-    let mut table = tx.open_table(FOUNDINGS)?;
-    let key = &id.as_bytes()[..];
-    let bytes = table.get(key)?.map(|v| v.value().to_vec());
-    // What this program wrote reads back; a damaged entry is replaced, or left out, rather than stopping the node.
-    let mut stored = bytes.and_then(|b| codec::decode::<StoredFounding, VALUE_BYTES_MAX>(&b).ok());
-    change(&mut stored);
-    if let Some(stored) = stored {
-        table.insert(key, &codec::encode(&stored)[..])?;
-    }
     Ok(())
 }
 

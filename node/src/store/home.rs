@@ -10,6 +10,7 @@
 //! peers.json     addresses of nodes seen last
 //! http           address of the control API while the node runs
 //! lock           held while the node runs
+//! reserve        room on the disk that a start needs
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -26,6 +27,12 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The secret's file.
 const IDENTITY: &str = "identity.key";
+
+/// The file that keeps room on the disk.
+const RESERVE: &str = "reserve";
+
+/// Bytes of it: what a start writes before it has cleared up.
+const RESERVE_BYTES: usize = 4 << 20;
 
 /// Why a home can't be used.
 #[derive(Debug, Error)]
@@ -50,6 +57,14 @@ pub enum HomeError {
         path: PathBuf,
         /// Its length.
         found: usize,
+    },
+    /// The disk has too little room to run a node.
+    #[error("{path}: {source}; a node needs {} MiB free to start: make room on this disk", RESERVE_BYTES >> 20)]
+    NoRoom {
+        /// The file that was to keep the room.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
     },
     /// There is no place for homes on this system.
     #[error("this system names no folder for data; give --home")]
@@ -204,6 +219,37 @@ impl Home {
         }
     }
 
+    /// Gives back the room that was kept, so that a node whose disk ran full can start and clear up.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn free_reserve(&self) -> Result<(), HomeError> {
+        let path = self.dir.join(RESERVE);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(disk(&path)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps room for the next start. Without it a node whose disk is full would start, fail its first write and end, again
+    /// and again.
+    ///
+    /// # Errors
+    /// There is too little room to run.
+    pub fn take_reserve(&self) -> Result<(), HomeError> {
+        // Zeros may take no room on file systems that compress or leave holes.
+        let mut noise = 0x9E37_79B9_7F4A_7C15u64;
+        let mut word = || {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            noise.to_le_bytes()
+        };
+        let bytes: Vec<u8> = (0..RESERVE_BYTES / 8).flat_map(|_| word()).collect();
+        let path = self.dir.join(RESERVE);
+        files::write_whole(&path, &bytes).map_err(|source| HomeError::NoRoom { path, source })
+    }
+
     /// Writes a file of the home at once or not at all, readable by its owner alone.
     ///
     /// # Errors
@@ -241,6 +287,17 @@ mod tests {
         assert!(home.is_running());
         drop(lock);
         assert!(!home.is_running());
+    }
+
+    #[test]
+    fn the_room_that_is_kept_can_be_given_back_and_taken_again() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let home = Home::at(dir.path());
+        home.free_reserve().expect("there is none yet");
+        home.take_reserve().expect("there is room");
+        assert_eq!(fs::metadata(dir.path().join("reserve")).expect("it is there").len(), RESERVE_BYTES as u64);
+        home.free_reserve().expect("it goes");
+        assert!(!dir.path().join("reserve").exists());
     }
 
     #[test]

@@ -7,4 +7,4 @@ mod writer;
 
 pub use database::{Database, HistoryEntry, StoreError};
 pub use home::{Home, HomeError, HomeLock};
-pub use writer::Writer;
+pub use writer::{Writer, Written};

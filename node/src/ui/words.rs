@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use paceline_protocol::machine::Event;
+use paceline_protocol::io::Event;
 use paceline_protocol::{Hash, NodeId};
 
 use super::table;
@@ -171,7 +171,7 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
             format!("the run begins with {members} nodes, chain {}", genesis.short())
         }
         Event::Elected { ballot } => format!("round {}: coordinates attempt {}", ballot.round, ballot.attempt),
-        Event::Following { ballot, coordinator } => {
+        Event::CoordinatorSeen { ballot, coordinator } => {
             format!("round {}: {} coordinates attempt {}", ballot.round, name(coordinator), ballot.attempt)
         }
         Event::AttemptOver { ballot, why } => {
@@ -179,14 +179,28 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
         }
         Event::UpdateIn { ballot, node } => format!("round {}: the update of {} is in", ballot.round, name(node)),
         Event::Committed { round, model, .. } => format!("round {round}: committed, model {}", model.id.short()),
-        Event::Liar { node } => format!("{} signed two answers for one ballot and will be evicted", name(node)),
+        Event::Liar { node } => {
+            format!("{} signed two statements that contradict each other, and will be evicted", name(node))
+        }
+        Event::SecondCommit { round, ours, theirs, suspects } => format!(
+            "round {round} was committed twice, {} here and {} elsewhere: somebody lied. Both are kept; accepted by both: {}",
+            ours.short(),
+            theirs.short(),
+            suspects.iter().map(name).collect::<Vec<_>>().join(", ")
+        ),
+        Event::Yielded { from, to } => {
+            format!("chain {} had no round yet and gave itself up for chain {}", from.short(), to.short())
+        }
+        Event::Following { genesis } => format!("follows chain {}, and asks to join it", genesis.short()),
+        Event::LetGo { genesis } => {
+            format!("let go of chain {}: no quorum of it was in sight; looks for nodes again", genesis.short())
+        }
         Event::Fork { genesis } => another_chain(&genesis.to_string()),
         Event::Joined { round } => format!("is on the roster from round {round} on"),
         Event::TrainingFailed { round, why } => format!("round {round}: training failed here: {why}"),
         Event::Left => "is off the roster".to_owned(),
         Event::Evicted => "was taken off the roster; joins again".to_owned(),
         Event::Finished => "the run is over".to_owned(),
-        Event::DiskFailed => "the disk fails: this node can't vote or accept; make room or look at the disk".to_owned(),
         Event::Accepted { .. } | Event::Rejected { .. } => return None,
     })
 }

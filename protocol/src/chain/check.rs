@@ -367,12 +367,7 @@ pub fn highest_accepted(votes: &[Signed<Vote>]) -> Option<Signed<Proposed>> {
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn check_accepts(
-    committed: &Committed,
-    scope: &Scope,
-    roster: &Roster,
-    verifier: &Verifier,
-) -> Result<(), Reject> {
+pub fn check_accepts(committed: &Committed, scope: &Scope, roster: &Roster, verifier: &Verifier) -> Result<(), Reject> {
     let Committed { record, accepts } = committed;
     let enough = (roster.quorum()..=roster.len()).contains(&accepts.len());
     if !enough || !is_ascending(accepts.iter().map(Signed::by)) {
@@ -390,4 +385,3 @@ pub fn check_accepts(
     }
     Ok(())
 }
-

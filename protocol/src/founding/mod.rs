@@ -36,9 +36,7 @@ use crate::io::{Event, Persist, RecoveredBallot, RecoveredFounding};
 use crate::message::Message;
 use crate::paxos::message::{Message as Paxos, Phase};
 use crate::paxos::{Instance, Output, Start};
-use crate::record::{
-    AbortProof, Bind, Committed, Evidence, Founder, Founding, Kind, Record, Refusal, founding_scope,
-};
+use crate::record::{AbortProof, Bind, Committed, Evidence, Founder, Founding, Kind, Record, Refusal, founding_scope};
 
 /// All that a node has to do with foundings.
 #[derive(Debug, Default)]
@@ -240,14 +238,7 @@ impl Foundings {
     }
 
     /// Takes a message of a founding or an invitation.
-    pub(crate) fn receive(
-        &mut self,
-        ctx: &mut Context,
-        from: NodeId,
-        id: Hash,
-        message: Word,
-        standing: Standing<'_>,
-    ) {
+    pub(crate) fn receive(&mut self, ctx: &mut Context, from: NodeId, id: Hash, message: Word, standing: Standing<'_>) {
         match message {
             Word::Invite { members } => self.on_invite(ctx, from, id, &members, standing),
             Word::Consent { consent } => self.on_consent(ctx, from, id, consent),
@@ -404,14 +395,7 @@ impl Foundings {
         self.on_unknown(ctx, from, id, standing);
     }
 
-    fn on_bind(
-        &mut self,
-        ctx: &mut Context,
-        from: NodeId,
-        id: Hash,
-        bind: Signed<Bind>,
-        standing: Standing<'_>,
-    ) {
+    fn on_bind(&mut self, ctx: &mut Context, from: NodeId, id: Hash, bind: Signed<Bind>, standing: Standing<'_>) {
         match &mut self.bound {
             Some(bound) if bound.id == id => bound.on_bind(ctx, from, bind),
             _ => self.on_unknown(ctx, from, id, standing),

@@ -133,4 +133,3 @@ pub enum Event {
     /// The run is over and every reachable member holds its end, or was waited for long enough.
     Finished,
 }
-

@@ -222,4 +222,3 @@ pub enum Effect {
     /// Something happened that people or tests want to know.
     Emit(Event),
 }
-

@@ -452,7 +452,9 @@ impl Machine {
                 round.end(&mut self.ctx);
                 Standing::Over(Some(c), End::Finished { told: true })
             }
-            Standing::Following(c) | Standing::Over(Some(c), _) => Standing::Over(Some(c), End::Finished { told: true }),
+            Standing::Following(c) | Standing::Over(Some(c), _) => {
+                Standing::Over(Some(c), End::Finished { told: true })
+            }
             other => other,
         };
     }

@@ -208,9 +208,10 @@ impl Machine {
             return;
         }
         let (chain, me) = (&c.chain, self.ctx.me);
-        let gone = chain.records().iter().rev().find(|c| {
-            c.record.left.iter().any(|l| l.by() == me) || c.record.evicted.iter().any(|e| e.node() == me)
-        });
+        let gone =
+            chain.records().iter().rev().find(|c| {
+                c.record.left.iter().any(|l| l.by() == me) || c.record.evicted.iter().any(|e| e.node() == me)
+            });
         let Some(round) = gone.map(|c| c.record.round) else { return self.left() };
         let holds = |node: &NodeId| {
             let said = self.ctx.peers.presence(*node).filter(|_| self.ctx.peers.is_connected(*node));

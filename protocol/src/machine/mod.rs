@@ -114,7 +114,8 @@ impl Machine {
             Standing::Following(_) | Standing::Member(..) | Standing::Over(..) => None,
         };
         let questions = self.standing.in_chain().and_then(|c| c.questions.deadline());
-        let waits = [Some(self.presences.deadline()), round, founding, questions, self.sightings.deadline(), self.end_due()];
+        let waits =
+            [Some(self.presences.deadline()), round, founding, questions, self.sightings.deadline(), self.end_due()];
         waits.into_iter().flatten().min()
     }
 

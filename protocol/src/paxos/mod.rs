@@ -530,14 +530,7 @@ impl Instance {
         }
     }
 
-    fn on_proposal(
-        &mut self,
-        ctx: &mut Context,
-        from: NodeId,
-        ballot: Ballot,
-        proposal: Proposal,
-        check: Check<'_>,
-    ) {
+    fn on_proposal(&mut self, ctx: &mut Context, from: NodeId, ballot: Ballot, proposal: Proposal, check: Check<'_>) {
         if self.take_recovered(ctx, &proposal, check) || proposal.coordinator() == ctx.me || !self.is_voter(ctx) {
             return;
         }
@@ -598,8 +591,7 @@ impl Instance {
             return Err(Reject::WrongParent);
         }
         self.acceptor.would_accept(ctx, proposed)?;
-        let accepted =
-            check_votes(&proposal.votes, &self.scope, &self.roster, ballot, coordinator, &ctx.verifier)?;
+        let accepted = check_votes(&proposal.votes, &self.scope, &self.roster, ballot, coordinator, &ctx.verifier)?;
         let is_own = record.attempt == ballot.attempt && record.coordinator == coordinator;
         let again = accepted.is_some_and(|highest| highest.vouched().value == proposed.value);
         #[cfg(test)]

@@ -6,8 +6,8 @@ use super::founding::{Bind, Refusal};
 use super::vote::{Accept, Proposed, Vote};
 use crate::base::ids::{Hash, NodeId, RunId};
 use crate::base::reject::Reject;
-use crate::base::signed::{Scope, Signed, Statement, StatementKind, Verifier};
 use crate::base::roster::{Member, Part};
+use crate::base::signed::{Scope, Signed, Statement, StatementKind, Verifier};
 
 /// A node's wish to come onto the roster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,10 +129,7 @@ impl Vote {
     /// Whether this vote, which tells of having accepted `told`, hides an accept that was given before.
     pub(crate) fn hides(&self, accept: &Accept, told: Option<Proposed>) -> bool {
         let later = self.ballot.round == accept.ballot.round && self.ballot.attempt > accept.ballot.attempt;
-        later
-            && told.is_none_or(|t| {
-                t.ballot < accept.ballot || (t.ballot == accept.ballot && t.value != accept.value)
-            })
+        later && told.is_none_or(|t| t.ballot < accept.ballot || (t.ballot == accept.ballot && t.value != accept.value))
     }
 }
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Committed;
 use crate::base::codec;
 use crate::base::ids::{BlobRef, Hash, RunId};
-use crate::base::signed::{Scope, Signed, Statement, StatementKind};
 use crate::base::roster::{Member, Roster};
+use crate::base::signed::{Scope, Signed, Statement, StatementKind};
 
 /// A member of a proposed roster, with the word that it gave when it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::base::aggregation::Rule;
 use crate::base::codec;
 use crate::base::ids::{Ballot, BlobRef, Hash, NodeId};
-use crate::base::signed::Signed;
 use crate::base::roster::Roster;
+use crate::base::signed::Signed;
 
 pub use change::{Eviction, Evidence, Join, Leave, Lie, request_scope};
 pub use contribution::{Contribution, Evaluation, FinalEvaluation};

@@ -73,9 +73,8 @@ impl Round {
         let (roster, model) = (chain.roster().clone(), chain.head().model);
         let paxos = Instance::begin(ctx, chain.scope(), chain.next_round(), roster, model, start);
         // One of another chain's round of the same number does not open here.
-        let ours = contribution.filter(|c| {
-            c.open(&chain.scope(), &ctx.verifier).is_ok_and(|c| c.round == chain.next_round())
-        });
+        let ours =
+            contribution.filter(|c| c.open(&chain.scope(), &ctx.verifier).is_ok_and(|c| c.round == chain.next_round()));
         let own = ours.map_or(OwnPart::Waiting, OwnPart::Trained);
         Self { paxos, own, offered: None, answered: None, collection: None, progress_at: ctx.now }
     }

@@ -135,8 +135,7 @@ impl PendingChanges {
 /// The members that a quorum of these votes names silent.
 fn silent(ctx: &Context, chain: &Chain, votes: &[Signed<Vote>]) -> Vec<Eviction> {
     let eviction = |node: NodeId| {
-        let naming: Vec<Signed<Vote>> =
-            votes.iter().filter(|v| v.vouched().silent.contains(&node)).cloned().collect();
+        let naming: Vec<Signed<Vote>> = votes.iter().filter(|v| v.vouched().silent.contains(&node)).cloned().collect();
         (naming.len() >= chain.roster().quorum()).then_some(Eviction::Silent { node, votes: naming })
     };
     chain.roster().nodes().filter(|n| *n != ctx.me).filter_map(eviction).collect()

@@ -89,10 +89,10 @@ impl Disk {
             vote: vote.clone(),
             accepted: accepted.clone(),
         });
-        let bound = self.bound.iter().map(|(founding, bind)| RecoveredFounding::Bound {
-            founding: founding.clone(),
-            bind: *bind,
-        });
+        let bound = self
+            .bound
+            .iter()
+            .map(|(founding, bind)| RecoveredFounding::Bound { founding: founding.clone(), bind: *bind });
         let given_up = self.chains.values().filter_map(|records| match records.as_slice() {
             [genesis, yielded] if matches!(yielded.record.kind, Kind::Yield { .. }) => {
                 Some([genesis.clone(), yielded.clone()])

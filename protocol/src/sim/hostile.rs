@@ -213,7 +213,10 @@ impl Liar {
             }
             9 => {
                 let scope = founding_scope(self.params.run, chain);
-                Message::founding(chain, Founding::Refusal(Signed::new(&self.identity, &scope, Refusal { chain: None })))
+                Message::founding(
+                    chain,
+                    Founding::Refusal(Signed::new(&self.identity, &scope, Refusal { chain: None })),
+                )
             }
             10 => Message::paxos(nonsense, Ballot::of_round(0), Paxos::VoteRequest),
             11 => {

@@ -219,7 +219,10 @@ impl Invariants {
                 return;
             }
             Some(decision) if decision.value != value => {
-                let what = format!("one truth: {node:?} commits {value:?} in round {round} of {chain:?}, where {:?} is", decision.value);
+                let what = format!(
+                    "one truth: {node:?} commits {value:?} in round {round} of {chain:?}, where {:?} is",
+                    decision.value
+                );
                 return self.violate(what);
             }
             Some(_) => {}

@@ -14,7 +14,8 @@ fn finds(what: &str, within: u64, weather: fn(u64) -> Weather, planted: impl Fn(
     let violates = |seed: u64| -> Option<(u64, Violation)> {
         chaos(weather(seed), 6, seed, &planted).err().map(|violation| (seed, violation))
     };
-    let (seed, violation) = (0..within).find_map(violates).unwrap_or_else(|| panic!("{what}: not found in {within} seeds"));
+    let (seed, violation) =
+        (0..within).find_map(violates).unwrap_or_else(|| panic!("{what}: not found in {within} seeds"));
     println!("{what}: found after {} worlds of chaos: {violation}", seed + 1);
 }
 

@@ -319,7 +319,8 @@ impl Sim {
     /// Writes an item, if the disk lets it. Whether it did.
     fn write(&mut self, node: usize, item: Persist) -> bool {
         let this = &mut self.nodes[node];
-        let is_record = |round| matches!(&item, Persist::Committed { committed, .. } if committed.record.round == round);
+        let is_record =
+            |round| matches!(&item, Persist::Committed { committed, .. } if committed.record.round == round);
         match this.disk_state {
             DiskState::Full => return false,
             DiskState::FailsRecord(round) if is_record(round) => {
@@ -583,9 +584,7 @@ impl Sim {
     fn outcome(&mut self, node: usize, outcome: Outcome) {
         let full = self.nodes[node].disk_state == DiskState::Full;
         let input = match outcome {
-            Outcome::Fetched { blob, .. } if full => {
-                Input::FetchFailed { blob: blob.id, failure: FetchFailure::Disk }
-            }
+            Outcome::Fetched { blob, .. } if full => Input::FetchFailed { blob: blob.id, failure: FetchFailure::Disk },
             Outcome::Fetched { blob, sources } => {
                 let serves = |id: &NodeId| {
                     self.index_of(*id).is_some_and(|s| {
@@ -858,8 +857,7 @@ impl Sim {
     /// Whether every honest node that runs and did not leave holds the closing record, the same one.
     pub fn all_closed(&self) -> bool {
         let honest = |n: &usize| self.nodes[*n].liar.is_none() && self.state(*n) != Some(State::Left);
-        let running: Vec<&Machine> =
-            (0..self.nodes.len()).filter(honest).filter_map(|n| self.machine(n)).collect();
+        let running: Vec<&Machine> = (0..self.nodes.len()).filter(honest).filter_map(|n| self.machine(n)).collect();
         let heads: BTreeSet<_> = running.iter().map(|m| m.chain().map(Chain::head_hash)).collect();
         heads.len() == 1 && running.iter().all(|m| m.chain().is_some_and(Chain::is_closed))
     }

@@ -228,9 +228,10 @@ impl Sightings {
         if self.present.is_none() {
             let may_enter =
                 |g: &Hash| !self.passed_over.contains_key(g) && self.pinned.is_none_or(|pinned| pinned == *g);
-            let best = shown.iter().filter(|(g, _)| may_enter(g)).max_by_key(|(g, nodes)| {
-                (nodes.len(), std::cmp::Reverse(**g))
-            });
+            let best = shown
+                .iter()
+                .filter(|(g, _)| may_enter(g))
+                .max_by_key(|(g, nodes)| (nodes.len(), std::cmp::Reverse(**g)));
             self.present = best.map(|(genesis, _)| Sighting::new(*genesis, now));
         }
         if let Some(present) = &mut self.present {

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use paceline_model::{DataSet, Device};
-use paceline_protocol::chain::Rules;
-use paceline_protocol::machine::{Config, Event};
-use paceline_protocol::roster::Part;
+use paceline_protocol::base::roster::Part;
+use paceline_protocol::base::signed::Verifier;
+use paceline_protocol::chain::RunParams;
+use paceline_protocol::io::Event;
+use paceline_protocol::machine::Config;
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{BlobRef, Identity};
 use tokio::net::TcpListener;
@@ -23,7 +25,7 @@ use super::error::CliError;
 use super::run_file::{at_fault, lr_place};
 use super::shutdown::shutdown;
 use crate::blobs::BlobStore;
-use crate::driver::{Driver, INPUTS_MAX, NodeState, Parts, input_of, input_of_write};
+use crate::driver::{Driver, INPUTS_MAX, NodeState, Parts, Sources, input_of};
 use crate::http::{self, Api};
 use crate::inspect;
 use crate::learn::{Aggregator, ControlVariates, Plan, PlanError, StateCheck, Trainer, TrainerContext, cores};
@@ -38,6 +40,10 @@ use resolve::{resolve, same_run};
 
 /// How long another holder of the home's lock is waited for: long for a command that looks, short for a person.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// What a write that failed means.
+const WRITE_FAILED: &str = "a write failed, so this node stops: what is not on disk must not be promised. Nothing is lost; \
+                            once the disk is in order, start it again and it goes on";
 
 /// Events of the network that may wait for the driver.
 const EVENTS_MAX: usize = 4_096;
@@ -62,6 +68,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     if !home.run_file().exists() {
         home.write("run.toml", run_file.canonical().as_bytes())?;
     }
+    home.free_reserve()?;
     options.remember(&home)?;
     let identity = home.identity()?;
     let blobs = Arc::new(BlobStore::open(&home.blobs())?);
@@ -72,6 +79,10 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         return Err(anyhow!(LEFT).into());
     }
     let history = database.history()?;
+    {
+        let home = home.clone();
+        blocking(move || home.take_reserve()).await??;
+    }
 
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
     let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
@@ -79,15 +90,17 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     let network = Network::start(net_options(&options, &run_file, &home, identity), events_in).await?;
 
     let config = Config {
-        rules: Rules::of(&run_file, initial_model, plan.update_len()),
+        params: RunParams::of(&run_file, initial_model, plan.update_len()),
         identity: Identity::from_secret(&identity),
         name: name(&options, &identity),
         part,
+        pinned: None,
+        verifier: Verifier::default(),
     };
     let threads = options.threads.map_or_else(cores, NonZeroUsize::get);
-    let tell = inputs_in.clone();
-    let writer = Writer::start(database, move |id, written| {
-        let _ = tell.blocking_send(input_of_write(id, written));
+    let (written_in, written) = mpsc::channel(INPUTS_MAX);
+    let writer = Writer::start(database, move |write| {
+        let _ = written_in.blocking_send(write);
     });
     let tell = inputs_in.clone();
     let context = TrainerContext {
@@ -141,8 +154,10 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         Event::Finished => exit_when_done,
         _ => false,
     };
-    let over = driver.run(events, inputs, commands, shutdown, ends).await;
+    let sources = Sources { net: events, inputs, written, commands };
+    let over = driver.run(sources, shutdown, ends).await;
     let _ = std::fs::remove_file(home.http());
+    let over = over.with_context(|| WRITE_FAILED)?;
     say_goodbye(over, &home);
     Ok(())
 }

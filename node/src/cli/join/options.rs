@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use libp2p::Multiaddr;
+use paceline_protocol::base::roster::Part;
 use paceline_protocol::bounds::NAME_BYTES_MAX;
-use paceline_protocol::roster::Part;
 use serde::{Deserialize, Serialize};
 
 use crate::store::Home;

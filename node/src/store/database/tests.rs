@@ -1,16 +1,20 @@
 use super::*;
-use paceline_protocol::record::{Accept, Record};
-use paceline_protocol::rule::Rule;
-use paceline_protocol::sign::Scope;
-use paceline_protocol::{Ballot, BlobRef, Identity, NodeId, Signature};
+use paceline_protocol::base::aggregation::Rule;
+use paceline_protocol::base::signed::Scope;
+use paceline_protocol::record::{Accept, Founding, Lie, Proposed, Record, Refusal};
+use paceline_protocol::{BlobRef, Identity, NodeId};
 use redb::StorageBackend;
 use std::sync::{Arc, Mutex};
 
 const RUN: Hash = Hash::from_bytes([5; 32]);
-const GENESIS: Hash = Hash::from_bytes([6; 32]);
+const CHAIN: Hash = Hash::from_bytes([6; 32]);
 
 fn me() -> Identity {
     Identity::from_secret(&[1; 32])
+}
+
+fn scope() -> Scope {
+    Scope { run: RUN, chain: CHAIN, parent: CHAIN }
 }
 
 fn record(round: u64) -> Record {
@@ -19,12 +23,12 @@ fn record(round: u64) -> Record {
         round,
         attempt: 0,
         coordinator: me().node_id(),
-        parent: GENESIS,
-        model: BlobRef { id: GENESIS, len: 4 },
+        parent: CHAIN,
+        model: BlobRef { id: CHAIN, len: 4 },
         participants: vec![],
         contributions: vec![],
         evaluations: vec![],
-        rule: Rule::FedAvg,
+        aggregation: Rule::FedAvg,
         joined: vec![],
         left: vec![],
         evicted: vec![],
@@ -32,9 +36,68 @@ fn record(round: u64) -> Record {
     }
 }
 
-fn vote(round: u64, candidate: NodeId) -> Vote {
-    let scope = Scope { run: RUN, genesis: GENESIS, parent: GENESIS };
-    Vote::new(&me(), &scope, Ballot { round, attempt: 0 }, candidate, None, vec![])
+fn vote(round: u64, candidate: NodeId) -> Signed<Vote> {
+    let vote = Vote { ballot: Ballot { round, attempt: 0 }, candidate, accepted: None, silent: vec![] };
+    Signed::new(&me(), &scope(), vote)
+}
+
+fn proposal(round: u64) -> Proposal {
+    let (record, vote) = (record(round), vote(round, me().node_id()));
+    let proposed = Proposed { ballot: Ballot { round, attempt: 0 }, value: record.hash() };
+    Proposal { proposed: Signed::new(&me(), &scope(), proposed), record, votes: vec![vote] }
+}
+
+fn founding(model: u8) -> Signed<Founding> {
+    let model = BlobRef { id: Hash::from_bytes([model; 32]), len: 4 };
+    let content = Founding { run: RUN, founders: vec![], model };
+    Signed::new(&me(), &Founding::proposal_scope(RUN), content)
+}
+
+fn bound(founding: &Signed<Founding>) -> (Persist, Signed<Bind>) {
+    let bind = Signed::new(&me(), &founding.scope(), Bind { consent: RUN });
+    (Persist::Bound { founding: founding.clone(), bind }, bind)
+}
+
+fn abort(founding: Hash) -> (Persist, AbortProof) {
+    let scope = Scope { run: RUN, chain: founding, parent: founding };
+    let proof = AbortProof::Refused(Signed::new(&me(), &scope, Refusal { chain: None }));
+    (Persist::Aborted { founding, proof: proof.clone() }, proof)
+}
+
+fn committed(round: u64) -> Persist {
+    committed_in(CHAIN, record(round))
+}
+
+fn committed_in(chain: Hash, record: Record) -> Persist {
+    Persist::Committed { chain, committed: Committed { record, accepts: vec![] }, stats: LocalStats::default() }
+}
+
+/// The record that begins a chain: it makes it the node's own.
+fn genesis() -> Record {
+    Record { kind: Kind::Genesis { founding: founding(1), binds: vec![] }, ..record(0) }
+}
+
+fn contribution() -> Signed<Contribution> {
+    let content = Contribution {
+        round: 3,
+        samples: 7,
+        update: BlobRef { id: RUN, len: 4 },
+        train_loss: 0.25,
+        train_ms: 9,
+        evaluation: None,
+    };
+    Signed::new(&me(), &scope(), content)
+}
+
+fn lie() -> Evidence {
+    let ballot = Ballot { round: 3, attempt: 0 };
+    let accept = |value| Signed::new(&me(), &scope(), Accept { ballot, coordinator: me().node_id(), value });
+    Evidence { chain: CHAIN, parent: CHAIN, lie: Lie::Accepts([accept(RUN), accept(CHAIN)]) }
+}
+
+/// The chain up to a round, the genesis included.
+fn chain_to(round: u64) -> Vec<Persist> {
+    [committed_in(CHAIN, genesis())].into_iter().chain((1..=round).map(committed)).collect()
 }
 
 fn open(dir: &tempfile::TempDir) -> Database {
@@ -44,48 +107,83 @@ fn open(dir: &tempfile::TempDir) -> Database {
 #[test]
 fn votes_and_accepts_are_there_after_a_restart_until_their_round_commits() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let vote = vote(3, me().node_id());
-    let proposal = Proposal {
-        genesis: GENESIS,
-        ballot: vote.ballot,
-        coordinator: me().node_id(),
-        record: record(3),
-        votes: vec![vote.clone()],
-    };
+    let (vote, proposal) = (vote(3, me().node_id()), proposal(3));
     let database = open(&dir);
+    database.write(&chain_to(2)).expect("room on the disk");
     let items = [
-        Persist::Vote { genesis: GENESIS, vote: vote.clone() },
-        Persist::Accepted { genesis: GENESIS, proposal: proposal.clone() },
+        Persist::Vote { chain: CHAIN, vote: vote.clone() },
+        Persist::Accepted { chain: CHAIN, proposal: proposal.clone() },
     ];
     database.write(&items).expect("room on the disk");
     drop(database);
     let database = open(&dir);
-    let expected = RecoveredBallot { genesis: GENESIS, round: 3, vote: Some(vote), accepted: Some(proposal) };
+    let expected = RecoveredBallot { chain: CHAIN, round: 3, vote: Some(vote), accepted: Some(proposal) };
     assert_eq!(database.recover(vec![]).expect("reads").ballots, [expected]);
-    let committed = Committed { record: record(3), accepts: vec![] };
-    let item = Persist::Committed { genesis: GENESIS, committed, figures: Figures::default() };
-    database.write(&[item]).expect("room on the disk");
+    database.write(&[committed(3)]).expect("room on the disk");
     let recovered = database.recover(vec![]).expect("reads");
-    assert_eq!((recovered.ballots.len(), recovered.chain.len()), (0, 1));
+    assert_eq!((recovered.ballots.len(), recovered.chain.len()), (0, 4));
 }
 
 #[test]
-fn a_chain_that_was_given_up_is_kept_aside() {
+fn promises_only_grow_and_outlive_what_they_were_given_for() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let promised = || {
+        let promises = open(&dir).recover(vec![]).expect("reads").promises;
+        promises.into_iter().find(|(chain, _)| *chain == CHAIN).map(|(_, ballot)| ballot)
+    };
+    open(&dir).write(&chain_to(2)).expect("room");
+    assert_eq!(promised(), Some(Ballot::end_of_round(2)));
+    open(&dir).write(&[Persist::Vote { chain: CHAIN, vote: vote(3, me().node_id()) }]).expect("room");
+    assert_eq!(promised(), Some(Ballot { round: 3, attempt: 0 }));
+    open(&dir).write(&[Persist::Vote { chain: CHAIN, vote: vote(1, me().node_id()) }]).expect("room");
+    assert_eq!(promised(), Some(Ballot { round: 3, attempt: 0 }));
+    open(&dir).write(&[Persist::LetGo { chain: CHAIN }]).expect("room");
+    assert_eq!(promised(), Some(Ballot { round: 3, attempt: 0 }), "the chain is gone, its promise is not");
+}
+
+#[test]
+fn a_record_behind_a_gap_is_refused_with_all_that_is_written_with_it() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let database = open(&dir);
-    let committed = |round| Committed { record: record(round), accepts: vec![] };
-    let item =
-        |round| Persist::Committed { genesis: GENESIS, committed: committed(round), figures: Figures::default() };
-    database.write(&[item(0), item(1), Persist::SwitchChain { from: GENESIS, to: RUN }]).expect("room");
+    database.write(&chain_to(2)).expect("room");
+    let items = [Persist::Vote { chain: CHAIN, vote: vote(4, me().node_id()) }, committed(4)];
+    let error = database.write(&items).expect_err("record 3 is missing");
+    assert!(matches!(error, StoreError::Gap { round: 4, expected: 3, .. }), "{error}");
     let recovered = database.recover(vec![]).expect("reads");
-    assert_eq!((recovered.chain, recovered.aside), (vec![], vec![committed(0), committed(1)]));
+    assert_eq!((recovered.chain.len(), recovered.ballots.len()), (3, 0));
+}
+
+#[test]
+fn a_chain_that_gave_itself_up_is_remembered_as_that() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let database = open(&dir);
+    let yielded = Record { kind: Kind::Yield { to: RUN, alive: vec![] }, ..record(1) };
+    database.write(&[committed_in(CHAIN, genesis()), committed_in(CHAIN, yielded.clone())]).expect("room");
+    let recovered = database.recover(vec![]).expect("reads");
+    let pair = [genesis(), yielded].map(|record| Committed { record, accepts: vec![] });
+    assert_eq!((recovered.chain, recovered.given_up), (vec![], vec![pair]));
+    assert!(database.history().expect("reads").is_empty());
+    // Another chain is the node's from now on; the first stays what it is.
+    database.write(&[committed_in(RUN, genesis())]).expect("room");
+    let recovered = database.recover(vec![]).expect("reads");
+    assert_eq!((recovered.chain.len(), recovered.given_up.len()), (1, 1));
+}
+
+#[test]
+fn a_chain_that_was_let_go_of_is_gone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let database = open(&dir);
+    database.write(&chain_to(2)).expect("room");
+    database.write(&[Persist::LetGo { chain: CHAIN }]).expect("room");
+    assert!(database.recover(vec![]).expect("reads").chain.is_empty());
+    database.write(&chain_to(1)).expect("it can be entered again from its beginning");
 }
 
 #[test]
 fn the_home_of_another_run_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     drop(open(&dir));
-    let error = Database::open(&dir.path().join("store.redb"), GENESIS).expect_err("another run");
+    let error = Database::open(&dir.path().join("store.redb"), CHAIN).expect_err("another run");
     assert!(matches!(error, StoreError::OtherRun { .. }), "{error}");
 }
 
@@ -98,100 +196,57 @@ fn a_file_that_is_no_database_is_named() {
     assert!(error.to_string().contains("store.redb"), "{error}");
 }
 
-fn founding(nonce: u8) -> Founding {
-    let model = BlobRef { id: GENESIS, len: 4 };
-    Founding { run: RUN, proposer: me().node_id(), nonce: Hash::from_bytes([nonce; 32]), members: vec![], model }
-}
-
-fn abort(founding: Hash) -> Persist {
-    let record = Record { kind: Kind::Abort { founding }, ..record(0) };
-    Persist::Decided { founding, committed: Committed { record, accepts: vec![] } }
-}
-
-fn committed(round: u64) -> Persist {
-    let committed = Committed { record: record(round), accepts: vec![] };
-    Persist::Committed { genesis: GENESIS, committed, figures: Figures::default() }
-}
-
-fn contribution() -> Contribution {
-    Contribution {
-        node: me().node_id(),
-        samples: 7,
-        update: BlobRef { id: RUN, len: 4 },
-        train_loss: 0.25,
-        train_ms: 9,
-        evaluation: None,
-        signature: Signature::from_bytes(&[0; 64]),
-    }
-}
-
-fn lie() -> Evidence {
-    let accept = |value| Accept {
-        acceptor: me().node_id(),
-        ballot: Ballot { round: 3, attempt: 0 },
-        coordinator: me().node_id(),
-        value,
-        signature: Signature::from_bytes(&[1; 64]),
-    };
-    Evidence::Accepts { parent: GENESIS, accepts: (accept(RUN), accept(GENESIS)) }
-}
-
 #[test]
-fn a_founding_is_there_after_a_restart_with_its_bind_refusal_and_decision() {
+fn a_founding_binds_over_restarts_until_its_outcome_is_known() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let founding = founding(1);
-    let (id, scope) = (founding.id(), founding.scope());
-    let (bind, refusal) = (Bind::new(&me(), &scope), Refusal::new(&me(), &scope, Some(GENESIS)));
-    let mut expected = RecoveredFounding { founding: founding.clone(), bind: None, refusal: None, decided: None };
-    let found = |item| {
-        open(&dir).write(&[item]).expect("room on the disk");
-        open(&dir).recover(vec![]).expect("reads").foundings
+    let (item, bind) = bound(&founding);
+    open(&dir).write(&[item]).expect("room on the disk");
+    let expected = RecoveredFounding::Bound { founding: founding.clone(), bind };
+    assert_eq!(open(&dir).recover(vec![]).expect("reads").foundings, [expected]);
+    let (item, proof) = abort(founding.id());
+    open(&dir).write(&[item]).expect("room on the disk");
+    let expected = RecoveredFounding::Aborted { founding: founding.id(), proof };
+    assert_eq!(open(&dir).recover(vec![]).expect("reads").foundings, [expected]);
+}
+
+#[test]
+fn a_genesis_ends_the_founding_that_led_to_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let database = open(&dir);
+    let id = founding(1).id();
+    let vote = |chain| Persist::Vote { chain, vote: vote(0, me().node_id()) };
+    database.write(&[bound(&founding(1)).0, vote(id), vote(RUN), committed_in(CHAIN, genesis())]).expect("room");
+    let recovered = database.recover(vec![]).expect("reads");
+    assert!(recovered.foundings.is_empty());
+    assert_eq!(recovered.ballots.iter().map(|b| b.chain).collect::<Vec<_>>(), [RUN]);
+    assert!(recovered.promises.contains(&(id, Ballot::end_of_round(0))), "nobody votes in it again");
+}
+
+#[test]
+fn proofs_of_foundings_that_came_to_nothing_are_bounded_and_the_oldest_go_first() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let database = open(&dir);
+    let number = |n: usize| Hash::of(&n.to_le_bytes());
+    let aborts: Vec<Persist> = (0..ABORTED_FOUNDINGS_MAX + 3).map(|n| abort(number(n)).0).collect();
+    database.write(&aborts).expect("room");
+    let recovered = database.recover(vec![]).expect("reads");
+    let ids = |f: &RecoveredFounding| match f {
+        RecoveredFounding::Aborted { founding, .. } => *founding,
+        RecoveredFounding::Bound { founding, .. } => founding.id(),
     };
-    assert_eq!(found(Persist::Founding(founding)), [expected.clone()]);
-    expected.bind = Some(bind);
-    assert_eq!(found(Persist::Bind { founding: id, bind }), [expected.clone()]);
-    expected.refusal = Some(refusal);
-    assert_eq!(found(Persist::Refusal { founding: id, refusal }), [expected.clone()]);
-    let decision = Committed { record: record(0), accepts: vec![] };
-    expected.decided = Some(decision.clone());
-    assert_eq!(found(Persist::Decided { founding: id, committed: decision }), [expected]);
-}
-
-#[test]
-fn a_decision_makes_the_ballots_of_its_founding_useless_and_no_others() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let founding = founding(1);
-    let id = founding.id();
-    let database = open(&dir);
-    let vote = |genesis| Persist::Vote { genesis, vote: vote(0, me().node_id()) };
-    database.write(&[Persist::Founding(founding), vote(id), vote(GENESIS), abort(id)]).expect("room");
-    let ballots = database.recover(vec![]).expect("reads").ballots;
-    assert_eq!(ballots.iter().map(|b| b.genesis).collect::<Vec<_>>(), [GENESIS]);
-}
-
-#[test]
-fn foundings_that_came_to_nothing_do_not_pile_up() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let database = open(&dir);
-    let bound = founding(0);
-    let bind = Persist::Bind { founding: bound.id(), bind: Bind::new(&me(), &bound.scope()) };
-    database.write(&[Persist::Founding(bound.clone()), bind]).expect("room");
-    for nonce in 1..100 {
-        let founding = founding(nonce);
-        let id = founding.id();
-        database.write(&[Persist::Founding(founding), abort(id)]).expect("room");
-    }
-    let foundings = database.recover(vec![]).expect("reads").foundings;
-    assert!(foundings.len() <= FOUNDINGS_MAX, "{} foundings", foundings.len());
-    assert!(foundings.iter().any(|f| f.founding == bound && f.bind.is_some()), "the bind is forgotten");
+    let ids: Vec<Hash> = recovered.foundings.iter().map(ids).collect();
+    assert_eq!((ids.len(), ids[0]), (ABORTED_FOUNDINGS_MAX, number(3)));
+    assert_eq!(recovered.promises.len(), ABORTED_FOUNDINGS_MAX + 3, "their promises stay");
 }
 
 #[test]
 fn a_contribution_is_there_after_a_restart_until_its_round_commits() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let item = Persist::Contribution { genesis: GENESIS, round: 3, contribution: contribution() };
+    open(&dir).write(&chain_to(2)).expect("room on the disk");
+    let item = Persist::Contribution { chain: CHAIN, contribution: contribution() };
     open(&dir).write(&[item]).expect("room on the disk");
-    assert_eq!(open(&dir).recover(vec![]).expect("reads").contribution, Some((3, contribution())));
+    assert_eq!(open(&dir).recover(vec![]).expect("reads").contribution, Some(contribution()));
     open(&dir).write(&[committed(3)]).expect("room on the disk");
     assert_eq!(open(&dir).recover(vec![]).expect("reads").contribution, None);
 }
@@ -199,8 +254,8 @@ fn a_contribution_is_there_after_a_restart_until_its_round_commits() {
 #[test]
 fn evidence_and_leaving_are_there_after_a_restart() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let proof = || Persist::Evidence { genesis: GENESIS, evidence: lie() };
-    open(&dir).write(&[proof(), proof(), Persist::Left { genesis: GENESIS }]).expect("room on the disk");
+    let proof = || Persist::Evidence(lie());
+    open(&dir).write(&[proof(), proof(), Persist::Left]).expect("room on the disk");
     let recovered = open(&dir).recover(vec![RUN]).expect("reads");
     assert_eq!((recovered.evidence, recovered.left, recovered.blobs), (vec![lie(), lie()], true, vec![RUN]));
 }
@@ -208,22 +263,11 @@ fn evidence_and_leaving_are_there_after_a_restart() {
 #[test]
 fn a_record_comes_with_this_node_s_figures() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let committed = Committed { record: record(0), accepts: vec![] };
-    let figures = Figures { duration_ms: Some(5), overhead_ms: Some(2), bytes_sent: 3, bytes_received: 4 };
-    let item = Persist::Committed { genesis: GENESIS, committed: committed.clone(), figures };
+    let committed = Committed { record: genesis(), accepts: vec![] };
+    let stats = LocalStats { duration_ms: Some(5), overhead_ms: Some(2), bytes_sent: 3, bytes_received: 4 };
+    let item = Persist::Committed { chain: CHAIN, committed: committed.clone(), stats };
     open(&dir).write(&[item]).expect("room on the disk");
-    assert_eq!(open(&dir).history().expect("reads"), [HistoryEntry { committed, figures }]);
-}
-
-#[test]
-fn a_record_takes_the_place_of_an_older_chain_s_and_of_all_behind_it() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let database = open(&dir);
-    database.write(&(0..5).map(committed).collect::<Vec<_>>()).expect("room");
-    database.write(&[committed(2)]).expect("room");
-    let rounds: Vec<u64> =
-        database.history().expect("reads").iter().map(|entry| entry.committed.record.round).collect();
-    assert_eq!(rounds, [0, 1, 2]);
+    assert_eq!(open(&dir).history().expect("reads"), [HistoryEntry { committed, stats }]);
 }
 
 #[test]
@@ -231,11 +275,11 @@ fn a_later_vote_replaces_the_one_before_in_its_round_alone() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let other = Identity::from_secret(&[2; 32]).node_id();
     let items = [vote(3, me().node_id()), vote(4, me().node_id()), vote(3, other)];
-    let items = items.map(|vote| Persist::Vote { genesis: GENESIS, vote });
+    let items = items.map(|vote| Persist::Vote { chain: CHAIN, vote });
     open(&dir).write(&items).expect("room on the disk");
     let ballots = open(&dir).recover(vec![]).expect("reads").ballots;
-    let candidates: Vec<_> = ballots.iter().map(|b| (b.round, b.vote.as_ref().map(|v| v.candidate))).collect();
-    assert_eq!(candidates, [(3, Some(other)), (4, Some(me().node_id()))]);
+    let votes: Vec<_> = ballots.iter().map(|b| (b.round, b.vote.clone())).collect();
+    assert_eq!(votes, [(3, Some(vote(3, other))), (4, Some(vote(4, me().node_id())))]);
 }
 
 #[test]
@@ -259,12 +303,12 @@ fn a_value_that_is_no_record_is_named_with_its_file_and_table() {
     let database = open(&dir);
     database
         .write_all(|tx| {
-            tx.open_table(RECORDS)?.insert(0, &b"no record"[..])?;
+            tx.open_table(RECORDS)?.insert(&key(CHAIN, 0)[..], &b"no record"[..])?;
             Ok(())
         })
         .expect("room");
     let error = database.recover(vec![]).expect_err("it is none").to_string();
-    assert!(error.contains("store.redb") && error.contains("records"), "{error}");
+    assert!(error.contains("store.redb") && error.contains("chains"), "{error}");
 }
 
 /// Numbers from a seed, for where to damage and what to lose (splitmix64).
@@ -284,7 +328,7 @@ impl Draw {
 fn a_damaged_file_is_an_error_or_reads_as_it_was_and_never_a_panic() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("store.redb");
-    open(&dir).write(&(0..40).map(committed).collect::<Vec<_>>()).expect("room");
+    open(&dir).write(&chain_to(39)).expect("room");
     let before = open(&dir).recover(vec![]).expect("reads");
     let sound = std::fs::read(&path).expect("reads");
     for seed in 0..60 {
@@ -406,8 +450,9 @@ fn what_was_confirmed_survives_a_power_loss_at_any_moment() {
     // Where each round's write ended.
     let mut confirmed = Vec::new();
     for round in 0..12 {
-        let vote = Persist::Vote { genesis: GENESIS, vote: vote(round + 1, me().node_id()) };
-        database.write(&[committed(round), vote]).expect("room");
+        let vote = Persist::Vote { chain: CHAIN, vote: vote(round + 1, me().node_id()) };
+        let record = if round == 0 { committed_in(CHAIN, genesis()) } else { committed(round) };
+        database.write(&[record, vote]).expect("room");
         confirmed.push(disk.mark());
     }
     let end = disk.mark();
@@ -434,7 +479,7 @@ fn a_database_that_was_half_made_in_an_earlier_life_is_made_anew() {
     drop(disk.open().expect("an empty disk"));
     let image = disk.after_power_loss(disk.mark() / 2, &mut Draw(1));
     std::fs::write(dir.path().join("store.redb.new"), image).expect("writes");
-    open(&dir).write(&[committed(0)]).expect("room on the disk");
+    open(&dir).write(&chain_to(0)).expect("room on the disk");
     assert_eq!(open(&dir).history().expect("reads").len(), 1);
     assert_eq!(std::fs::read_dir(dir.path()).expect("reads").count(), 1, "nothing is left behind");
 }
