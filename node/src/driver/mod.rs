@@ -170,6 +170,7 @@ impl Driver {
         let Sources { mut net, mut inputs, mut written, mut commands } = sources;
         tokio::pin!(shutdown);
         self.drain(&is_over);
+        self.publish();
         let mut failed = None;
         while self.over.is_none() && failed.is_none() {
             let deadline = self.machine.deadline().unwrap_or_default();
@@ -197,7 +198,7 @@ impl Driver {
 
     /// Stops the workers and waits until everything that was to be written is.
     async fn stop(mut self) -> Option<Event> {
-        self.node_state.publish(self.machine.view(self.now()));
+        self.publish();
         self.trainer.stop();
         self.save_peers();
         self.fetches.stop();
@@ -283,9 +284,14 @@ impl Driver {
         }
         self.is_stale = true;
         if self.published.elapsed() >= PUBLISH_EVERY {
-            self.node_state.publish(self.machine.view(self.now()));
-            (self.published, self.is_stale) = (Instant::now(), false);
+            self.publish();
         }
+    }
+
+    /// Shows where the node stands to those who only look.
+    fn publish(&mut self) {
+        self.node_state.publish(self.machine.view(self.now()));
+        (self.published, self.is_stale) = (Instant::now(), false);
     }
 
     fn carry_out(&mut self, effect: Effect, is_over: &impl Fn(&Event) -> bool) {
