@@ -1,4 +1,4 @@
-//! Exact averaging (design 4.8): fixed-point sums that don't depend on the order of arrival.
+//! Exact averaging (docs/protocol.md, section 14): fixed-point sums that don't depend on the order of arrival.
 //!
 //! A delta becomes an i64 with 26 fractional bits, rounded to nearest even, times its sample count. The bounds below
 //! keep every sum within 2^62, so integer addition never overflows and is associative. Division and addition to the

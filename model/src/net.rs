@@ -59,7 +59,8 @@ enum Stage {
 }
 
 impl Model {
-    /// The initial model: a function of the net and the seed, bit-identical on every CPU (design 4.8).
+    /// The initial model: a function of the net and the seed, bit-identical on every CPU
+    /// (docs/protocol.md, section 14).
     pub fn initial(spec: &NetSpec, device: &Device, seed: u64) -> Result<Self, ModelError> {
         let parameters = spec.parameters()?;
         Self::build(spec, device, &parameters, |index| init::values(&parameters, index, seed))

@@ -47,7 +47,7 @@ pub struct StreamKey<'a> {
     pub seed: u64,
     /// The round, from 1; 0 for what belongs to no round.
     pub round: u64,
-    /// The node key (design 4.8); empty for what is the same on every node.
+    /// The node key (docs/protocol.md, section 14); empty for what is the same on every node.
     pub node: &'a [u8],
     /// The use of the numbers.
     pub purpose: Purpose,

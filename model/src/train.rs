@@ -77,7 +77,7 @@ pub struct TrainJob<'a> {
     pub round: u64,
     /// The run's seed: with round and node key it fixes every random draw.
     pub seed: u64,
-    /// The node key (design 4.8).
+    /// The node key (docs/protocol.md, section 14).
     pub node_key: &'a [u8],
     /// Where to compute.
     pub device: &'a Device,

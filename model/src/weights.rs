@@ -2,7 +2,7 @@
 //!
 //! The format is raw little-endian f32, the parameters in the net's order, and nothing else.
 
-/// The largest magnitude of a delta's value (design 4.8).
+/// The largest magnitude of a delta's value (docs/protocol.md, section 14).
 pub const DELTA_MAX: f32 = 16.0;
 
 /// What is wrong with the bytes of a model or a delta.

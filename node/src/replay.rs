@@ -1,5 +1,5 @@
 //! A run repeated in one process from its records and data: every update trained again, every average made again, and
-//! their hashes compared (promise 5: faithful).
+//! their hashes compared (docs/protocol.md, section 2, promise 5).
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Far beyond what a start takes, so that a slow machine fails nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What `status --format json` has at least (design section 6).
+/// What `status --format json` has at least (the README lists it).
 const STATUS_KEYS: [&str; 19] = [
     "run_id",
     "run_name",

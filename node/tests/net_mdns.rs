@@ -1,6 +1,6 @@
-//! Two nodes on one local network find each other without any address (promise 7 of the design). mDNS doesn't work on
-//! loopback, so there are two network namespaces and a cable between them. Needs root and `ip`; where they are missing the
-//! test says so and passes.
+//! Two nodes on one local network find each other without any address (docs/protocol.md, section 2, promise 7). mDNS
+//! doesn't work on loopback, so there are two network namespaces and a cable between them. Needs root and `ip`; where
+//! they are missing the test says so and passes.
 
 #![cfg(target_os = "linux")]
 

@@ -10,7 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::base::bounds::MESSAGE_BYTES_MAX;
 use crate::base::codec::{self, CodecError};
 use crate::base::ids::{Ballot, Hash};
-use crate::{founding, membership, paxos, round, sync};
+use crate::founding::message as founding;
+use crate::membership::message as membership;
+use crate::paxos::message as paxos;
+use crate::round::message as round;
+use crate::sync::message as sync;
 
 /// What one node says to another, or to all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,25 +30,25 @@ pub struct Message {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Body {
     /// How a chain begins.
-    Founding(founding::message::Message),
+    Founding(founding::Message),
     /// One decision: the record of a round, or the outcome of a founding.
     Paxos {
         /// The ballot that it is about.
         ballot: Ballot,
         /// What is said.
-        message: paxos::message::Message,
+        message: paxos::Message,
     },
     /// Updates and evaluations, between a participant and the coordinator.
     Round {
         /// The ballot of the coordinator.
         ballot: Ballot,
         /// What is said.
-        message: round::message::Message,
+        message: round::Message,
     },
     /// Who is there, who comes and who goes.
-    Membership(membership::message::Message),
+    Membership(membership::Message),
     /// Records, for whoever lacks them.
-    Sync(sync::message::Message),
+    Sync(sync::Message),
 }
 
 impl Message {
@@ -62,27 +66,27 @@ impl Message {
     }
 
     /// A message of a founding.
-    pub(crate) fn founding(id: Hash, message: founding::message::Message) -> Self {
+    pub(crate) fn founding(id: Hash, message: founding::Message) -> Self {
         Self { chain: id, body: Body::Founding(message) }
     }
 
     /// A message of a decision.
-    pub(crate) fn paxos(chain: Hash, ballot: Ballot, message: paxos::message::Message) -> Self {
+    pub(crate) fn paxos(chain: Hash, ballot: Ballot, message: paxos::Message) -> Self {
         Self { chain, body: Body::Paxos { ballot, message } }
     }
 
     /// A message of a round's work.
-    pub(crate) fn round(chain: Hash, ballot: Ballot, message: round::message::Message) -> Self {
+    pub(crate) fn round(chain: Hash, ballot: Ballot, message: round::Message) -> Self {
         Self { chain, body: Body::Round { ballot, message } }
     }
 
     /// A message about membership.
-    pub(crate) fn membership(chain: Hash, message: membership::message::Message) -> Self {
+    pub(crate) fn membership(chain: Hash, message: membership::Message) -> Self {
         Self { chain, body: Body::Membership(message) }
     }
 
     /// A message about records.
-    pub(crate) fn sync(chain: Hash, message: sync::message::Message) -> Self {
+    pub(crate) fn sync(chain: Hash, message: sync::Message) -> Self {
         Self { chain, body: Body::Sync(message) }
     }
 }

@@ -1,4 +1,4 @@
-//! The run file: the TOML that fixes model, seed, data, training and rounds of a run (design section 6).
+//! The run file: the TOML that fixes model, seed, data, training and rounds of a run (docs/protocol.md, section 1).
 //!
 //! [`RunFile::parse`] reads what a person wrote and says where it is wrong; [`RunFile::canonical`] writes it out with
 //! every key in a fixed order, so that comments, order and left-out defaults don't matter; the hash of that is the

@@ -17,7 +17,7 @@ pub use shapes::{SHAPES_CLASSES, SHAPES_IMAGE};
 
 use std::path::{Path, PathBuf};
 
-/// Images of one data set at most, the bound on sample counts (design 4.8).
+/// Images of one data set at most, the bound on sample counts (docs/protocol.md, section 14).
 pub const IMAGES_MAX: usize = 1 << 20;
 /// Bytes of pixels of one data set at most: it has to fit in the memory of an ordinary machine.
 pub const PIXELS_MAX: usize = 8 << 30;

@@ -1,4 +1,5 @@
-//! Blobs: models and updates, on disk and between nodes, in chunks that are each checked (design 4.7).
+//! Blobs: models and updates, on disk and between nodes, in chunks that are each checked
+//! (docs/protocol.md, section 13).
 //!
 //! [`BlobStore`] keeps them, [`fetch`] gets one from several holders at once, [`serve`] gives out what is here.
 

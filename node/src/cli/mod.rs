@@ -1,5 +1,5 @@
-//! The command line: what is stable for scripts, in one place (design section 6). Commands know what is below them and none
-//! of each other.
+//! The command line: what is stable for scripts, in one place, as the README lists it. Commands know what is below them
+//! and none of each other.
 
 mod data;
 mod demo;

@@ -1,5 +1,5 @@
-//! The aggregator: one thread that checks updates, adds them to the exact sum of the ballot (design 4.8), and makes the next
-//! state of it.
+//! The aggregator: one thread that checks updates, adds them to the exact sum of the ballot (docs/protocol.md,
+//! section 14), and makes the next state of it.
 //!
 //! Memory is the sum and one update, whatever the number of participants.
 

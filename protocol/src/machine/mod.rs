@@ -7,8 +7,8 @@
 //! Give it one input, drain the effects, give it the next. It is a function of its inputs: the same ones in the same
 //! order, with the same seed, give the same effects.
 //!
-//! The way of a node is its [`Standing`]: it gathers and founds ([`crate::founding`]) or follows a chain that lives
-//! ([`crate::sync::sighting`]), is a member of it round after round ([`crate::round`]), and serves others when it is over.
+//! The way of a node is its `Standing`: it gathers and founds ([`crate::founding`]) or follows a chain that lives
+//! (`sync::sighting`), is a member of it round after round ([`crate::round`]), and serves others when it is over.
 
 mod chain;
 mod members;

@@ -2,7 +2,7 @@
 //!
 //! An instance decides the record of one round, or in round 0 whether a founding comes about. It knows ballots, votes,
 //! proposals and accepts; what is proposed, and when, is its owner's business. The owner feeds it messages and time and
-//! takes the [`Output`]s: I am elected, somebody is, it is decided.
+//! takes the `Output`s: I am elected, somebody is, it is decided.
 //!
 //! ```text
 //!         campaign_at             quorum of votes                     quorum of accepts
@@ -13,7 +13,7 @@
 //!     └──────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! What keeps it safe is in [`acceptor`]; the rest is about getting done.
+//! What keeps it safe is in `acceptor`; the rest is about getting done.
 
 mod acceptor;
 mod election;

@@ -1,4 +1,4 @@
-//! One round of a chain: train, collect, aggregate, propose. The [`Instance`] inside decides; this is what it is about.
+//! One round of a chain: train, collect, aggregate, propose. The `Instance` inside decides; this is what it is about.
 //!
 //! A member trains when a coordinator has opened the round and offers its update to whoever coordinates, once for each
 //! ballot, the same update always. A coordinator fetches what is offered, has it checked and folded into the exact sum,

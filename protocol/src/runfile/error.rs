@@ -39,7 +39,7 @@ pub enum Problem {
         what: &'static str,
         /// The name found, cut if it is long.
         name: String,
-        /// " in [train]".
+        /// `" in [train]"`.
         place: String,
         /// "did you mean `lr_decay`?", or where it belongs, or what there is.
         hint: String,
@@ -47,7 +47,7 @@ pub enum Problem {
     /// Something that has no default was left out.
     #[error("{what} is missing: add `{example}`")]
     Missing {
-        /// "`rounds` in [run]".
+        /// ``"`rounds` in [run]"``.
         what: String,
         /// A line that would do.
         example: String,
@@ -55,7 +55,7 @@ pub enum Problem {
     /// A value of another type, or out of range.
     #[error("{what} is {found}: expected {expected}, for example `{example}`")]
     Value {
-        /// "`lr` in [train]".
+        /// ``"`lr` in [train]"``.
         what: String,
         /// The value found, cut if it is long.
         found: String,
