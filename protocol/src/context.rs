@@ -44,7 +44,6 @@ pub(crate) struct Context {
 #[derive(Debug, Clone)]
 pub(crate) enum Held {
     Send(NodeId, Message),
-    Broadcast(Message),
     Emit(Event),
 }
 
@@ -179,7 +178,6 @@ impl Context {
         for held in self.held.remove(&id).into_iter().flatten() {
             match held {
                 Held::Send(to, message) => self.send(to, message),
-                Held::Broadcast(message) => self.broadcast(message),
                 Held::Emit(event) => self.emit(event),
             }
         }

@@ -4,14 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::bounds::{ANSWERS_PER_S, SERVED_BYTES_PER_S, SILENT_MAX};
+use crate::base::bounds::{ANSWERS_PER_S, SERVED_BYTES_PER_S, SILENT_MAX, VOTE_TIMES_MAX};
 use crate::base::ids::{Hash, NodeId, Time};
 use crate::base::roster::Roster;
-use crate::base::timing::{GONE_GRACE_MS, SILENT_MS, SILENT_ROUNDS};
+use crate::base::timing::{GONE_GRACE_MS, SERVED_AHEAD_MS, SILENT_MS, SILENT_ROUNDS};
 use crate::membership::message::{Activity, Presence};
-
-/// What one peer asks for is served this much ahead of its rate.
-const BURST_MS: u64 = 1_000;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
@@ -45,9 +42,6 @@ pub(crate) struct Peers {
     /// Vote requests answered lately, in milliseconds each: the candidates' step follows them.
     vote_ms: Vec<u64>,
 }
-
-/// Vote times remembered for the 95th percentile.
-const VOTE_TIMES: usize = 32;
 
 impl Peers {
     pub(crate) fn get(&self, node: NodeId) -> Option<&Peer> {
@@ -139,7 +133,7 @@ impl Peers {
     pub(crate) fn may_serve(&mut self, node: NodeId, now: Time, bytes: u64) -> bool {
         let Some(peer) = self.peers.get_mut(&node) else { return false };
         let due = peer.served_until.max(now);
-        if due.since_ms(now) > BURST_MS {
+        if due.since_ms(now) > SERVED_AHEAD_MS {
             return false;
         }
         peer.served_until = due.plus_ms((bytes * 1_000).div_ceil(SERVED_BYTES_PER_S));
@@ -147,7 +141,7 @@ impl Peers {
     }
 
     pub(crate) fn note_vote_ms(&mut self, ms: u64) {
-        if self.vote_ms.len() == VOTE_TIMES {
+        if self.vote_ms.len() == VOTE_TIMES_MAX {
             self.vote_ms.remove(0);
         }
         self.vote_ms.push(ms);

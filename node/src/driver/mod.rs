@@ -55,6 +55,8 @@ pub struct Driver {
     started: Instant,
     /// Bytes sent and received when the last record was committed.
     bytes_at_commit: (u64, u64),
+    /// The addresses that are on disk for the next start.
+    saved_peers: Vec<String>,
     /// Rounds whose updates stay on disk.
     keep_updates: usize,
     /// When the snapshot was published last, and whether it has changed since.
@@ -144,6 +146,7 @@ impl Driver {
             home: parts.home,
             started,
             bytes_at_commit: (0, 0),
+            saved_peers: Vec::new(),
             keep_updates: parts.keep_updates,
             published: started,
             is_stale: true,
@@ -367,14 +370,15 @@ impl Driver {
         self.blobs.retain(&keep);
     }
 
-    /// Addresses for the next start, in case nobody is found otherwise.
-    fn save_peers(&self) {
+    /// Addresses for the next start, in case nobody is found otherwise; written when they have changed.
+    fn save_peers(&mut self) {
         let addresses: Vec<String> =
             self.network.peers().into_iter().flat_map(|(_, a)| a).map(|a| a.to_string()).collect();
         // Whoever stops last sees nobody, and still wants to know where the others were.
-        if addresses.is_empty() {
+        if addresses.is_empty() || addresses == self.saved_peers {
             return;
         }
+        self.saved_peers.clone_from(&addresses);
         let home = self.home.clone();
         tokio::task::spawn_blocking(move || {
             let json = serde_json::to_vec(&addresses).unwrap_or_default();

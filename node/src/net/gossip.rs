@@ -36,13 +36,14 @@ pub(super) fn behaviour(run: RunId) -> Result<Behaviour, String> {
         .flood_publish(true)
         .heartbeat_initial_delay(Duration::from_millis(100))
         .heartbeat_interval(HEARTBEAT)
-        // Up to 7 nodes the mesh is everybody; at 50 it has a diameter of 2 or 3.
         // One message of a stranger's that proves itself goes to at most so many others.
-        .mesh_n(6)
-        .mesh_n_low(4)
-        .mesh_n_high(9)
-        .mesh_outbound_min(2)
-        .gossip_lazy(6)
+        // Whoever speaks first tells all that it is connected to; the mesh is for those that it is not.
+        .mesh_n(3)
+        .mesh_n_low(2)
+        .mesh_n_high(5)
+        .mesh_outbound_min(1)
+        .gossip_lazy(3)
+        .idontwant_message_size_threshold(GOSSIP_BYTES_MAX)
         .history_length(12)
         .history_gossip(6)
         // A node that restarts is grafted again soon.

@@ -21,7 +21,7 @@ use super::files;
 /// Grows with every change of what is stored.
 const VERSION: u32 = 2;
 
-/// `version`, `run`, `current` (the chain that the node is in or follows), `bound`, `contribution`, `left`.
+/// `version`, `run`, `current` (the chain that the node is in or follows), `bound`, `contribution`, `leaving`, `left`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// For each chain and founding the highest ballot voted or accepted in, or decided. Nothing deletes one.
 const PROMISES: TableDefinition<&[u8], (u64, u32)> = TableDefinition::new("promises");
@@ -367,6 +367,7 @@ impl Database {
             ballots: self.ballots()?,
             contribution,
             evidence: self.values::<Evidence>(EVIDENCE, "evidence")?,
+            leaving: self.meta("leaving")?.is_some(),
             left: self.meta("left")?.is_some(),
             blobs,
         })
@@ -430,6 +431,7 @@ fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), WriteError> {
             tx.open_table(META)?.remove("current")?;
             forget_chain(tx, *chain)
         }
+        Persist::Leaving => set_meta(tx, "leaving", &[1]),
         Persist::Left => set_meta(tx, "left", &[1]),
     }
 }

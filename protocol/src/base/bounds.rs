@@ -60,6 +60,22 @@ pub const REQUEST_ROUNDS: u64 = 3;
 /// Attempts above the highest that a node voted in or saw elected, which it votes for.
 pub const ATTEMPT_WINDOW: u32 = 8;
 
+/// Things that heartbeats name and that were asked for lately. What they name changes a few times in an attempt; a peer that
+/// makes names up fills nothing.
+pub const ASKED_MAX: usize = 64;
+
+/// Chains that nobody could prove and that are passed over for a while; more than a few mean that somebody makes them up.
+pub const PASSED_OVER_MAX: usize = 16;
+
+/// Members that a node asks at a time to take it onto the roster: any of them may coordinate next.
+pub const JOIN_ASKED_MAX: usize = 64;
+
+/// Vote requests whose answers are remembered: the candidates' step follows their 95th percentile.
+pub const VOTE_TIMES_MAX: usize = 32;
+
+/// Second commits that are kept: each is proof enough that somebody lied.
+pub const SECOND_COMMITS_MAX: usize = 16;
+
 /// Signatures that are remembered as checked: those of a round of the largest roster, several times over. A hash each.
 pub const VERIFIED_MAX: usize = 1 << 16;
 

@@ -3,6 +3,12 @@
 /// A coordinator says this often that it lives.
 pub const HEARTBEAT_MS: u64 = 250;
 
+/// How often the coordinator tells in a heartbeat what the participants do.
+pub const PROGRESS_MS: u64 = 4 * HEARTBEAT_MS;
+
+/// What one peer asks for is served this much ahead of its rate.
+pub const SERVED_AHEAD_MS: u64 = 1_000;
+
 /// Without a heartbeat for so long, an attempt is over for a member; without answers from a quorum for so long, for its
 /// coordinator. Six heartbeats: a busy machine may lose a few.
 pub const SILENCE_MS: u64 = 1_500;

@@ -98,10 +98,11 @@ impl Chain {
 
     fn check_no_training(&self, record: &Record) -> Result<(), Reject> {
         let nothing = record.contributions.is_empty() && record.evaluations.is_empty();
-        if !nothing || record.model != self.head().model || record.participants.len() > self.roster.len() {
+        if !nothing || record.model != self.head().model {
             return Err(Reject::WrongKind);
         }
-        Ok(())
+        let order = self.roster.participant_order(self.head().model.id, self.next_round());
+        if order.starts_with(&record.participants) { Ok(()) } else { Err(Reject::WrongParticipants) }
     }
 
     fn check_closing(&self, record: &Record) -> Result<(), Reject> {

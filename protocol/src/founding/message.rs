@@ -33,6 +33,4 @@ pub enum Message {
     Refusal(Signed<Refusal>),
     /// The proposed roster has decided.
     Decided(Committed),
-    /// What is this founding, and what became of it?
-    Query,
 }

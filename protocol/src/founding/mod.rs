@@ -250,10 +250,6 @@ impl Foundings {
                 Some(bound) if bound.id == id => bound.on_decided(ctx, from, committed),
                 _ => {}
             },
-            Word::Query => match &self.bound {
-                Some(bound) if bound.id == id => bound.show(ctx, from),
-                _ => self.on_unknown(ctx, from, id, standing),
-            },
         }
     }
 
@@ -379,7 +375,10 @@ impl Foundings {
             return self.on_unknown(ctx, from, id, standing);
         }
         if let Err(reject) = check_founding(&ctx.params, &founding, &ctx.verifier) {
-            return ctx.reject(from, reject);
+            // Nobody waits for what this node can't take part in.
+            self.given = None;
+            ctx.reject(from, reject);
+            return self.on_unknown(ctx, from, id, standing);
         }
         let founders = &founding.vouched().founders;
         let members: Vec<Member> = founders.iter().map(|f| f.member.clone()).collect();
@@ -552,12 +551,6 @@ impl Bound {
     fn say_bind(&self, ctx: &mut Context, to: NodeId) {
         if self.binds.contains_key(&ctx.me) {
             ctx.send(to, Message::founding(self.id, Word::Bind(self.bind)));
-        }
-    }
-
-    fn show(&self, ctx: &mut Context, to: NodeId) {
-        if self.roster.contains(to) {
-            self.say_bind(ctx, to);
         }
     }
 

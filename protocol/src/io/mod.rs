@@ -142,8 +142,8 @@ pub enum Effect {
         /// What.
         message: Message,
     },
-    /// Gossip to all nodes of the run: what can be checked whoever passes it on. May be lost. Too large for gossip, it is
-    /// left out: members ask after a heartbeat.
+    /// Gossip to all nodes of the run, those that follow a chain included: decisions and proofs of lies, which can be checked
+    /// whoever passes them on. May be lost. Too large for gossip, it is left out: others ask.
     Broadcast(Message),
     /// The gossip that was just given is to be passed on.
     Relay,

@@ -74,6 +74,8 @@ pub enum Persist {
         /// The chain.
         chain: Hash,
     },
+    /// The node wants to come off the roster.
+    Leaving,
     /// The node came off the roster for good, at its own wish.
     Left,
 }
@@ -99,6 +101,7 @@ impl Persist {
             | Persist::Evidence(_)
             | Persist::SecondCommit(_)
             | Persist::LetGo { .. }
+            | Persist::Leaving
             | Persist::Left => Vec::new(),
         }
     }
@@ -134,7 +137,9 @@ pub struct Recovered {
     pub contribution: Option<Signed<Contribution>>,
     /// Proofs of lies.
     pub evidence: Vec<Evidence>,
-    /// Whether this node came off the roster for good.
+    /// Whether this node wants to come off the roster.
+    pub leaving: bool,
+    /// Whether it came off the roster for good.
     pub left: bool,
     /// The blobs that are complete on disk.
     pub blobs: Vec<Hash>,

@@ -2,6 +2,7 @@
 
 use super::Machine;
 use super::standing::{End, InChain, Standing};
+use crate::base::bounds::SECOND_COMMITS_MAX;
 use crate::base::ids::{Hash, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
@@ -10,6 +11,7 @@ use crate::chain::{Chain, check_accepts};
 use crate::io::{Event, LocalStats, Persist};
 use crate::message::{Body, Message};
 use crate::paxos::Start;
+use crate::paxos::message::Message as Paxos;
 use crate::record::{Alive, Committed, Contribution, Evidence, Lie, request_scope};
 use crate::round::Round;
 use crate::sync::message::Message as Sync;
@@ -55,6 +57,9 @@ impl Machine {
         self.sightings.look_away();
         let genesis = chain.genesis();
         let mut in_chain = InChain::new(chain, self.ctx.now);
+        // On its roster and without a promise in it: this node's memory is lost, and it must not vote.
+        let is_member = in_chain.chain.roster().contains(self.ctx.me);
+        in_chain.has_forgotten = is_member && self.ctx.promise(genesis).is_none();
         for committed in in_chain.chain.records().to_vec() {
             in_chain.last_write = Some(self.write_record(genesis, committed, LocalStats::default()));
         }
@@ -85,7 +90,7 @@ impl Machine {
         }
         if c.chain.is_closed() {
             self.standing = Standing::Over(Some(Box::new(c)), End::Finished { told: false });
-        } else if !c.chain.roster().contains(self.ctx.me) {
+        } else if c.has_forgotten || !c.chain.roster().contains(self.ctx.me) {
             self.standing = Standing::Following(Box::new(c));
         } else {
             // A chain that was found shorter on disk than what this node has voted in grows again.
@@ -245,7 +250,11 @@ impl Machine {
         let here = c.chain.next_round();
         if round > here {
             if round == here + 1 && c.chain.roster().contains(from) {
-                c.next_round_inbox.insert(from, Message { chain: c.chain.genesis(), body: body() });
+                let body = body();
+                // Large ones come again: heartbeats name them.
+                if !is_large(&body) {
+                    c.next_round_inbox.insert(from, Message { chain: c.chain.genesis(), body });
+                }
             }
             self.catch_up(from);
         } else if round < here {
@@ -296,6 +305,9 @@ impl Machine {
         }
         if let Err(reject) = check_accepts(&committed, &scope, &c.chain.roster_of(round), &self.ctx.verifier) {
             return self.ctx.reject(from, reject);
+        }
+        if c.second_commits.len() >= SECOND_COMMITS_MAX || !c.second_commits.insert(theirs) {
+            return;
         }
         let other = |node: NodeId| committed.accepts.iter().find(|a| a.by() == node).copied();
         let both: Vec<_> = own.accepts.iter().filter_map(|a| Some((*a, other(a.by())?))).collect();
@@ -458,4 +470,9 @@ impl Machine {
             other => other,
         };
     }
+}
+
+/// Whether a message may be as large as the roster.
+fn is_large(body: &Body) -> bool {
+    matches!(body, Body::Paxos { message: Paxos::RoundOpened(_) | Paxos::Proposal(_), .. })
 }

@@ -2,7 +2,7 @@
 
 use super::Machine;
 use super::standing::{End, Standing};
-use crate::base::bounds::NAME_BYTES_MAX;
+use crate::base::bounds::{JOIN_ASKED_MAX, NAME_BYTES_MAX};
 use crate::base::ids::{Hash, NodeId};
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
@@ -13,9 +13,6 @@ use crate::membership::Stand;
 use crate::membership::message::{Activity, Message as Membership, Presence};
 use crate::message::Message;
 use crate::record::{Evidence, Join, Kind, Leave, Lie, Refusal, request_scope};
-
-/// Members that a node asks at a time to take it onto the roster: any of them may coordinate next.
-const JOIN_ASKED_MAX: usize = 64;
 
 impl Machine {
     /// Where this node stands in its run, in one word.
@@ -177,12 +174,14 @@ impl Machine {
         }
     }
 
+    /// The wish is written down: a node that is started again goes on leaving, and does not come back by itself.
     pub(super) fn wish_to_leave(&mut self) {
-        self.wants_to_leave = true;
-        self.pursued = None;
-        if !matches!(self.standing, Standing::Member(..)) {
-            self.left();
+        if !self.wants_to_leave {
+            self.wants_to_leave = true;
+            self.ctx.persist(Persist::Leaving);
         }
+        self.pursued = None;
+        self.leave_if_done();
     }
 
     /// Says that this node wants to go, and asks by that who holds the record without it.
@@ -203,10 +202,15 @@ impl Machine {
 
     /// Off the roster, a node goes once a quorum of the new one has the record without it on disk, and its model.
     fn leave_if_done(&mut self) {
-        let Standing::Following(c) = &self.standing else { return };
         if !self.wants_to_leave {
             return;
         }
+        let c = match &self.standing {
+            // Who is bound to a founding waits for its outcome: it may be on a roster then.
+            Standing::Gathering if self.foundings.bound().is_none() => return self.left(),
+            Standing::Following(c) => c,
+            Standing::Gathering | Standing::Member(..) | Standing::Over(..) => return,
+        };
         let (chain, me) = (&c.chain, self.ctx.me);
         let gone =
             chain.records().iter().rev().find(|c| {

@@ -83,7 +83,7 @@ impl Machine {
             foundings,
             sightings: Sightings::new(recovered.given_up, pinned),
             presences: Presences::default(),
-            wants_to_leave: false,
+            wants_to_leave: recovered.leaving,
             pursued: None,
         };
         if let Some(chain) = machine.restored_chain(recovered.chain) {

@@ -1,6 +1,6 @@
 //! Where a node stands in its run, and what it has where it stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::ids::{Hash, NodeId, Time};
 use crate::base::reject::Reject;
@@ -56,6 +56,10 @@ pub(super) struct InChain {
     pub(super) alive_at: Time,
     /// Why the last request to join was refused.
     pub(super) join_refused: Option<Reject>,
+    /// Whether this node is on the roster and its promises are lost: it follows, and never votes.
+    pub(super) has_forgotten: bool,
+    /// Second commits that were seen.
+    pub(super) second_commits: BTreeSet<Hash>,
 }
 
 impl InChain {
@@ -74,6 +78,8 @@ impl InChain {
             end_began,
             alive_at: now,
             join_refused: None,
+            has_forgotten: false,
+            second_commits: BTreeSet::new(),
         }
     }
 

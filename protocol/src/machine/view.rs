@@ -118,7 +118,13 @@ impl Machine {
 
     fn reason_to_join(&self) -> String {
         let refused = self.standing.in_chain().and_then(|c| c.join_refused);
+        let has_forgotten = self.standing.in_chain().is_some_and(|c| c.has_forgotten);
         match refused {
+            _ if has_forgotten => {
+                "this node is on the roster, but what it voted is not on its disk any more, so it must not vote \
+                                   again; stop it, move its home away, and join under a new identity"
+                    .to_owned()
+            }
             _ if !self.sees_quorum() => {
                 "no quorum of the chain that this node follows is in sight; it lets go of it soon".to_owned()
             }

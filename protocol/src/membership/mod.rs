@@ -31,6 +31,11 @@ impl Stand {
     fn public(&self) -> (Hash, Option<Hash>, bool) {
         (self.chain, self.founding, self.finished)
     }
+
+    /// Whether the coordinator does not see by itself what this node does.
+    fn is_news(&self) -> bool {
+        matches!(self.activity, Activity::Fetching | Activity::Training | Activity::Failed)
+    }
 }
 
 /// What a node has told of itself.
@@ -73,7 +78,9 @@ impl Presences {
         if before.is_none_or(|b| b.public() != stand.public()) {
             let all: Vec<NodeId> = ctx.peers.connected().map(|(node, _)| node).collect();
             all.into_iter().for_each(|node| self.tell(ctx, node, stand));
-        } else if before != Some(stand) || self.coordinator != coordinator {
+        } else if stand.is_news()
+            && (before.map(|b| b.activity) != Some(stand.activity) || self.coordinator != coordinator)
+        {
             let told = coordinator.filter(|c| *c != ctx.me && ctx.peers.is_connected(*c));
             told.into_iter().for_each(|node| self.tell(ctx, node, stand));
         }

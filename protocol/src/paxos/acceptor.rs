@@ -12,6 +12,7 @@ use crate::base::ids::{Ballot, Hash, NodeId};
 #[cfg(test)]
 use crate::base::plant::{Fault, is_planted};
 use crate::base::reject::Reject;
+use crate::base::roster::Roster;
 use crate::base::signed::{Scope, Signed};
 use crate::context::{Context, Held};
 use crate::io::{Persist, PersistId, RecoveredBallot};
@@ -140,8 +141,8 @@ impl Acceptor {
     }
 
     /// Accepts a proposal, of this node or of another, whose coordinator's word was checked; the accept leaves when it is on
-    /// disk, and with it, if it is this node's, the proposal.
-    pub(super) fn accept(&mut self, ctx: &mut Context, proposal: Proposal) -> Result<(), Reject> {
+    /// disk, and with it, if it is this node's, the proposal to the whole roster.
+    pub(super) fn accept(&mut self, ctx: &mut Context, proposal: Proposal, roster: &Roster) -> Result<(), Reject> {
         let (proposed, coordinator) = (*proposal.proposed.vouched(), proposal.coordinator());
         self.may_accept(ctx, proposed)?;
         if needs_model(&proposal) && !ctx.blobs.contains(&proposal.record.model.id) {
@@ -150,7 +151,9 @@ impl Acceptor {
         let chain = self.scope.chain;
         let mut held = Vec::new();
         if coordinator == ctx.me {
-            held.push(Held::Broadcast(Message::paxos(chain, proposed.ballot, Paxos::Proposal(proposal.clone()))));
+            let message = Message::paxos(chain, proposed.ballot, Paxos::Proposal(proposal.clone()));
+            let others = roster.nodes().filter(|node| *node != ctx.me);
+            held.extend(others.map(|node| Held::Send(node, message.clone())));
         }
         held.push(Held::Send(coordinator, self.accept_message(ctx, proposed, coordinator)));
         self.accepted = Some(proposal.clone());

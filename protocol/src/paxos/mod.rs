@@ -25,7 +25,7 @@ mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::base::bounds::ATTEMPT_WINDOW;
+use crate::base::bounds::{ASKED_MAX, ATTEMPT_WINDOW};
 use crate::base::ids::{Ballot, BlobRef, Hash, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::roster::Roster;
@@ -128,10 +128,6 @@ pub(crate) struct Instance {
     last_asked: BTreeMap<Hash, Time>,
     outputs: VecDeque<Output>,
 }
-
-/// Things that heartbeats name and that were asked for lately. What they name changes a few times in an attempt; a peer that
-/// makes names up fills nothing.
-const ASKED_MAX: usize = 64;
 
 /// How an instance begins.
 #[derive(Debug)]
@@ -435,7 +431,6 @@ impl Instance {
             Ok(plan) => plan,
             Err(reject) => return ctx.reject(from, reject),
         };
-        ctx.relay();
         self.witness_votes(&opened.votes);
         let plan_hash = opened.plan_hash();
         self.follow(ctx, Opened { coordinator, plan, plan_hash, votes: opened.votes });
@@ -545,7 +540,6 @@ impl Instance {
             }
             return;
         }
-        ctx.relay();
         self.witness.saw_proposed(&self.scope, &proposal.proposed);
         self.witness_votes(&proposal.votes);
         let proposed = *proposal.proposed.vouched();
@@ -609,7 +603,7 @@ impl Instance {
         let Some(proposal) = self.awaiting.take() else { return };
         let proposed = *proposal.proposed.vouched();
         // While the model was fetched this node may have voted in a higher ballot.
-        match self.acceptor.accept(ctx, proposal.clone()) {
+        match self.acceptor.accept(ctx, proposal.clone(), &self.roster) {
             Ok(()) => ctx.emit(Event::Accepted { ballot: proposed.ballot, value: proposed.value }),
             Err(reject) => self.refuse_proposal(ctx, &proposal, reject),
         }

@@ -92,7 +92,7 @@ impl Instance {
 
     /// Shows the election and the plan, as far as there is one, to everybody.
     pub(super) fn announce(&mut self, ctx: &mut Context, task: Option<Task>) {
-        let scope = self.scope;
+        let (scope, roster) = (self.scope, self.roster.clone());
         let Some(proposer) = self.proposer() else { return };
         let ballot = proposer.ballot();
         let plan = RoundPlan { ballot, version: proposer.opened.plan.version + 1, task };
@@ -100,7 +100,7 @@ impl Instance {
         proposer.plan = Some(Signed::new(&ctx.identity, &scope, plan));
         if let Some(opened) = proposer.round_opened() {
             proposer.opened.plan_hash = opened.plan_hash();
-            ctx.broadcast(Message::paxos(scope.chain, ballot, Paxos::RoundOpened(opened)));
+            ctx.send_to_all(&roster, &Message::paxos(scope.chain, ballot, Paxos::RoundOpened(opened)));
         }
         self.heartbeat(ctx);
     }
@@ -145,7 +145,7 @@ impl Instance {
             ctx.reject(ctx.me, Reject::TooLarge);
             return self.step_down(ctx, "the record is too large for a message");
         }
-        if self.acceptor.accept(ctx, proposal).is_err() {
+        if self.acceptor.accept(ctx, proposal, &self.roster).is_err() {
             self.step_down(ctx, "something higher was promised");
         }
     }

@@ -15,10 +15,10 @@ use crate::base::codec;
 use crate::base::ids::{Ballot, BlobRef, Hash, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
-use crate::base::timing::{CLOSING_MS, HEARTBEAT_MS, RETRY_MS};
+use crate::base::timing::{CLOSING_MS, PROGRESS_MS, RETRY_MS};
 use crate::chain::Chain;
 use crate::context::Context;
-use crate::io::{Effect, Event, FetchFailure, Persist, Purpose, TrainedUpdate};
+use crate::io::{Effect, Event, FetchFailure, Persist, PersistId, Purpose, TrainedUpdate};
 use crate::membership::message::Activity;
 use crate::message::Message;
 use crate::paxos::message::{Phase, Task};
@@ -36,8 +36,8 @@ enum OwnPart {
     Waiting,
     /// The trainer is at it.
     Training,
-    /// The update is on disk.
-    Trained(Signed<Contribution>),
+    /// The update is on disk, and the contribution once this is written; `None` for one that was found there.
+    Trained(Signed<Contribution>, Option<PersistId>),
     /// Training failed, and why: the round goes on without this node.
     Failed(String),
     /// The trainer evaluates the last model.
@@ -48,9 +48,6 @@ enum OwnPart {
 
 /// A stronger chain, and the proof that it lives.
 pub(crate) type YieldTo = (Hash, Vec<Signed<Alive>>);
-
-/// How often the coordinator tells what the participants do.
-const PROGRESS_MS: u64 = 4 * HEARTBEAT_MS;
 
 #[derive(Debug)]
 pub(crate) struct Round {
@@ -75,7 +72,7 @@ impl Round {
         // One of another chain's round of the same number does not open here.
         let ours =
             contribution.filter(|c| c.open(&chain.scope(), &ctx.verifier).is_ok_and(|c| c.round == chain.next_round()));
-        let own = ours.map_or(OwnPart::Waiting, OwnPart::Trained);
+        let own = ours.map_or(OwnPart::Waiting, |c| OwnPart::Trained(c, None));
         Self { paxos, own, offered: None, answered: None, collection: None, progress_at: ctx.now }
     }
 
@@ -102,8 +99,8 @@ impl Round {
             OwnPart::Training | OwnPart::Evaluating => Activity::Training,
             _ if leading && self.paxos.phase() != Some(Phase::Collecting) => Activity::Coordinating,
             _ if ctx.is_fetching(chain.head().model.id) => Activity::Fetching,
-            OwnPart::Trained(_) if self.has_to_offer(ctx) => Activity::Uploading,
-            OwnPart::Trained(_) | OwnPart::Evaluated(_) => Activity::Done,
+            OwnPart::Trained(..) if self.has_to_offer(ctx) => Activity::Uploading,
+            OwnPart::Trained(..) | OwnPart::Evaluated(_) => Activity::Done,
             OwnPart::Waiting => Activity::Idle,
             OwnPart::Failed(_) => Activity::Failed,
         }
@@ -150,7 +147,7 @@ impl Round {
     /// Blobs that this round still needs.
     pub(crate) fn blobs(&self) -> BTreeSet<Hash> {
         let mut blobs: BTreeSet<Hash> = self.paxos.models().collect();
-        if let OwnPart::Trained(contribution) = &self.own {
+        if let OwnPart::Trained(contribution, _) = &self.own {
             blobs.insert(contribution.vouched().update.id);
         }
         blobs.extend(self.collection.iter().flat_map(Collection::blobs));
@@ -301,8 +298,9 @@ impl Round {
                 let content = Contribution { round, samples, update, train_loss, train_ms, evaluation };
                 let contribution = Signed::new(&ctx.identity, &chain.scope(), content);
                 ctx.blobs.insert(update.id);
-                ctx.persist(Persist::Contribution { chain: chain.genesis(), contribution });
-                self.own = OwnPart::Trained(contribution);
+                // It is offered once it is on disk: what was offered is never trained again.
+                let write = ctx.persist(Persist::Contribution { chain: chain.genesis(), contribution });
+                self.own = OwnPart::Trained(contribution, Some(write));
             }
             Err(why) => {
                 ctx.emit(Event::TrainingFailed { round, why: why.clone() });
@@ -324,7 +322,9 @@ impl Round {
     fn has_to_offer(&self, ctx: &Context) -> bool {
         let Some(opened) = self.paxos.opened().filter(|o| self.answered != Some(o.plan.ballot)) else { return false };
         match (&self.own, &opened.plan.task) {
-            (OwnPart::Trained(_), Some(Task::Train { participants })) => participants.contains(&ctx.me),
+            (OwnPart::Trained(_, write), Some(Task::Train { participants })) => {
+                write.is_none_or(|id| ctx.is_written(id)) && participants.contains(&ctx.me)
+            }
             (OwnPart::Evaluated(_), Some(Task::Evaluate)) => true,
             _ => false,
         }
@@ -338,7 +338,7 @@ impl Round {
         let Some((ballot, coordinator)) = self.paxos.opened().map(|o| (o.plan.ballot, o.coordinator)) else { return };
         self.offered = Some(ctx.now);
         let work = match &self.own {
-            OwnPart::Trained(contribution) => Work::UpdateReady(*contribution),
+            OwnPart::Trained(contribution, _) => Work::UpdateReady(*contribution),
             OwnPart::Evaluated(evaluation) => Work::Evaluated(*evaluation),
             OwnPart::Waiting | OwnPart::Training | OwnPart::Failed(_) | OwnPart::Evaluating => return,
         };
@@ -354,7 +354,7 @@ impl Round {
         result: Result<(), Reject>,
     ) {
         let by_coordinator = self.paxos.opened().is_some_and(|o| o.coordinator == from && o.plan.ballot == ballot);
-        let ours = matches!(&self.own, OwnPart::Trained(c) if c.vouched().update.id == update);
+        let ours = matches!(&self.own, OwnPart::Trained(c, _) if c.vouched().update.id == update);
         // Not collecting (any more) is no answer for good: a coordinator may be about to open.
         if by_coordinator && ours && result != Err(Reject::NotCollecting) {
             self.answered = Some(ballot);

@@ -19,6 +19,7 @@ pub(super) struct Disk {
     contribution: Option<Signed<Contribution>>,
     evidence: Vec<Evidence>,
     pub(super) second_commits: Vec<Committed>,
+    leaving: bool,
     left: bool,
     pub(super) blobs: BTreeSet<Hash>,
     /// The records of all chains by their hash, with the model of each.
@@ -55,6 +56,7 @@ impl Disk {
                 self.chains.remove(&chain);
                 self.current = None;
             }
+            Persist::Leaving => self.leaving = true,
             Persist::Left => self.left = true,
         }
         Ok(())
@@ -107,6 +109,7 @@ impl Disk {
             ballots: ballots.collect(),
             contribution: self.contribution,
             evidence: self.evidence.clone(),
+            leaving: self.leaving,
             left: self.left,
             blobs: self.blobs.iter().copied().collect(),
         }

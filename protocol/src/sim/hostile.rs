@@ -161,7 +161,7 @@ impl Liar {
         let nonsense = Hash::of(&rng.next().to_le_bytes());
         let victim = others[rng.below(others.len())];
         let ballot = Ballot { round: rng.next() % 4, attempt: (rng.next() % 9) as u32 };
-        match rng.below(14) {
+        match rng.below(13) {
             0 => {
                 let presence = Presence {
                     counter: rng.next() >> 1,
@@ -227,7 +227,6 @@ impl Liar {
                 let told = rng.chance(0.5);
                 Message::sync(chain, if told { Sync::Committed(committed) } else { Sync::Records(vec![committed]) })
             }
-            12 => Message::founding(nonsense, Founding::Query),
             _ => match self.heard.len() {
                 0 => Message::founding(nonsense, Founding::Decline { because_of: Some(victim) }),
                 n => self.heard[rng.below(n)].clone(),

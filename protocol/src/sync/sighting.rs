@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::bounds::RECORDS_PER_ANSWER_MAX;
+use crate::base::bounds::{PASSED_OVER_MAX, RECORDS_PER_ANSWER_MAX};
 use crate::base::ids::{Hash, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
@@ -19,9 +19,6 @@ use crate::peers::Peers;
 use crate::record::{Alive, Committed, Kind, Record, request_scope};
 use crate::sync::Questions;
 use crate::sync::message::Message as Sync;
-
-/// Chains remembered as passed over; more than a few mean that somebody makes them up.
-const PASSED_OVER_MAX: usize = 16;
 
 /// How far another chain is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,12 +66,13 @@ impl Sighting {
                 rounds.extend(peer.presence.as_ref().map(|(_, p)| p.round));
             }
         }
-        // Rounds go on while records travel: one more is not behind.
-        if rounds.iter().any(|round| *round > chain.next_round() + 1) {
-            return Judgement::Shown;
+        // Rounds go on while records travel: one more is not behind. A quorum decides, so that one member that shows rounds
+        // which nobody has holds nothing up.
+        let level = rounds.iter().filter(|round| **round <= chain.next_round() + 1).count();
+        if level >= chain.roster().quorum() && chain.yielded_to().is_none() {
+            return Judgement::Alive;
         }
-        let is_there = rounds.len() >= chain.roster().quorum() && chain.yielded_to().is_none();
-        if is_there { Judgement::Alive } else { Judgement::Proven }
+        if level == rounds.len() { Judgement::Proven } else { Judgement::Shown }
     }
 
     /// Asks one of those who show it for the records that follow.
