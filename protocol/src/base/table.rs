@@ -47,7 +47,11 @@ pub(crate) fn cases(file: &'static str, text: &str) -> Vec<Case> {
 impl Line {
     /// Fails the test here.
     pub(crate) fn fail(&self, why: &str) -> ! {
-        panic!("{}:{}: {why} (`{}`)", self.file, self.number, self.words.join(" "));
+        panic!("{}", self.about(why));
+    }
+
+    fn about(&self, what: &str) -> String {
+        format!("{}:{}: {what} (`{}`)", self.file, self.number, self.words.join(" "))
     }
 
     /// The next word, if there is one.
@@ -80,18 +84,21 @@ impl Line {
         self.fail(&format!("unknown word `{word}`"))
     }
 
-    /// Nothing is left over, and this is what came of it.
-    pub(crate) fn check(&self, case: &str, got: &str) {
+    /// Nothing is left over, and this is what came of it. What was expected otherwise is noted in `wrong`.
+    pub(crate) fn check(&self, case: &str, got: &str, wrong: &mut Vec<String>) {
         if let Some(word) = self.words.get(self.read) {
             self.unknown(word);
         }
-        match &self.expected {
-            Some(expected) if expected == got => {}
-            Some(expected) => self.fail(&format!("{case}: expected `{expected}`, got `{got}`")),
-            None if got == "nothing" || got == "ok" => {}
-            None => self.fail(&format!("{case}: expected nothing, got `{got}`")),
+        let expected = self.expected.as_deref().unwrap_or("nothing");
+        if expected != got {
+            wrong.push(self.about(&format!("{case}: expected `{expected}`, got `{got}`")));
         }
     }
+}
+
+/// Fails with all lines that came out otherwise.
+pub(crate) fn none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -101,7 +108,11 @@ fn a_line_is_read_to_its_end() {
     let line = &mut case.lines[0];
     assert_eq!((line.word().as_str(), line.number(), line.word().as_str()), ("say", 3, "things"));
     assert_eq!(line.next(), None);
-    line.check("two nodes", "well");
+    let mut wrong = Vec::new();
+    line.check("two nodes", "well", &mut wrong);
+    assert!(wrong.is_empty());
+    line.check("two nodes", "badly", &mut wrong);
+    assert_eq!(wrong, ["here:3: two nodes: expected `well`, got `badly` (`say 3 things`)"]);
 }
 
 #[test]
@@ -109,5 +120,5 @@ fn a_line_is_read_to_its_end() {
 fn a_word_that_nobody_knows_fails_with_its_place() {
     let mut case = cases("here", "case one\nsay loudly").remove(0);
     assert_eq!(case.lines[0].word(), "say");
-    case.lines[0].check("one", "nothing");
+    case.lines[0].check("one", "nothing", &mut Vec::new());
 }

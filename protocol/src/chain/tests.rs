@@ -7,7 +7,7 @@ use crate::base::bounds::NAME_BYTES_MAX;
 use crate::base::ids::{Ballot, BlobRef, Identity};
 use crate::base::roster::Part;
 use crate::base::signed::Signed;
-use crate::base::table::{Line, cases};
+use crate::base::table::{Line, cases, none};
 use crate::record::{
     Accept, Alive, Bind, Evaluation, Eviction, Evidence, FinalEvaluation, Founder, Founding, Join, Leave, Lie,
     Proposed, Vote, request_scope,
@@ -23,14 +23,16 @@ struct World {
 
 #[test]
 fn what_may_follow_and_what_not() {
+    let mut wrong = Vec::new();
     for case in cases("chain/testdata/chain.txt", include_str!("testdata/chain.txt")) {
         let all = identities(1, 6);
         let mut world = World { chain: chain(&all[..3]), all };
         for mut line in case.lines {
             let got = world.carry_out(&mut line);
-            line.check(&case.name, &got);
+            line.check(&case.name, &got, &mut wrong);
         }
     }
+    none(&wrong);
 }
 
 fn name_of(result: Result<(), Reject>) -> String {
