@@ -9,4 +9,6 @@ pub(crate) mod plant;
 pub mod reject;
 pub mod roster;
 pub mod signed;
+#[cfg(test)]
+pub(crate) mod table;
 pub mod timing;

@@ -4,6 +4,8 @@
 //! of every record, and what an offline verifier checks of all of them is one set of rules.
 
 pub mod check;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod params;
 
 #[cfg(test)]

@@ -529,18 +529,22 @@ impl Instance {
         if self.take_recovered(ctx, &proposal, check) || proposal.coordinator() == ctx.me || !self.is_voter(ctx) {
             return;
         }
+        let proves_itself = self.proves_itself(ctx, &proposal);
+        if proves_itself {
+            // Also where the first of two was accepted, so that the second is refused.
+            self.witness.saw_proposed(&self.scope, &proposal.proposed);
+        }
         if let Err(reject) = self.check_proposal(ctx, ballot, &proposal, check) {
             if reject == Reject::NotAlive {
                 self.ask_for_proof(&proposal);
             } else {
                 ctx.reject(from, reject);
-                if self.proves_itself(ctx, &proposal) {
+                if proves_itself {
                     self.refuse_proposal(ctx, &proposal, reject);
                 }
             }
             return;
         }
-        self.witness.saw_proposed(&self.scope, &proposal.proposed);
         self.witness_votes(&proposal.votes);
         let proposed = *proposal.proposed.vouched();
         if self.acceptor.repeat_accept(ctx, proposed.ballot, proposed.value) {
@@ -560,7 +564,7 @@ impl Instance {
         }
     }
 
-    /// Whether a proposal that was refused is its coordinator's own, who should hear of it.
+    /// Whether a proposal is its coordinator's own, who should hear of a refusal and must not make two.
     fn proves_itself(&self, ctx: &Context, proposal: &Proposal) -> bool {
         self.roster.contains(proposal.coordinator()) && proposal.open(&self.scope, &ctx.verifier).is_ok()
     }

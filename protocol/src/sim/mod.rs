@@ -13,6 +13,8 @@ mod world;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod findings;
+#[cfg(test)]
 mod planted;
 #[cfg(test)]
 mod scenarios;

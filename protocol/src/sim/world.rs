@@ -140,8 +140,8 @@ struct SimNode {
     links: BTreeSet<usize>,
     /// Trainings begun, for assertions.
     trainings: BTreeMap<u64, u32>,
-    /// Messages that left, and their bytes, for assertions on amplification.
-    sent: (u64, u64),
+    /// Messages that left, and their bytes, by receiver, for assertions on amplification.
+    sent: BTreeMap<usize, (u64, u64)>,
     events: Vec<Event>,
 }
 
@@ -415,7 +415,7 @@ impl Sim {
     /// From now on messages are counted by their bytes, see [`Sim::sent`].
     pub fn weigh(&mut self) {
         self.weighs = true;
-        self.nodes.iter_mut().for_each(|n| n.sent = (0, 0));
+        self.nodes.iter_mut().for_each(|n| n.sent.clear());
     }
 
     /// Runs until `done` or until so much virtual time has passed. Whether `done` came true; never, once a promise is
@@ -680,7 +680,7 @@ impl Sim {
     fn transmit(&mut self, from: usize, to: usize, message: Message, gossip: bool) {
         if self.weighs {
             let len = message.encode().len() as u64;
-            let (messages, bytes) = &mut self.nodes[from].sent;
+            let (messages, bytes) = self.nodes[from].sent.entry(to).or_default();
             (*messages, *bytes) = (*messages + 1, *bytes + len);
         }
         if !self.reaches(from, to) || !self.nodes[from].links.contains(&to) {
@@ -810,7 +810,12 @@ impl Sim {
 
     /// Messages and bytes that a node has sent since [`Sim::weigh`].
     pub fn sent(&self, node: usize) -> (u64, u64) {
-        self.nodes[node].sent
+        self.nodes[node].sent.values().fold((0, 0), |(messages, bytes), (m, b)| (messages + m, bytes + b))
+    }
+
+    /// The bytes of it that went to this other.
+    pub fn sent_to(&self, node: usize, to: usize) -> u64 {
+        self.nodes[node].sent.get(&to).map_or(0, |(_, bytes)| *bytes)
     }
 
     /// The chains that were founded.
@@ -941,7 +946,7 @@ impl SimNode {
             frozen_until: Time::default(),
             links: BTreeSet::new(),
             trainings: BTreeMap::new(),
-            sent: (0, 0),
+            sent: BTreeMap::new(),
             events: Vec::new(),
         }
     }

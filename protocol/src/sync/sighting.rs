@@ -44,6 +44,8 @@ struct Sighting {
     /// Its members' words that it lives, for this node's chain that would yield.
     alive: BTreeMap<NodeId, Signed<Alive>>,
     asked_alive: Option<Time>,
+    /// Whether a coordinator proposes to yield to it: it may be in nobody else's sight here.
+    proposed: bool,
 }
 
 impl Sighting {
@@ -55,6 +57,7 @@ impl Sighting {
             progress_at: now,
             alive: BTreeMap::new(),
             asked_alive: None,
+            proposed: false,
         }
     }
 
@@ -216,7 +219,8 @@ impl Sightings {
         if let Some(present) = &self.present {
             let judgement = present.judge(&ctx.peers);
             let is_stale = now.since_ms(present.progress_at) >= SIGHTING_MS && judgement < Judgement::Alive;
-            if !shown.contains_key(&present.genesis) || is_stale {
+            let is_in_sight = present.proposed || shown.contains_key(&present.genesis);
+            if !is_in_sight || is_stale {
                 if self.passed_over.len() < PASSED_OVER_MAX {
                     self.passed_over.insert(present.genesis, now.plus_ms(10 * SIGHTING_MS));
                 }
@@ -242,9 +246,9 @@ impl Sightings {
         if self.present.as_ref().is_none_or(|p| p.genesis != genesis) {
             self.present = Some(Sighting::new(genesis, ctx.now));
         }
-        if let Some(present) = &mut self.present
-            && let Some(peer) = present.questions.pick(ctx.now, [peer].into_iter())
-        {
+        let Some(present) = &mut self.present else { return };
+        present.proposed = true;
+        if let Some(peer) = present.questions.pick(ctx.now, [peer].into_iter()) {
             let from = present.chain.as_ref().map_or(0, Chain::next_round);
             ctx.send(peer, Message::sync(genesis, Sync::Query { from }));
         }
