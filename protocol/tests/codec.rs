@@ -164,7 +164,6 @@ fn words_of_foundings() -> Vec<Word> {
         Word::Bind(bind()),
         Word::Refusal(refusal()),
         Word::Decided(committed().remove(0)),
-        Word::Query,
     ]
 }
 

@@ -202,10 +202,6 @@ impl Hall {
             }
             "genesis" => return self.decide(line, true),
             "abort" => return self.decide(line, false),
-            "query" => {
-                let (from, id) = (self.node(line).node_id(), self.last(line).id());
-                return self.receive(from, id, Word::Query);
-            }
             "restart" => {
                 self.ctx = Self::context(&self.all[self.me], self.ctx.now, 9, self.promises.clone());
                 self.foundings = Foundings::restored(&mut self.ctx, self.disk.clone(), &[]);
@@ -354,7 +350,6 @@ impl Hall {
             Word::Refusal(refusal) if refusal.by() == self.ctx.me => format!("refuses {name}"),
             Word::Refusal(_) => format!("passes on a refusal to {name}"),
             Word::Decided(_) => format!("says the outcome to {name}"),
-            Word::Query => format!("asks {name}"),
         })
     }
 }

@@ -115,9 +115,10 @@ impl Node {
             "accept" => {
                 let ballot = Ballot { round: 1, attempt: attempt(line) };
                 let coordinator = self.node(line).clone();
+                let roster = Roster::new(self.all.iter().map(|i| member(i.node_id())).collect());
                 let record = self.record(&self.value(line));
                 let proposal = propose(&coordinator, &[], &self.scope, ballot, record);
-                self.acceptor.accept(&mut self.ctx, proposal)
+                self.acceptor.accept(&mut self.ctx, proposal, &roster)
             }
             "repeat" => {
                 let ballot = Ballot { round: 1, attempt: attempt(line) };
@@ -231,7 +232,8 @@ impl Node {
                 format!("says accept {attempt} {} to {}", self.name_of_value(content.value), self.name_of(to))
             }
             Paxos::Proposal(proposal) => {
-                format!("proposes {attempt} {}", self.name_of_value(proposal.proposed.vouched().value))
+                let value = self.name_of_value(proposal.proposed.vouched().value);
+                format!("proposes {attempt} {value} to {}", self.name_of(to))
             }
             message => panic!("{message:?}"),
         }
