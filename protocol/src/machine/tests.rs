@@ -761,7 +761,7 @@ fn evidence_never_makes_a_record_that_cannot_be_sent() {
     let (ballot, model) = (scene.ballot(), BlobRef { id: Hash::of(b"next"), len: 40 });
     let effects = scene.input(Input::Aggregated { ballot, result: Ok(model) });
     let bytes = effects.iter().find_map(|e| match e {
-        Effect::Broadcast(m @ Message { body: Body::Paxos { message: Paxos::Proposal(_), .. }, .. }) => {
+        Effect::Send { message: m @ Message { body: Body::Paxos { message: Paxos::Proposal(_), .. }, .. }, .. } => {
             Some(m.encode().len())
         }
         _ => None,

@@ -394,8 +394,9 @@ fn what_a_stranger_is_answered_is_bounded() {
 #[test]
 fn strangers_bind_capture_and_stop_nobody() {
     for seed in 0..6 {
-        let mut sim = Sim::new(SimOptions { min_nodes: 3, ..SimOptions::calm(6, 8, seed) });
-        for stranger in [3, 4, 5] {
+        // Whoever asks may join, so there are fewer of them than of the others: a run does not outlive its majority.
+        let mut sim = Sim::new(SimOptions { min_nodes: 3, ..SimOptions::calm(5, 8, seed) });
+        for stranger in [3, 4] {
             sim.turn(stranger, Hostility::Stranger);
             sim.start(stranger);
         }
