@@ -129,7 +129,7 @@ fn listen(swarm: &mut Swarm<Discovery>, addresses: Vec<Multiaddr>) -> Result<(),
 }
 
 fn ready(me: PeerId, addresses: Vec<Multiaddr>, run: Option<&OwnRun>) -> Ready {
-    let ticket = run.and_then(|own| Ticket::new(own.run, &own.name, addresses.clone()));
+    let ticket = run.and_then(|own| Ticket::new(own.run, None, &own.name, addresses.clone()));
     Ready {
         peer_id: me.to_string(),
         addresses: addresses.iter().map(Multiaddr::to_string).collect(),

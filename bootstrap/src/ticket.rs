@@ -13,19 +13,22 @@ use crate::addresses;
 use crate::bounds::{TICKET_ADDRESSES_MAX, TICKET_CHARS_MAX};
 
 /// What a ticket begins with; the digit is its version.
-const PREFIX: &str = "paceline1:";
+const PREFIX: &str = "paceline2:";
 
 /// Bytes of the checksum at the end.
 const CHECKSUM_BYTES: usize = 4;
 
-/// Bytes of a ticket's content: hash, name, addresses, and their lengths.
-const CONTENT_BYTES_MAX: usize = 32 + 8 + NAME_BYTES_MAX + 8 + TICKET_ADDRESSES_MAX * (8 + ADDRESS_BYTES_MAX);
+/// Bytes of a ticket's content: run, chain, name, addresses, and their lengths.
+const CONTENT_BYTES_MAX: usize = 32 + 1 + 32 + 8 + NAME_BYTES_MAX + 8 + TICKET_ADDRESSES_MAX * (8 + ADDRESS_BYTES_MAX);
 
 /// Names a run and where to ask for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
     /// The run.
     pub run: RunId,
+    /// The chain that its maker is in, once no other can take its place: who joins enters this one, however long its
+    /// members sleep, and founds no other.
+    pub chain: Option<Hash>,
     /// What people call it, for show.
     pub run_name: String,
     /// Where a node of the run, or a bootstrap, can be reached: each ends with its `/p2p/` id. At least one, at most
@@ -39,6 +42,11 @@ pub enum TicketError {
     /// It doesn't begin like one.
     #[error("this is no ticket: it should begin with `{PREFIX}`; copy the whole line that `paceline ticket` prints")]
     Prefix,
+    /// One of another version of the program.
+    #[error(
+        "this ticket was made by another version of paceline: it should begin with `{PREFIX}`; run the same version on all machines"
+    )]
+    Version,
     /// Longer than any ticket.
     #[error("this is no ticket: it has {0} characters, a ticket has at most {TICKET_CHARS_MAX}")]
     TooLong(usize),
@@ -56,6 +64,7 @@ pub enum TicketError {
 #[derive(Serialize, Deserialize)]
 struct Content {
     run: RunId,
+    chain: Option<Hash>,
     run_name: String,
     addresses: Vec<Vec<u8>>,
 }
@@ -63,18 +72,24 @@ struct Content {
 impl Ticket {
     /// A ticket with the best of these addresses; `None` if none of them is of use to others. Those of this machine alone
     /// come last, and stay if there is room: on one machine they are what works.
-    pub fn new(run: RunId, run_name: &str, addresses: impl IntoIterator<Item = Multiaddr>) -> Option<Self> {
+    pub fn new(
+        run: RunId,
+        chain: Option<Hash>,
+        run_name: &str,
+        addresses: impl IntoIterator<Item = Multiaddr>,
+    ) -> Option<Self> {
         let mut addresses = addresses::sorted(addresses);
         addresses.retain(|address| addresses::peer_of(address).is_some());
         addresses.truncate(TICKET_ADDRESSES_MAX);
-        (!addresses.is_empty()).then(|| Self { run, run_name: run_name.to_owned(), addresses })
+        (!addresses.is_empty()).then(|| Self { run, chain, run_name: run_name.to_owned(), addresses })
     }
 }
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses = self.addresses.iter().map(|a| a.to_vec()).collect();
-        let mut bytes = codec::encode(&Content { run: self.run, run_name: self.run_name.clone(), addresses });
+        let Self { run, chain, .. } = *self;
+        let mut bytes = codec::encode(&Content { run, chain, run_name: self.run_name.clone(), addresses });
         let checksum = checksum(&bytes);
         bytes.extend(checksum);
         write!(f, "{PREFIX}{}", bs58::encode(bytes).into_string())
@@ -90,7 +105,7 @@ impl FromStr for Ticket {
         if text.len() > TICKET_CHARS_MAX {
             return Err(TicketError::TooLong(text.len()));
         }
-        let body = text.strip_prefix(PREFIX).ok_or(TicketError::Prefix)?;
+        let body = text.strip_prefix(PREFIX).ok_or_else(|| without_prefix(text))?;
         let bytes = bs58::decode(body).into_vec().map_err(|e| TicketError::Base58(e.to_string()))?;
         let (content, found) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(TicketError::Checksum)?;
         if checksum(content) != *found {
@@ -105,8 +120,14 @@ impl FromStr for Ticket {
         if addresses.is_empty() || addresses.iter().any(|a| addresses::peer_of(a).is_none()) {
             return Err(content_error("it has no address, or one without a peer"));
         }
-        Ok(Self { run: content.run, run_name: content.run_name, addresses })
+        Ok(Self { run: content.run, chain: content.chain, run_name: content.run_name, addresses })
     }
+}
+
+fn without_prefix(text: &str) -> TicketError {
+    let version = text.strip_prefix("paceline").and_then(|rest| rest.split_once(':')).map(|(version, _)| version);
+    let is_version = |v: &str| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit());
+    if version.is_some_and(is_version) { TicketError::Version } else { TicketError::Prefix }
 }
 
 fn content_error(reason: impl fmt::Display) -> TicketError {
@@ -131,7 +152,7 @@ mod tests {
         let peer: PeerId = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".parse().expect("a peer id");
         let address = |text: &str| addresses::with_peer(&text.parse().expect("a multiaddr"), peer);
         let listed = ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/udp/2/quic-v1", "/ip4/10.0.0.1/tcp/2"].map(address);
-        Ticket::new(Hash::of(b"run"), "shapes", listed).expect("the addresses are of use")
+        Ticket::new(Hash::of(b"run"), Some(Hash::of(b"genesis")), "shapes", listed).expect("the addresses are of use")
     }
 
     #[test]
@@ -149,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_ticket_without_a_useful_address_is_not_made() {
-        assert_eq!(Ticket::new(Hash::ZERO, "a", ["/ip4/0.0.0.0/tcp/0".parse().expect("a multiaddr")]), None);
+        assert_eq!(Ticket::new(Hash::ZERO, None, "a", ["/ip4/0.0.0.0/tcp/0".parse().expect("a multiaddr")]), None);
     }
 
     #[test]
@@ -163,9 +184,11 @@ mod tests {
     #[test]
     fn what_is_no_ticket_is_told_apart() {
         assert_eq!("run.toml".parse::<Ticket>(), Err(TicketError::Prefix));
-        assert_eq!("paceline1:".parse::<Ticket>(), Err(TicketError::Checksum));
-        assert!(matches!("paceline1:0OIl".parse::<Ticket>(), Err(TicketError::Base58(_))));
-        assert_eq!("paceline1:".repeat(9999).parse::<Ticket>(), Err(TicketError::TooLong(99_990)));
+        assert_eq!("paceline:3yQ".parse::<Ticket>(), Err(TicketError::Prefix));
+        assert_eq!("paceline1:3yQ".parse::<Ticket>(), Err(TicketError::Version));
+        assert_eq!("paceline2:".parse::<Ticket>(), Err(TicketError::Checksum));
+        assert!(matches!("paceline2:0OIl".parse::<Ticket>(), Err(TicketError::Base58(_))));
+        assert_eq!("paceline2:".repeat(9999).parse::<Ticket>(), Err(TicketError::TooLong(99_990)));
     }
 
     proptest! {

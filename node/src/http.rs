@@ -89,7 +89,7 @@ async fn peers(State(api): State<Api>) -> Response {
 }
 
 async fn ticket(State(api): State<Api>) -> Response {
-    match Ticket::new(api.run, &api.run_name, api.network.addresses()) {
+    match Ticket::new(api.run, api.node_state.settled_chain(), &api.run_name, api.network.addresses()) {
         Some(ticket) => Json(serde_json::json!({ "ticket": ticket.to_string() })).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "this node has no address yet\n").into_response(),
     }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::http::COMMAND_HEADER;
 use crate::report::{Peer, Round, Status};
-use crate::store::{Database, HistoryEntry, Home, HomeError, HomeLock};
+use crate::store::{Database, HistoryEntry, Home, HomeError, HomeLock, settled_chain};
 
 /// A node on this machine answers at once; whatever takes longer is no node.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,7 +93,8 @@ impl Node {
             Self::Stopped { home } => {
                 // The others' addresses do as well: any node introduces a new one.
                 let run_file = run_file(home)?;
-                let ticket = Ticket::new(run_file.run_id(), &run_file.run.name, known_addresses(home));
+                let (run, chain) = (run_file.run_id(), settled_chain(&history(home)?));
+                let ticket = Ticket::new(run, chain, &run_file.run.name, known_addresses(home));
                 let ticket = ticket.context("this node does not run and knows no other's address; start it, or ask for a ticket on another node")?;
                 Ok(ticket.to_string())
             }

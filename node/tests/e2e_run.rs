@@ -113,12 +113,47 @@ fn a_node_that_comes_later_joins_with_a_ticket_of_any_node() {
     cluster.wait("round 2", |c| (c.round(0) >= 2).then_some(()));
     let out = cluster.command(1, &["ticket"]);
     let ticket = String::from_utf8(out.stdout).expect("text").trim().to_owned();
-    assert!(ticket.starts_with("paceline1:"), "{ticket}");
+    assert!(ticket.starts_with("paceline2:"), "{ticket}");
     cluster.join_late(&ticket);
     let member = |c: &Cluster| c.status(3).filter(|s| s["state"] == "member" || s["state"] == "finished").map(|_| ());
     cluster.wait("the join", member);
     cluster.wait_for_end();
     assert_eq!(cluster.rounds(3).len(), 10, "a joiner has the whole history");
+}
+
+#[test]
+fn newcomers_wait_for_the_run_that_their_ticket_is_for_and_found_no_other() {
+    let mut cluster = Cluster::new(&shapes(3, 6, 1_500, "shapes-cnn"));
+    cluster.start_all(3);
+    cluster.wait("round 2", |c| (c.round(0) >= 2).then_some(()));
+    cluster.kill(1);
+    cluster.kill(2);
+    let out = cluster.command(0, &["ticket"]);
+    let ticket = String::from_utf8(out.stdout).expect("text").trim().to_owned();
+    (0..3).for_each(|_| cluster.join_late(&ticket));
+    cluster.wait("the newcomers", |c| (3..6).all(|n| c.status(n).is_some()).then_some(()));
+    // Now the run sleeps, and three nodes that could found one see each other.
+    cluster.kill(0);
+    let waits = |c: &Cluster, n: usize| {
+        let status = c.status(n)?;
+        let sees_all = status["roster"].as_array().is_some_and(|r| r.len() == 3);
+        let reason = status["reason"].as_str()?;
+        (sees_all && reason.contains("that the ticket names is not in sight")).then_some(())
+    };
+    cluster.wait("all to wait", |c| (3..6).all(|n| waits(c, n).is_some()).then_some(()));
+    std::thread::sleep(std::time::Duration::from_secs(8));
+    for n in 3..6 {
+        assert!(waits(&cluster, n).is_some(), "{}", cluster.logs());
+    }
+    (0..3).for_each(|n| cluster.start(n, &[]));
+    cluster.wait_for_end();
+    let genesis = |n: usize| {
+        let out = cluster.command(n, &["status", "--format", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        status["genesis"].as_str().map(str::to_owned)
+    };
+    assert!(genesis(0).is_some());
+    assert!((1..6).all(|n| genesis(n) == genesis(0)), "{}", cluster.logs());
 }
 
 #[test]

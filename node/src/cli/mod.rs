@@ -48,7 +48,7 @@ const HELP_TOP: &str = "Examples:
   paceline demo                          see a whole run on this machine, in a minute or two
   paceline init run.toml                 write a commented run file
   paceline join run.toml                 take part; on a LAN the nodes find each other
-  paceline join paceline1:3yQ...         take part with a ticket, which needs no run file
+  paceline join paceline2:3yQ...         take part with a ticket, which needs no run file
   paceline status --watch                what the round is doing now";
 
 #[derive(Debug, Subcommand)]
@@ -68,7 +68,7 @@ enum Command {
     /// Take part in a run.
     #[command(after_help = "Examples:
   paceline join run.toml --data ./photos            found or join the run of a file
-  paceline join paceline1:3yQ... --data ./photos    join with a ticket
+  paceline join paceline2:3yQ... --data ./photos    join with a ticket
   paceline join                                     join the one run that is seen on the LAN
   paceline join --home ~/lab                        go on after a stop, as before")]
     Join(Box<JoinOptions>),

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use paceline_protocol::Reject;
 use paceline_protocol::io::{Event, View};
+use paceline_protocol::{Hash, Reject};
 use tokio::sync::{broadcast, watch};
 
 use crate::learn::Progress;
 use crate::report::{NodeInfo, Round, Status, Training};
-use crate::store::HistoryEntry;
+use crate::store::{HistoryEntry, settled_chain};
 
 /// Events that a slow listener may be behind before it misses some.
 const EVENTS_MAX: usize = 256;
@@ -46,6 +46,11 @@ impl NodeState {
     /// The committed rounds, oldest first.
     pub fn rounds(&self) -> Vec<Round> {
         Round::committed(&self.history.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The chain that this node is in, once it can't give itself up any more.
+    pub fn settled_chain(&self) -> Option<Hash> {
+        settled_chain(&self.history.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How often peers were refused, by reason.

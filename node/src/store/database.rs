@@ -110,6 +110,12 @@ pub struct HistoryEntry {
     pub stats: LocalStats,
 }
 
+/// The chain of these records, its genesis first, once it can't give itself up any more: with its first round.
+pub(crate) fn settled_chain(history: &[HistoryEntry]) -> Option<Hash> {
+    let [genesis, _, ..] = history else { return None };
+    Some(genesis.committed.record.hash())
+}
+
 /// Why an item was not written.
 enum WriteError {
     Redb(redb::Error),

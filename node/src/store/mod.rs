@@ -5,6 +5,7 @@ pub(crate) mod files;
 mod home;
 mod writer;
 
+pub(crate) use database::settled_chain;
 pub use database::{Database, HistoryEntry, StoreError};
 pub use home::{Home, HomeError, HomeLock};
 pub use writer::{Writer, Written};

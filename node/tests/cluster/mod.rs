@@ -51,7 +51,7 @@ impl Cluster {
         let out = bootstrap.stdout.take().expect("it is piped");
         BufReader::new(out).read_line(&mut ticket).expect("the bootstrap prints its ticket");
         let ticket = ticket.trim().to_owned();
-        assert!(ticket.starts_with("paceline1:"), "no ticket: {ticket}");
+        assert!(ticket.starts_with("paceline2:"), "no ticket: {ticket}");
         Self { dir, bootstrap: Some(bootstrap), ticket, nodes: Vec::new() }
     }
 

@@ -127,10 +127,11 @@ impl Chain {
         Scope { run: self.params.run, chain: self.genesis, parent: self.head }
     }
 
-    /// The scope of what was signed in a round that is decided; `None` for one that is not, and for the founding.
+    /// The scope of what was signed in a round that is decided, round 0 being the founding; `None` for one that is not.
     pub fn scope_of(&self, round: u64) -> Option<Scope> {
-        let index = usize::try_from(round).ok().filter(|r| (1..self.records.len()).contains(r))?;
-        Some(Scope { run: self.params.run, chain: self.genesis, parent: self.records[index].record.parent })
+        let record = &self.records.get(usize::try_from(round).ok()?)?.record;
+        let chain = if round == 0 { self.founding } else { self.genesis };
+        Some(Scope { run: self.params.run, chain, parent: record.parent })
     }
 
     /// The roster that decided a round, by going over the records before it.

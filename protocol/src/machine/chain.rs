@@ -293,7 +293,7 @@ impl Machine {
     }
 
     /// A round that is decided here was decided: the same, or, where somebody lied, another.
-    fn on_old_commit(&mut self, from: NodeId, committed: Committed) {
+    pub(super) fn on_old_commit(&mut self, from: NodeId, committed: Committed) {
         let Some(c) = self.standing.in_chain_mut() else { return };
         let round = committed.record.round;
         let Some(scope) = c.chain.scope_of(round) else { return };
@@ -379,6 +379,16 @@ impl Machine {
         }
     }
 
+    /// Another chain that was founded as this one was is a second decision of that founding.
+    fn compare_foundings(&mut self, from: NodeId, genesis: Hash) {
+        if let (Some(own), Some(other)) = (self.chain(), self.sightings.chain(genesis))
+            && own.founding() == other.founding()
+        {
+            let second = other.records()[0].clone();
+            self.on_old_commit(from, second);
+        }
+    }
+
     /// A message of a chain that this node is not in.
     pub(super) fn receive_of_other_chain(&mut self, from: NodeId, genesis: Hash, body: Body) {
         match body {
@@ -388,6 +398,7 @@ impl Machine {
             Body::Sync(Sync::Records(records)) => {
                 let taken = self.sightings.on_records(&mut self.ctx, from, genesis, records);
                 self.note(from, taken);
+                self.compare_foundings(from, genesis);
             }
             Body::Sync(Sync::Query { from: first }) => {
                 if let Some(chain) = self.sightings.chain(genesis) {
@@ -425,7 +436,7 @@ impl Machine {
     /// tell. A member never does, and neither does a node whose ticket names the chain.
     pub(super) fn let_go_if_dead(&mut self) {
         let alive = self.sees_quorum();
-        let pinned = self.sightings.is_pinned();
+        let pinned = self.sightings.pinned().is_some();
         let Standing::Following(c) = &mut self.standing else { return };
         let now = self.ctx.now;
         if alive {

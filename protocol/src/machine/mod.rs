@@ -234,16 +234,20 @@ impl Machine {
     }
 
     fn on_founding(&mut self, from: NodeId, id: Hash, word: founding::message::Message) {
-        if let founding::message::Message::Refusal(refusal) = &word
-            && let Some(c) = self.standing.in_chain_mut().filter(|c| c.chain.founding() == id)
-        {
-            let known = members::bind_and_refusal(&c.chain, *refusal);
-            if let Some(evidence) = known
-                && let Err(reject) = c.pending.add_evidence(&mut self.ctx, &c.chain, evidence)
-            {
-                self.ctx.reject(from, reject);
+        use founding::message::Message as Word;
+        if let Some(c) = self.standing.in_chain_mut().filter(|c| c.chain.founding() == id) {
+            match word {
+                Word::Refusal(refusal) => {
+                    let known = members::bind_and_refusal(&c.chain, refusal);
+                    if let Some(evidence) = known {
+                        let added = c.pending.add_evidence(&mut self.ctx, &c.chain, evidence);
+                        self.note(from, added);
+                    }
+                    return;
+                }
+                Word::Decided(committed) => return self.on_old_commit(from, committed),
+                _ => {}
             }
-            return;
         }
         let free = self.may_found();
         let standing = for_foundings(&self.standing, free);

@@ -741,6 +741,21 @@ fn a_second_commit_of_a_round_is_noticed_with_its_culprits() {
 }
 
 #[test]
+fn a_second_outcome_of_the_founding_is_noticed_with_its_culprits() {
+    let mut scene = Scene::listening();
+    let id = scene.chain().founding();
+    let scope = crate::record::founding_scope(params().run, id);
+    let (ballot, coordinator) = (Ballot { round: 0, attempt: 1 }, scene.id(2));
+    let abort = Record::plain(Kind::Abort, ballot, coordinator, id, BlobRef::NONE);
+    let by: Vec<&Identity> = [1, 2].map(|i| &scene.identities[i]).to_vec();
+    let second = commit(&by, &scope, ballot, coordinator, abort);
+    let (from, ours, theirs) = (scene.id(1), scene.chain().genesis(), second.record.hash());
+    let suspects = by.iter().map(|i| i.node_id()).collect();
+    let effects = scene.say(from, Message::founding(id, Word::Decided(second)));
+    assert!(effects.contains(&Effect::Emit(Event::SecondCommit { round: 0, ours, theirs, suspects })));
+}
+
+#[test]
 fn evidence_never_makes_a_record_that_cannot_be_sent() {
     let mut scene = Scene::leading();
     let (scope, ballot) = (scene.scope(), Ballot { round: 1, attempt: 50 });

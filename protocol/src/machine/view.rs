@@ -113,6 +113,12 @@ impl Machine {
                 "chain {genesis} is shown, but only {here} of the {quorum} members that decide in it are in sight"
             ));
         }
+        if let Some(pinned) = self.sightings.pinned() {
+            let pinned = pinned.short();
+            return Some(format!(
+                "chain {pinned} that the ticket names is not in sight; this node waits for it and founds no other"
+            ));
+        }
         (here < needed).then(|| format!("{here} of the {needed} nodes that the run needs are here"))
     }
 

@@ -393,11 +393,11 @@ impl Instance {
         }
         match message {
             // These prove themselves, whoever passes them on.
-            Paxos::RoundOpened(opened) => return self.on_round_opened(ctx, from, ballot, opened),
-            Paxos::Proposal(proposal) => return self.on_proposal(ctx, from, ballot, proposal, check),
-            Paxos::QueryPlan => return self.on_query_plan(ctx, from, ballot),
-            Paxos::QueryProposal { value } => return self.on_query_proposal(ctx, from, value),
-            _ if !self.roster.contains(from) => return ctx.reject(from, Reject::Stranger),
+            Paxos::RoundOpened(opened) => self.on_round_opened(ctx, from, ballot, opened),
+            Paxos::Proposal(proposal) => self.on_proposal(ctx, from, ballot, proposal, check),
+            Paxos::QueryPlan => self.on_query_plan(ctx, from, ballot),
+            Paxos::QueryProposal { value } => self.on_query_proposal(ctx, from, value),
+            _ if !self.roster.contains(from) => ctx.reject(from, Reject::Stranger),
             Paxos::PreVote => self.on_request(ctx, from, Request { ballot, binding: false }),
             Paxos::PreVoteGranted => self.on_pre_vote_granted(ctx, from, ballot),
             Paxos::VoteRequest => self.on_request(ctx, from, Request { ballot, binding: true }),

@@ -31,8 +31,10 @@ pub(super) struct Weather {
 
 /// Messages that arrive when nobody expects them any more; and disks on which a write takes so long that a crash often
 /// loses it.
-const STORMS: [((f64, (u64, u64)), (u64, u64)); 2] =
-    [((0.2, (200, 4_000)), (1, 200)), ((0.3, (500, 5_000)), (100, 1_500))];
+const STORMS: [Storm; 2] = [((0.2, (200, 4_000)), (1, 200)), ((0.3, (500, 5_000)), (100, 1_500))];
+
+/// How many messages are slow and how slow, and how long a write takes, in milliseconds.
+type Storm = ((f64, (u64, u64)), (u64, u64));
 
 impl Weather {
     /// The world of a seed: honest nodes, among which some come later, leave, or begin apart.

@@ -7,6 +7,9 @@ use crate::base::signed::Signed;
 use crate::io::{Persist, Recovered, RecoveredBallot, RecoveredFounding};
 use crate::record::{Bind, Committed, Contribution, Evidence, Founding, Kind, Proposal, Vote};
 
+/// A node's vote and what it accepted in a round.
+type Promised = (Option<Signed<Vote>>, Option<Proposal>);
+
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
     promises: BTreeMap<Hash, Ballot>,
@@ -15,7 +18,7 @@ pub(super) struct Disk {
     chains: BTreeMap<Hash, Vec<Committed>>,
     bound: Option<(Signed<Founding>, Signed<Bind>)>,
     aborted: Vec<RecoveredFounding>,
-    ballots: BTreeMap<(Hash, u64), (Option<Signed<Vote>>, Option<Proposal>)>,
+    ballots: BTreeMap<(Hash, u64), Promised>,
     contribution: Option<Signed<Contribution>>,
     evidence: Vec<Evidence>,
     pub(super) second_commits: Vec<Committed>,

@@ -108,7 +108,7 @@ impl Liar {
                 Paxos::Vote(Signed::new(me, scope, Vote { accepted, silent: vec![me.node_id()], ..honest }))
             }
             Paxos::Accept(accept) => {
-                let value = Hash::of(&rng.next().to_le_bytes());
+                let value = Hash::of(&rng.draw().to_le_bytes());
                 Paxos::Accept(Signed::new(me, scope, Accept { value, ..*accept.vouched() }))
             }
             Paxos::Proposal(proposal) if proposal.coordinator() == me.node_id() => {
@@ -158,16 +158,16 @@ impl Liar {
         let (chain, round, head, model) = chain.unwrap_or((Hash::ZERO, 1, Hash::ZERO, self.params.initial_model));
         let (me, name) = (self.identity.node_id(), "stranger".to_owned());
         let member = |node| Member { node, name: "x".repeat(8), part: None };
-        let nonsense = Hash::of(&rng.next().to_le_bytes());
+        let nonsense = Hash::of(&rng.draw().to_le_bytes());
         let victim = others[rng.below(others.len())];
-        let ballot = Ballot { round: rng.next() % 4, attempt: (rng.next() % 9) as u32 };
+        let ballot = Ballot { round: rng.draw() % 4, attempt: (rng.draw() % 9) as u32 };
         match rng.below(13) {
             0 => {
                 let presence = Presence {
-                    counter: rng.next() >> 1,
+                    counter: rng.draw() >> 1,
                     name,
                     part: None,
-                    round: rng.next() % 12,
+                    round: rng.draw() % 12,
                     held: None,
                     founding: None,
                     activity: Activity::Idle,
@@ -198,11 +198,11 @@ impl Liar {
                 let forged = self.forged_genesis();
                 Message::sync(forged.record.hash(), Sync::Records(vec![forged]))
             }
-            4 => Message::sync(chain, Sync::Query { from: rng.next() % 3 }),
+            4 => Message::sync(chain, Sync::Query { from: rng.draw() % 3 }),
             5 => Message::sync(chain, Sync::QueryAlive { yielding: nonsense }),
             6 => {
                 let scope = request_scope(self.params.run, chain);
-                let join = Join { name, part: None, round: rng.next() % 8 };
+                let join = Join { name, part: None, round: rng.draw() % 8 };
                 Message::membership(chain, Membership::Join(Signed::new(&self.identity, &scope, join)))
             }
             7 => Message::paxos(chain, ballot, Paxos::VoteRequest),

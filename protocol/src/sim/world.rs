@@ -248,7 +248,7 @@ impl Sim {
 
     /// Starts a node with what is on its disk.
     pub fn start(&mut self, node: usize) {
-        let seed = *Hash::of_parts("sim seed", &[&self.rng.next().to_le_bytes()]).as_bytes();
+        let seed = *Hash::of_parts("sim seed", &[&self.rng.draw().to_le_bytes()]).as_bytes();
         let this = &mut self.nodes[node];
         this.boot += 1;
         this.writing.clear();
@@ -923,7 +923,7 @@ impl Sim {
 
 impl SimNode {
     fn new(rng: &mut Rng, initial_model: Hash) -> Self {
-        let secret = *Hash::of_parts("sim identity", &[&rng.next().to_le_bytes()]).as_bytes();
+        let secret = *Hash::of_parts("sim identity", &[&rng.draw().to_le_bytes()]).as_bytes();
         let identity = Identity::from_secret(&secret);
         let id = identity.node_id();
         let mut disk = Disk::default();

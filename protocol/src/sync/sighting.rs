@@ -279,8 +279,9 @@ impl Sightings {
         self.present.as_ref().filter(|p| p.genesis == genesis)?.chain.as_ref()
     }
 
-    pub(crate) fn is_pinned(&self) -> bool {
-        self.pinned.is_some()
+    /// The only chain that this node enters, if there is one.
+    pub(crate) fn pinned(&self) -> Option<Hash> {
+        self.pinned
     }
 
     /// Whether a chain is in sight that lives, or may yet prove that it does: no time to found another. While chains were

@@ -36,7 +36,7 @@ use crate::ui::console;
 
 use options::DeviceKind;
 pub(super) use options::JoinOptions;
-use resolve::{resolve, same_run};
+use resolve::{named_chain, resolve, same_run};
 
 /// How long another holder of the home's lock is waited for: long for a command that looks, short for a person.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -78,6 +78,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     if recovered.left {
         return Err(anyhow!(LEFT).into());
     }
+    let pinned = named_chain(&options, &home, &recovered)?;
     let history = database.history()?;
     {
         let home = home.clone();
@@ -94,7 +95,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         identity: Identity::from_secret(&identity),
         name: name(&options, &identity),
         part,
-        pinned: None,
+        pinned,
         verifier: Verifier::default(),
     };
     let threads = options.threads.map_or_else(cores, NonZeroUsize::get);

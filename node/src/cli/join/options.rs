@@ -60,6 +60,9 @@ pub(in crate::cli) struct JoinOptions {
     #[arg(long, hide = true)]
     #[serde(skip)]
     pub(super) until_stdin_ends: bool,
+    /// The chain that the ticket named, hex: this node enters no other.
+    #[arg(skip)]
+    pub(super) chain: Option<String>,
 }
 
 /// What computes.
@@ -81,6 +84,10 @@ impl JoinOptions {
         self.data = self.data.take().or(before.data);
         self.threads = self.threads.or(before.threads);
         self.device = self.device.or(before.device);
+        // Who comes with a run file or another ticket says anew which chain it is to be.
+        if self.target.is_none() {
+            self.chain = before.chain;
+        }
         self.no_mdns |= before.no_mdns;
         if self.listen.is_empty() {
             self.listen = before.listen;

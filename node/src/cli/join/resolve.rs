@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use paceline_bootstrap::{Ticket, discover_runs, fetch_run_file};
+use paceline_protocol::Hash;
+use paceline_protocol::io::Recovered;
 use paceline_protocol::runfile::RunFile;
 
 use super::JoinOptions;
@@ -61,6 +63,7 @@ async fn by_ticket(options: &mut JoinOptions, text: &str) -> Result<RunFile, Cli
     tracing::info!("asks for the run file of {}", ticket.run_name);
     let run = fetch_run_file(&ticket.addresses, ticket.run, FETCH_WAIT).await?;
     options.bootstrap.extend(ticket.addresses);
+    options.chain = ticket.chain.map(|genesis| genesis.to_string());
     Ok(run)
 }
 
@@ -84,6 +87,20 @@ async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
                 anyhow!("several runs are seen on the LAN: {}; join one with its run file or ticket", names.join(", "));
             Err(CliError::not_found(error))
         }
+    }
+}
+
+/// The chain that a ticket named, now or at an earlier start; a home that is in another one is refused.
+pub(super) fn named_chain(options: &JoinOptions, home: &Home, recovered: &Recovered) -> Result<Option<Hash>, CliError> {
+    let Some(named) = options.chain.as_deref().and_then(|text| text.parse::<Hash>().ok()) else { return Ok(None) };
+    match recovered.chain.first().map(|genesis| genesis.record.hash()) {
+        Some(own) if own != named => {
+            let (dir, own, named) = (home.dir().display(), own.short(), named.short());
+            let error =
+                anyhow!("{dir} is in chain {own} of this run, the ticket is for chain {named}; give another --home");
+            Err(CliError::bad_input(error))
+        }
+        _ => Ok(Some(named)),
     }
 }
 
