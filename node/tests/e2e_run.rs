@@ -3,8 +3,10 @@
 mod cluster;
 
 use std::process::Command;
+use std::str::FromStr;
 
 use cluster::{Cluster, shapes};
+use paceline_bootstrap::Ticket;
 
 #[test]
 fn a_demo_ends_with_one_model_for_all() {
@@ -114,7 +116,7 @@ fn a_node_that_comes_later_joins_with_a_ticket_of_any_node() {
     let out = cluster.command(1, &["ticket"]);
     let ticket = String::from_utf8(out.stdout).expect("text").trim().to_owned();
     assert!(ticket.starts_with("paceline2:"), "{ticket}");
-    cluster.join_late(&ticket);
+    cluster.join_late(&ticket, &[]);
     let member = |c: &Cluster| c.status(3).filter(|s| s["state"] == "member" || s["state"] == "finished").map(|_| ());
     cluster.wait("the join", member);
     cluster.wait_for_end();
@@ -122,23 +124,40 @@ fn a_node_that_comes_later_joins_with_a_ticket_of_any_node() {
 }
 
 #[test]
-fn newcomers_wait_for_the_run_that_their_ticket_is_for_and_found_no_other() {
+fn a_home_starts_again_with_its_ticket_while_nobody_can_be_asked_for_the_run_file() {
     let mut cluster = Cluster::new(&shapes(3, 6, 1_500, "shapes-cnn"));
+    cluster.start_all(1);
+    cluster.wait("the node", |c| c.status(0));
+    cluster.kill(0);
+    cluster.kill_bootstrap();
+    cluster.start(0, &[]);
+    let asks = |c: &Cluster| c.log(0).matches("asks for the run file").count();
+    cluster.wait("it to join again", |c| (c.log(0).matches("joins run").count() == 2).then_some(()));
+    assert_eq!(asks(&cluster), 1, "{}", cluster.logs());
+}
+
+#[test]
+fn newcomers_wait_for_the_run_that_their_ticket_is_for_and_found_no_other() {
+    let mut cluster = Cluster::new(&shapes(3, 1_000, 1_500, "shapes-cnn"));
     cluster.start_all(3);
     cluster.wait("round 2", |c| (c.round(0) >= 2).then_some(()));
     cluster.kill(1);
     cluster.kill(2);
     let out = cluster.command(0, &["ticket"]);
     let ticket = String::from_utf8(out.stdout).expect("text").trim().to_owned();
-    (0..3).for_each(|_| cluster.join_late(&ticket));
-    cluster.wait("the newcomers", |c| (3..6).all(|n| c.status(n).is_some()).then_some(()));
+    // The bootstrap is where newcomers meet each other, and the members when these come back at other ports.
+    let bootstrap = Ticket::from_str(cluster.ticket()).expect("a ticket").addresses[0].to_string();
+    (0..3).for_each(|_| cluster.join_late(&ticket, &["--bootstrap", &bootstrap]));
+    // With the member, of whose chain they have no quorum in sight.
+    let sees = |c: &Cluster, n: usize| c.status(n)?["roster"].as_array().map(Vec::len);
+    cluster.wait("the newcomers to meet", |c| (3..6).all(|n| sees(c, n) == Some(4)).then_some(()));
+    let chain = cluster.status(0).expect("it runs")["genesis"].clone();
     // Now the run sleeps, and three nodes that could found one see each other.
     cluster.kill(0);
     let waits = |c: &Cluster, n: usize| {
         let status = c.status(n)?;
-        let sees_all = status["roster"].as_array().is_some_and(|r| r.len() == 3);
         let reason = status["reason"].as_str()?;
-        (sees_all && reason.contains("that the ticket names is not in sight")).then_some(())
+        (sees(c, n) == Some(3) && reason.contains("that the ticket names is not in sight")).then_some(())
     };
     cluster.wait("all to wait", |c| (3..6).all(|n| waits(c, n).is_some()).then_some(()));
     std::thread::sleep(std::time::Duration::from_secs(8));
@@ -146,14 +165,8 @@ fn newcomers_wait_for_the_run_that_their_ticket_is_for_and_found_no_other() {
         assert!(waits(&cluster, n).is_some(), "{}", cluster.logs());
     }
     (0..3).for_each(|n| cluster.start(n, &[]));
-    cluster.wait_for_end();
-    let genesis = |n: usize| {
-        let out = cluster.command(n, &["status", "--format", "json"]);
-        let status: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
-        status["genesis"].as_str().map(str::to_owned)
-    };
-    assert!(genesis(0).is_some());
-    assert!((1..6).all(|n| genesis(n) == genesis(0)), "{}", cluster.logs());
+    let is_in = |c: &Cluster, n: usize| c.status(n).is_some_and(|s| s["genesis"] == chain && s["state"] == "member");
+    cluster.wait("all to be members", |c| (0..6).all(|n| is_in(c, n)).then_some(()));
 }
 
 #[test]

@@ -72,12 +72,15 @@ impl Cluster {
 
     /// Starts a node, or starts it again.
     pub(crate) fn start(&mut self, index: usize, more: &[&str]) {
-        let ticket = self.ticket.clone();
+        self.start_with(index, &self.ticket.clone(), more);
+    }
+
+    fn start_with(&mut self, index: usize, ticket: &str, more: &[&str]) {
         let node = &mut self.nodes[index];
         node.lives += 1;
         let log = std::fs::File::create(node.home.join(format!("log-{}", node.lives))).expect("a log");
         let child = paceline()
-            .args(["join", &ticket, "--name", &node.name, "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"])
+            .args(["join", ticket, "--name", &node.name, "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"])
             .args(["--threads", "1", "--exit-when-done", "--home"])
             .arg(&node.home)
             .args(more)
@@ -89,14 +92,13 @@ impl Cluster {
         node.child = Some(child);
     }
 
-    /// Adds and starts a node without a part, with another's ticket.
-    pub(crate) fn join_late(&mut self, ticket: &str) {
-        self.ticket = ticket.to_owned();
+    /// Adds and starts a node without a part.
+    pub(crate) fn join_late(&mut self, ticket: &str, more: &[&str]) {
         let name = format!("node-{}", self.nodes.len() + 1);
         let home = self.dir.path().join(&name);
         std::fs::create_dir_all(&home).expect("the folder can be written to");
         self.nodes.push(Node { name, home, child: None, lives: 0 });
-        self.start(self.nodes.len() - 1, &[]);
+        self.start_with(self.nodes.len() - 1, ticket, more);
     }
 
     /// kill -9.

@@ -32,14 +32,19 @@ pub(super) async fn resolve(options: &mut JoinOptions) -> Result<(RunFile, Home)
             None => by_lan(options).await?,
         },
     };
-    let home = match &options.home {
-        Some(dir) => Home::at(dir),
-        None => Home::at(Home::folder()?.join(&run.run.name)),
-    };
+    let home = home_of(options, &run.run.name)?;
     options.recall(&home);
     // Remembered for a start from another folder.
     options.data = options.data.take().map(std::path::absolute).transpose()?;
     Ok((run, home))
+}
+
+/// The home that is given, or the usual one of a run of this name.
+fn home_of(options: &JoinOptions, run_name: &str) -> Result<Home, CliError> {
+    Ok(match &options.home {
+        Some(dir) => Home::at(dir),
+        None => Home::at(Home::folder()?.join(run_name)),
+    })
 }
 
 /// Goes on in a home: the one given, or the only one there is.
@@ -60,11 +65,22 @@ fn resumed(options: &mut JoinOptions) -> Result<Option<(RunFile, Home)>, CliErro
 
 async fn by_ticket(options: &mut JoinOptions, text: &str) -> Result<RunFile, CliError> {
     let ticket: Ticket = text.parse().map_err(CliError::bad_input)?;
-    tracing::info!("asks for the run file of {}", ticket.run_name);
-    let run = fetch_run_file(&ticket.addresses, ticket.run, FETCH_WAIT).await?;
+    let run = match kept(&home_of(options, &ticket.run_name)?, ticket.run) {
+        Some(run) => run,
+        None => {
+            tracing::info!("asks for the run file of {}", ticket.run_name);
+            fetch_run_file(&ticket.addresses, ticket.run, FETCH_WAIT).await?
+        }
+    };
     options.bootstrap.extend(ticket.addresses);
     options.chain = ticket.chain.map(|genesis| genesis.to_string());
     Ok(run)
+}
+
+/// The run file of a home that belongs to this run: who has it needs nobody to start again.
+fn kept(home: &Home, run: Hash) -> Option<RunFile> {
+    let there = home.run_file().exists();
+    there.then(|| inspect::run_file(home).ok()).flatten().filter(|file| file.run_id() == run)
 }
 
 async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
