@@ -96,6 +96,12 @@ impl<T: Statement> Signed<T> {
         }
     }
 
+    /// The same signature under another's name: a forgery.
+    #[cfg(test)]
+    pub(crate) fn in_the_name_of(self, by: NodeId) -> Self {
+        Self { by, ..self }
+    }
+
     /// The content of a statement in a record that a quorum accepted and the chain holds, or that this node signed or
     /// checked itself before it wrote it down.
     pub(crate) fn vouched(&self) -> &T {

@@ -222,7 +222,7 @@ impl Chain {
         round > now || now - round > REQUEST_ROUNDS || self.has_changed_since(node, round)
     }
 
-    fn check_eviction(&self, eviction: &Eviction) -> Result<(), Reject> {
+    pub(super) fn check_eviction(&self, eviction: &Eviction) -> Result<(), Reject> {
         if !self.roster.contains(eviction.node()) {
             return Err(Reject::BadRosterChange);
         }

@@ -6,6 +6,7 @@
 pub mod check;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod flaws;
 pub mod params;
 
 #[cfg(test)]
