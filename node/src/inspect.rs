@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::http::COMMAND_HEADER;
 use crate::report::{Peer, Round, Status};
-use crate::store::{Database, HistoryEntry, Home, HomeError, HomeLock, settled_chain};
+use crate::store::{Contents, Database, HistoryEntry, Home, HomeError, HomeLock, settled_chain};
 
 /// A node on this machine answers at once; whatever takes longer is no node.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -134,7 +134,7 @@ fn stays_taken(home: &Home) -> bool {
 }
 
 /// The node of a home, once it was started.
-fn node_id(home: &Home) -> Result<Option<NodeId>, HomeError> {
+pub(crate) fn node_id(home: &Home) -> Result<Option<NodeId>, HomeError> {
     Ok(home.known_identity()?.map(|secret| Identity::from_secret(&secret).node_id()))
 }
 
@@ -169,10 +169,20 @@ fn database(home: &Home) -> anyhow::Result<Option<(HomeLock, Database)>> {
         }
         result => result?,
     };
-    Ok(Some((lock, Database::open(&home.database(), run_file(home)?.run_id())?)))
+    let me = node_id(home)?.ok_or_else(|| HomeError::IdentityLost(home.dir().to_owned()))?;
+    Ok(Some((lock, Database::open(&home.database(), run_file(home)?.run_id(), me)?)))
 }
 
-fn history(home: &Home) -> anyhow::Result<Vec<HistoryEntry>> {
+/// All that the database of a home whose node does not run holds; `None` before its first start.
+pub(crate) fn contents(home: &Home) -> anyhow::Result<Option<Contents>> {
+    Ok(match database(home)? {
+        Some((_lock, database)) => Some(database.contents()?),
+        None => None,
+    })
+}
+
+/// The records of the chain of a home whose node does not run, the genesis first.
+pub(crate) fn history(home: &Home) -> anyhow::Result<Vec<HistoryEntry>> {
     Ok(match database(home)? {
         Some((_lock, database)) => database.history()?,
         None => Vec::new(),

@@ -8,12 +8,12 @@ use anyhow::{Context, anyhow};
 use paceline_protocol::base::signed::Verifier;
 use paceline_protocol::chain::{Chain, RunParams};
 use paceline_protocol::record::{Kind, Record};
-use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
+use crate::inspect;
 use crate::learn::{Client, ControlVariates, LocalClients, Plan, Workers};
-use crate::store::{Database, Home};
+use crate::store::Home;
 
 /// What came of repeating a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,11 +40,9 @@ pub fn replay(
     scratch: &Path,
     mut on_round: impl FnMut(Repeated),
 ) -> anyhow::Result<()> {
-    let path = home.run_file();
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let run_file = RunFile::parse(&text, &path.display().to_string())?;
+    let run_file = inspect::run_file(home)?;
     let plan = Plan::of(&run_file)?;
-    let history = Database::open(&home.database(), run_file.run_id())?.history()?;
+    let history = inspect::history(home)?;
     let (data, workers, controls) = (plan.images(data)?, Workers::new(threads)?, ControlVariates::at(scratch));
     let local_clients = LocalClients { plan: &plan, data: &data, workers: &workers, controls: &controls };
     let mut state = plan.initial_state()?;

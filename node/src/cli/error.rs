@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     NotFound = 3,
     /// The run file, the data or a file of the home is not usable.
     BadInput = 4,
+    /// `verify` found what does not hold.
+    Unsound = 5,
 }
 
 /// A failure with the exit code that it deserves. What is below the commands knows no exit codes: an error of the library
@@ -40,6 +42,10 @@ impl CliError {
         Self { exit: Exit::NotFound, error: error.into() }
     }
 
+    pub(super) fn unsound(error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: Exit::Unsound, error: error.into() }
+    }
+
     pub(super) fn bad_input(error: impl Into<anyhow::Error>) -> Self {
         Self { exit: Exit::BadInput, error: error.into() }
     }
@@ -48,7 +54,7 @@ impl CliError {
 impl<E: Into<anyhow::Error>> From<E> for CliError {
     fn from(error: E) -> Self {
         let error = error.into();
-        let is_damaged = matches!(error.downcast_ref(), Some(HomeError::Identity { .. }))
+        let is_damaged = matches!(error.downcast_ref(), Some(HomeError::Identity { .. } | HomeError::IdentityLost(_)))
             || error.downcast_ref::<StoreError>().is_some_and(|e| !matches!(e, StoreError::Database { .. }))
             || error.is::<RunFileError>();
         if is_damaged { Self::bad_input(error) } else { Self::failed(error) }

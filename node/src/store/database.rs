@@ -10,7 +10,7 @@ use paceline_protocol::bounds::{ABORTED_FOUNDINGS_MAX, MESSAGE_BYTES_MAX};
 use paceline_protocol::codec::{self, CodecError};
 use paceline_protocol::io::{LocalStats, Persist, Recovered, RecoveredBallot, RecoveredFounding};
 use paceline_protocol::record::{AbortProof, Bind, Committed, Contribution, Evidence, Founding, Kind, Proposal, Vote};
-use paceline_protocol::{Ballot, Hash, RunId};
+use paceline_protocol::{Ballot, Hash, NodeId, RunId};
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use super::files;
 /// Grows with every change of what is stored.
 const VERSION: u32 = 2;
 
-/// `version`, `run`, `current` (the chain that the node is in or follows), `bound`, `contribution`, `leaving`, `left`.
+/// `version`, `run`, `node` (whose promises these are), `current` (the chain that the node is in or follows), `bound`, `contribution`, `leaving`, `left`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// For each chain and founding the highest ballot voted or accepted in, or decided. Nothing deletes one.
 const PROMISES: TableDefinition<&[u8], (u64, u32)> = TableDefinition::new("promises");
@@ -89,6 +89,18 @@ pub enum StoreError {
         /// The one that is due.
         expected: u64,
     },
+    /// The home of another node: its promises are not this node's.
+    #[error(
+        "{path} belongs to node {found}, and identity.key is of node {wanted}: with another's store this node would not know what it promised; bring back the right file, or move the home away and join again"
+    )]
+    OtherNode {
+        /// The file.
+        path: PathBuf,
+        /// The node found.
+        found: NodeId,
+        /// The node wanted.
+        wanted: NodeId,
+    },
     /// The home of another run.
     #[error("{path} belongs to run {found}; give another --home for run {wanted}")]
     OtherRun {
@@ -145,26 +157,26 @@ fn split_key(key: &[u8]) -> Option<(Hash, u64)> {
 }
 
 impl Database {
-    /// Opens or makes the database of `run`. All of the file is read: one that is damaged is refused here.
+    /// Opens or makes the database of `node` in `run`. All of the file is read: one that is damaged is refused here.
     ///
     /// # Errors
-    /// It can't be opened, is damaged, of another version or of another run.
-    pub fn open(path: &Path, run: RunId) -> Result<Self, StoreError> {
+    /// It can't be opened, is damaged, of another version, of another run or of another node.
+    pub fn open(path: &Path, run: RunId, node: NodeId) -> Result<Self, StoreError> {
         if !path.exists() {
-            Self::make(path, run)?;
+            Self::make(path, run, node)?;
         }
-        Self::prepared(path, builder().open(path), run)
+        Self::prepared(path, builder().open(path), run, node)
     }
 
     /// A new file gets its name once all of it is on disk: one that is half made could never be opened.
-    fn make(path: &Path, run: RunId) -> Result<(), StoreError> {
+    fn make(path: &Path, run: RunId, node: NodeId) -> Result<(), StoreError> {
         let error = |source: io::Error| StoreError::Database { path: path.to_owned(), source: Box::new(source.into()) };
         let unfinished = path.with_extension(format!("redb.{}", files::UNFINISHED));
         match fs::remove_file(&unfinished) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
             _ => {}
         }
-        drop(Self::prepared(&unfinished, builder().create(&unfinished), run)?);
+        drop(Self::prepared(&unfinished, builder().create(&unfinished), run, node)?);
         fs::rename(&unfinished, path).map_err(error)?;
         files::sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(error)
     }
@@ -173,6 +185,7 @@ impl Database {
         path: &Path,
         redb: Result<redb::Database, redb::DatabaseError>,
         run: RunId,
+        node: NodeId,
     ) -> Result<Self, StoreError> {
         let path = path.to_owned();
         let redb = match redb {
@@ -180,13 +193,13 @@ impl Database {
             Err(e) => return Err(StoreError::Database { path, source: Box::new(e.into()) }),
         };
         let database = Self { path, redb };
-        database.check(run)?;
-        database.write_all(|tx| Ok(make_tables(tx, run)?))?;
+        database.check(run, node)?;
+        database.write_all(|tx| Ok(make_tables(tx, run, node)?))?;
         Ok(database)
     }
 
-    /// Whether the file is of this program's version and of this run; one that was just made is.
-    fn check(&self, run: RunId) -> Result<(), StoreError> {
+    /// Whether the file is of this program's version, of this run and this node; one that was just made is.
+    fn check(&self, run: RunId, node: NodeId) -> Result<(), StoreError> {
         let Some(version) = self.meta("version")? else { return Ok(()) };
         let path = || self.path.clone();
         let found = version.try_into().map_or(0, u32::from_le_bytes);
@@ -196,6 +209,10 @@ impl Database {
         let found = self.meta("run")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))).unwrap_or(Hash::ZERO);
         if found != run {
             return Err(StoreError::OtherRun { path: path(), found, wanted: run });
+        }
+        let found = self.meta("node")?.and_then(|v| Some(NodeId::from_public_key(v.try_into().ok()?)));
+        if let Some(found) = found.filter(|found| *found != node) {
+            return Err(StoreError::OtherNode { path: path(), found, wanted: node });
         }
         Ok(())
     }
@@ -380,6 +397,40 @@ impl Database {
     }
 }
 
+/// All that a database holds, for who looks into it from outside.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    /// The chain that the node is in or follows.
+    pub current: Option<Hash>,
+    /// The records of every chain, each from its genesis on.
+    pub chains: Vec<(Hash, Vec<HistoryEntry>)>,
+    /// For each chain and founding the highest ballot that the node voted or accepted in, or saw decided.
+    pub promises: Vec<(Hash, Ballot)>,
+    /// What it voted and accepted in rounds that are not decided.
+    pub ballots: Vec<RecoveredBallot>,
+    /// Lies that it was shown.
+    pub evidence: Vec<Evidence>,
+    /// Second commits of rounds that its chain has decided.
+    pub second_commits: Vec<Committed>,
+}
+
+impl Database {
+    /// Everything, read once.
+    ///
+    /// # Errors
+    /// The disk fails, or the file is damaged.
+    pub fn contents(&self) -> Result<Contents, StoreError> {
+        Ok(Contents {
+            current: self.current()?,
+            chains: self.chains()?,
+            promises: self.promises()?,
+            ballots: self.ballots()?,
+            evidence: self.values::<Evidence>(EVIDENCE, "evidence")?,
+            second_commits: self.values::<Committed>(SECOND_COMMITS, "second_commits")?,
+        })
+    }
+}
+
 fn builder() -> redb::Builder {
     let mut builder = redb::Builder::new();
     // Every page is checked, so that a damaged file is refused at once and not believed, or stumbled over, later.
@@ -387,11 +438,12 @@ fn builder() -> redb::Builder {
     builder
 }
 
-fn make_tables(tx: &WriteTransaction, run: RunId) -> Result<(), redb::Error> {
+fn make_tables(tx: &WriteTransaction, run: RunId, node: NodeId) -> Result<(), redb::Error> {
     let mut meta = tx.open_table(META)?;
     if meta.get("version")?.is_none() {
         meta.insert("version", &VERSION.to_le_bytes()[..])?;
         meta.insert("run", &run.as_bytes()[..])?;
+        meta.insert("node", &node.as_bytes()[..])?;
     }
     tx.open_table(PROMISES)?;
     for table in [RECORDS, VOTES, ACCEPTED] {

@@ -58,6 +58,11 @@ pub enum HomeError {
         /// Its length.
         found: usize,
     },
+    /// There is a store and nobody that it belongs to.
+    #[error(
+        "{0} has a store and no identity.key: only the node that made it may go on with it; bring the file back, or move the home away and join again, as another node"
+    )]
+    IdentityLost(PathBuf),
     /// The disk has too little room to run a node.
     #[error("{path}: {source}; a node needs {} MiB free to start: make room on this disk", RESERVE_BYTES >> 20)]
     NoRoom {
@@ -193,10 +198,13 @@ impl Home {
     /// only looks uses [`Home::known_identity`].
     ///
     /// # Errors
-    /// The file has another length, or the disk fails.
+    /// The file has another length, or is gone while what it signed is there, or the disk fails.
     pub fn identity(&self) -> Result<[u8; 32], HomeError> {
         if let Some(secret) = self.known_identity()? {
             return Ok(secret);
+        }
+        if self.database().exists() {
+            return Err(HomeError::IdentityLost(self.dir.clone()));
         }
         let secret = paceline_bootstrap::fresh_secret();
         self.write(IDENTITY, &secret)?;
@@ -276,6 +284,15 @@ mod tests {
         assert_eq!(home.known_identity().expect("a look makes none"), None);
         let secret = home.identity().expect("it is made");
         assert_eq!(home.identity().expect("it is read"), secret);
+    }
+
+    #[test]
+    fn a_store_whose_identity_is_gone_gets_no_new_one() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let home = Home::at(dir.path());
+        std::fs::write(home.database(), b"promises").expect("room");
+        assert!(matches!(home.identity(), Err(HomeError::IdentityLost(_))));
+        assert!(!dir.path().join(IDENTITY).exists());
     }
 
     #[test]

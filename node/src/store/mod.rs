@@ -6,6 +6,6 @@ mod home;
 mod writer;
 
 pub(crate) use database::settled_chain;
-pub use database::{Database, HistoryEntry, StoreError};
+pub use database::{Contents, Database, HistoryEntry, StoreError};
 pub use home::{Home, HomeError, HomeLock};
 pub use writer::{Writer, Written};

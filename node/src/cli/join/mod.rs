@@ -73,7 +73,8 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     let identity = home.identity()?;
     let blobs = Arc::new(BlobStore::open(&home.blobs())?);
     let initial_model = put_initial_model(&plan, &blobs).await?;
-    let database = Arc::new(Database::open(&home.database(), run_file.run_id())?);
+    let me = Identity::from_secret(&identity).node_id();
+    let database = Arc::new(Database::open(&home.database(), run_file.run_id(), me)?);
     let recovered = database.recover(blobs.whole())?;
     if recovered.left {
         return Err(anyhow!(LEFT).into());

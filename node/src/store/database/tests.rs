@@ -101,7 +101,7 @@ fn chain_to(round: u64) -> Vec<Persist> {
 }
 
 fn open(dir: &tempfile::TempDir) -> Database {
-    Database::open(&dir.path().join("store.redb"), RUN).expect("it opens")
+    Database::open(&dir.path().join("store.redb"), RUN, me().node_id()).expect("it opens")
 }
 
 #[test]
@@ -183,8 +183,17 @@ fn a_chain_that_was_let_go_of_is_gone() {
 fn the_home_of_another_run_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     drop(open(&dir));
-    let error = Database::open(&dir.path().join("store.redb"), CHAIN).expect_err("another run");
+    let error = Database::open(&dir.path().join("store.redb"), CHAIN, me().node_id()).expect_err("another run");
     assert!(matches!(error, StoreError::OtherRun { .. }), "{error}");
+}
+
+#[test]
+fn the_store_of_another_node_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    drop(open(&dir));
+    let other = Identity::from_secret(&[2; 32]).node_id();
+    let error = Database::open(&dir.path().join("store.redb"), RUN, other).expect_err("another node");
+    assert!(matches!(error, StoreError::OtherNode { .. }), "{error}");
 }
 
 #[test]
@@ -192,7 +201,7 @@ fn a_file_that_is_no_database_is_named() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("store.redb");
     std::fs::write(&path, b"not a database at all").expect("writes");
-    let error = Database::open(&path, RUN).expect_err("garbage");
+    let error = Database::open(&path, RUN, me().node_id()).expect_err("garbage");
     assert!(error.to_string().contains("store.redb"), "{error}");
 }
 
@@ -293,7 +302,7 @@ fn another_version_is_named() {
         })
         .expect("room");
     drop(database);
-    let error = Database::open(&dir.path().join("store.redb"), RUN).expect_err("version 9");
+    let error = Database::open(&dir.path().join("store.redb"), RUN, me().node_id()).expect_err("version 9");
     assert!(matches!(error, StoreError::Version { found: 9, .. }), "{error}");
 }
 
@@ -343,7 +352,7 @@ fn a_damaged_file_is_an_error_or_reads_as_it_was_and_never_a_panic() {
             }
         }
         std::fs::write(&path, bytes).expect("writes");
-        let found = Database::open(&path, RUN).and_then(|database| database.recover(vec![]));
+        let found = Database::open(&path, RUN, me().node_id()).and_then(|database| database.recover(vec![]));
         if let Ok(found) = found {
             assert_eq!(found, before, "seed {seed}: damage was believed");
         }
@@ -409,7 +418,12 @@ impl Disk {
     }
 
     fn open(&self) -> Result<Database, StoreError> {
-        Database::prepared(Path::new("a disk in memory"), builder().create_with_backend(self.clone()), RUN)
+        Database::prepared(
+            Path::new("a disk in memory"),
+            builder().create_with_backend(self.clone()),
+            RUN,
+            me().node_id(),
+        )
     }
 }
 
