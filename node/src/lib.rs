@@ -3,7 +3,7 @@
 //! [`driver`] is its heart: the task that owns the machine. Around it [`net`] moves messages, [`blobs`] moves and keeps
 //! models and updates, [`store`] keeps records and votes, [`learn`] trains and averages. [`report`] says where a node stands
 //! and [`http`] serves that; `inspect` asks it from another process. [`simulate`] is a run in one process, `cluster` one in
-//! many, and [`replay`] repeats one from its records. On top [`cli`] has the commands, and `ui` the words that they print:
+//! many, [`replay`] repeats one from its records, and [`verify`] checks what a node keeps. On top [`cli`] has the commands, and `ui` the words that they print:
 //! nothing below knows either.
 
 pub mod blobs;
@@ -20,3 +20,4 @@ pub mod report;
 pub mod simulate;
 pub mod store;
 mod ui;
+pub mod verify;

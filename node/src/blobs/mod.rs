@@ -5,10 +5,12 @@
 
 mod fetch;
 mod manifest;
+mod offline;
 mod serve;
 mod store;
 
 pub use fetch::{Ask, FetchError, Fetched, fetch};
 pub use manifest::Manifest;
+pub use offline::BlobFolder;
 pub use serve::serve;
 pub use store::{BlobError, BlobStore, ChunkSignal, FetchGuard};

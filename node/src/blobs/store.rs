@@ -25,7 +25,7 @@ pub use chunk_waiters::{ChunkSignal, FetchGuard};
 /// until it is read, which hashes it anyway.
 const VERIFIED_BYTES_MAX: u64 = 4 << 30;
 
-const WHOLE: &str = "blob";
+pub(super) const WHOLE: &str = "blob";
 const PART: &str = "part";
 const MANIFEST: &str = "manifest";
 

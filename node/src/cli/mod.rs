@@ -13,6 +13,7 @@ mod run_file;
 mod shutdown;
 mod simulate;
 mod target;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -95,6 +96,14 @@ enum Command {
     /// Come off the roster, for good. A node that is only stopped stays on it.
     #[command(after_help = "Example:\n  paceline leave --home ~/lab")]
     Leave(Target),
+    /// Check a stopped node's records, promises, averages and files, offline.
+    #[command(after_help = "Examples:
+  paceline verify --home ~/lab
+  paceline verify --home ~/lab --data ~/photos      also trains this node's own updates again
+  paceline verify --format json | jq .findings
+
+Exit codes: 0 all holds; 5 something does not; others as for every command.")]
+    Verify(verify::Options),
     /// The same run in one process, with clients in place of nodes.
     #[command(after_help = "Examples:
   paceline simulate run.toml --clients 10
@@ -148,6 +157,7 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Peers(target) => inspect::peers(&target, format),
         Command::Ticket(target) => inspect::ticket(&target, format),
         Command::Leave(target) => inspect::leave(&target, format),
+        Command::Verify(options) => verify::run(&options, format),
         Command::Simulate(options) => simulate::run(options, format, quiet).await,
         Command::Data(options) => data::run(&options, format),
         Command::Bootstrap { run, listen } => demo::bootstrap(&run, listen).await,

@@ -4,7 +4,9 @@
 mod part;
 mod round;
 mod status;
+mod verification;
 
 pub use part::PartLabels;
 pub use round::{ContributionReport, Round};
 pub use status::{LEFT, LastCommit, MemberStatus, NodeInfo, ParticipantStatus, Peer, Status, Training};
+pub use verification::{Culprit, Finding, Repeated, Verification};

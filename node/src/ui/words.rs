@@ -6,7 +6,7 @@ use paceline_protocol::io::Event;
 use paceline_protocol::{Hash, NodeId};
 
 use super::table;
-use crate::report::{LastCommit, MemberStatus, Round, Status, Training};
+use crate::report::{Finding, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
 use crate::simulate::Summary;
 
 /// A node id in short, from its text.
@@ -203,6 +203,41 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
         Event::Finished => "the run is over".to_owned(),
         Event::Accepted { .. } | Event::Rejected { .. } => return None,
     })
+}
+
+/// What `verify` found.
+pub(crate) fn verification(v: &Verification) -> String {
+    let mut lines = vec![format!("run {} ({})", v.run_name, short_hash(&v.run_id))];
+    if let Some(genesis) = &v.genesis {
+        let (genesis, records, rounds) = (short_hash(genesis), v.records, v.rounds);
+        lines.push(format!("chain {genesis}: {records} records, {rounds} of them with updates"));
+        lines.push(repeated("averages", v.averages, "made again from the updates that are kept here"));
+    }
+    if v.given_up > 0 {
+        lines.push(format!("{} chains that gave themselves up", v.given_up));
+    }
+    if let Some(updates) = v.updates {
+        lines.push(repeated("this node's updates", updates, "trained again from the models that are kept here"));
+    }
+    lines.push(format!("{} models and updates on disk have the bytes that their names say", v.blobs));
+    lines.extend(v.notes.iter().map(|note| format!("note: {note}")));
+    lines.extend(v.findings.iter().map(finding));
+    if v.ok {
+        lines.push("all of it holds".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn repeated(what: &str, r: Repeated, how: &str) -> String {
+    format!("{what}: {} of {} {how}, {} of these equal", r.repeated, r.all, r.equal)
+}
+
+/// Where, whose, what.
+fn finding(f: &Finding) -> String {
+    let round = f.round.map(|round| format!("record {round}: "));
+    let by = f.culprit.as_ref().map(|c| format!("{} ({}): ", name_or_id(&c.name, &c.node_id), c.node_id));
+    let (round, by) = (round.unwrap_or_default(), by.unwrap_or_default());
+    format!("DOES NOT HOLD: {round}{by}{}", f.what)
 }
 
 #[cfg(test)]
