@@ -50,6 +50,7 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
         .route("/ticket", get(ticket))
         .route("/metrics", get(metrics))
         .route("/leave", post(leave))
+        .route("/resume", post(resume))
         .layer(middleware::from_fn(move |request, next| own_hosts_only(address, request, next)))
         .with_state(api);
     axum::serve(listener, router).await
@@ -96,11 +97,24 @@ async fn ticket(State(api): State<Api>) -> Response {
 }
 
 async fn leave(State(api): State<Api>, headers: HeaderMap) -> Response {
+    command(&api, &headers, Command::Leave, serde_json::json!({ "leaving": true })).await
+}
+
+async fn resume(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let halted =
+        api.node_state.status().is_some_and(|status| status.state == paceline_protocol::io::State::Halted.name());
+    if !halted {
+        return (StatusCode::CONFLICT, "the run has not stopped: there is nothing to resume\n").into_response();
+    }
+    command(&api, &headers, Command::Resume, serde_json::json!({ "resuming": true })).await
+}
+
+async fn command(api: &Api, headers: &HeaderMap, command: Command, done: serde_json::Value) -> Response {
     if !headers.contains_key(COMMAND_HEADER) {
         return (StatusCode::FORBIDDEN, format!("commands need the header {COMMAND_HEADER}\n")).into_response();
     }
-    match api.commands.send(Command::Leave).await {
-        Ok(()) => Json(serde_json::json!({ "leaving": true })).into_response(),
+    match api.commands.send(command).await {
+        Ok(()) => Json(done).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response(),
     }
 }

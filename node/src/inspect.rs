@@ -108,10 +108,28 @@ impl Node {
                 "the node does not run, and only it can sign that it leaves; start it with `paceline join --home DIR`, then leave"
             );
         };
-        let url = format!("{}/leave", url.trim_end_matches('/'));
-        let sent = agent().post(&url).header(COMMAND_HEADER, "1").send_empty();
-        sent.with_context(|| format!("{url} does not answer"))?;
-        Ok(())
+        command(url, "leave")
+    }
+
+    /// Has the run go on that stopped because training failed everywhere.
+    pub(crate) fn resume(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Running { url } => command(url, "resume"),
+            Self::Stopped { home } => {
+                bail!("the node does not run; start it with `paceline join --home {} --resume`", home.dir().display())
+            }
+        }
+    }
+}
+
+/// Asks a node for something; what it answers instead of doing it is the error.
+fn command(url: &str, what: &str) -> anyhow::Result<()> {
+    let url = format!("{}/{what}", url.trim_end_matches('/'));
+    let sent = agent().post(&url).header(COMMAND_HEADER, "1").config().http_status_as_error(false).build().send_empty();
+    let mut response = sent.with_context(|| format!("{url} does not answer"))?;
+    match response.status().is_success() {
+        true => Ok(()),
+        false => bail!("{}", response.body_mut().read_to_string()?.trim()),
     }
 }
 

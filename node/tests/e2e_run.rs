@@ -47,23 +47,35 @@ fn an_interrupted_demo_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_node_whose_training_diverges_says_so_and_sends_no_update() {
-    // The round stays open: nobody has an update.
-    let run_file = shapes(3, 2, 300, "shapes-cnn").replace("lr = 0.1", "lr = 1e9").replace("1min", "1h");
-    let mut cluster = Cluster::new(&run_file);
-    cluster.start_all(3);
-    let reason = cluster.wait("the failure in everybody's status", |c| {
-        let all: Option<Vec<_>> = (0..3).map(|i| c.status(i)).collect();
-        let all = all?;
-        let failed = |p: &serde_json::Value| p["state"] == "failed";
-        let everywhere =
-            all.iter().all(|s| s["participants"].as_array().is_some_and(|p| p.len() == 3 && p.iter().all(failed)));
-        everywhere.then(|| all[0]["reason"].as_str().unwrap_or_default().to_owned())
-    });
-    // They joined with a ticket: the run file at fault is the one in their home.
-    assert!(reason.contains("/run.toml:18:1: training diverged in round 1"), "{reason}");
-    assert!(reason.ends_with("lower `lr`"), "{reason}");
-    assert!(cluster.rounds(0).is_empty());
+fn a_run_whose_training_fails_everywhere_stops_with_the_reason_and_can_be_resumed() {
+    let mut cluster =
+        Cluster::new(&shapes(2, 6, 400, "shapes-cnn").replace("lr = 0.1", "lr = 1e9").replace("1min", "1h"));
+    cluster.start_all(2);
+    // Far sooner than the timeout of a round, an hour.
+    for node in 0..2 {
+        assert!(!cluster.wait_for_exit(node), "{}", cluster.logs());
+        assert!(cluster.log(node).contains("training failed on all nodes"), "{}", cluster.logs());
+    }
+    let kinds = |c: &Cluster, n: usize| -> Vec<String> {
+        c.rounds(n).iter().filter_map(|r| r["kind"].as_str().map(str::to_owned)).collect()
+    };
+    assert_eq!(kinds(&cluster, 0), ["empty"; 3]);
+    // It stays stopped until somebody wants to go on.
+    (0..2).for_each(|n| cluster.start_to_stay(n));
+    let halted = |c: &Cluster, n: usize| {
+        let status = c.status(n)?;
+        (status["state"] == "halted").then(|| status["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    for node in 0..2 {
+        let reason = cluster.wait("the nodes to stand still", |c| halted(c, node));
+        // Records are everybody's: they name the line, and no folder of this machine.
+        assert!(reason.contains(": run.toml:18:1: training diverged in round 3"), "{reason}");
+        assert!(reason.contains("lower `lr`") && reason.contains("paceline resume"), "{reason}");
+    }
+    let out = cluster.command(0, &["resume"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // The record that ends the stop, and three that fail again.
+    cluster.wait("the second stop", |c| (0..2).all(|n| kinds(c, n).len() == 7 && halted(c, n).is_some()).then_some(()));
 }
 
 #[test]
@@ -121,6 +133,24 @@ fn a_node_that_comes_later_joins_with_a_ticket_of_any_node() {
     cluster.wait("the join", member);
     cluster.wait_for_end();
     assert_eq!(cluster.rounds(3).len(), 10, "a joiner has the whole history");
+}
+
+#[test]
+fn who_comes_when_the_run_is_over_ends_with_its_model_in_hand() {
+    let mut cluster = Cluster::new(&shapes(3, 2, 1_500, "shapes-cnn"));
+    cluster.start_all(3);
+    cluster.wait_for_end();
+    cluster.start_to_stay(0);
+    cluster.wait("the first to serve", |c| (c.status(0)?["state"] == "finished").then_some(()));
+    let out = cluster.command(0, &["ticket"]);
+    let ticket = String::from_utf8(out.stdout).expect("text").trim().to_owned();
+    cluster.join_late(&ticket, &[]);
+    assert!(cluster.wait_for_exit(3), "{}", cluster.logs());
+    let model = |n: usize| cluster.rounds(n).last().and_then(|r| r["model_hash"].as_str().map(str::to_owned));
+    let here = cluster.nodes[3].home.join("blobs").join(format!("{}.blob", model(3).expect("a round")));
+    assert!(here.exists(), "{} is not there\n{}", here.display(), cluster.logs());
+    let verified = cluster.command(3, &["verify", "--format", "json"]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }
 
 #[test]

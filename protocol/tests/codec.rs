@@ -12,8 +12,8 @@ use paceline_protocol::membership::message::{Activity, Message as Membership, Pr
 use paceline_protocol::message::{Body, Message};
 use paceline_protocol::paxos::message::{Heartbeat, Message as Paxos, Phase, RoundOpened, RoundPlan, Task};
 use paceline_protocol::record::{
-    Accept, Alive, Bind, Committed, Contribution, Evaluation, Eviction, Evidence, FinalEvaluation, Founder, Founding,
-    Join, Kind, Leave, Lie, Proposal, Proposed, Record, Refusal, Vote,
+    Accept, Alive, Bind, Committed, Contribution, Evaluation, Eviction, Evidence, Failure, FinalEvaluation, Founder,
+    Founding, Join, Kind, Leave, Lie, Proposal, Proposed, Record, Refusal, Resume, Vote,
 };
 use paceline_protocol::round::message::Message as Work;
 use paceline_protocol::sync::message::Message as Sync;
@@ -68,6 +68,14 @@ fn contribution() -> Signed<Contribution> {
 
 fn final_evaluation() -> Signed<FinalEvaluation> {
     Signed::new(&me(), &scope(), FinalEvaluation { round: 3, evaluation: evaluation() })
+}
+
+fn failure() -> Signed<Failure> {
+    Signed::new(&me(), &scope(), Failure { round: 3, why: "it diverged".into() })
+}
+
+fn resume() -> Signed<Resume> {
+    Signed::new(&me(), &scope(), Resume { round: 3 })
 }
 
 fn member() -> Member {
@@ -137,6 +145,8 @@ fn records() -> Vec<Record> {
         participants: vec![node],
         contributions: vec![contribution()],
         evaluations: vec![final_evaluation()],
+        failures: vec![failure()],
+        resumed: Some(resume()),
         aggregation,
         joined: vec![join()],
         left: vec![leave()],
@@ -209,6 +219,8 @@ fn words_of_rounds() -> Vec<Work> {
         Work::UpdateAck { update, result: Ok(()) },
         Work::UpdateAck { update, result: Err(Reject::NotFinite) },
         Work::Evaluated(final_evaluation()),
+        Work::Failed(failure()),
+        Work::Resume(resume()),
     ]
 }
 
@@ -222,7 +234,7 @@ fn words_of_membership() -> Vec<Membership> {
             held: Some(2),
             founding: Some(founding().id()),
             activity,
-            finished: true,
+            at_rest: true,
         })
     };
     let activities = [

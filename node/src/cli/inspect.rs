@@ -1,4 +1,5 @@
-//! The commands that look at a node, `status`, `rounds`, `peers` and `ticket`, and `leave`, which asks it for something.
+//! The commands that look at a node, `status`, `rounds`, `peers` and `ticket`, and those that ask it for something, `leave`
+//! and `resume`.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -67,6 +68,15 @@ pub(super) fn leave(target: &Target, format: Format) -> Result<(), CliError> {
     match format {
         Format::Json => print_json(&serde_json::json!({ "leaving": true }))?,
         Format::Text => print("The node leaves with the next record, and ends when the others can do without it."),
+    }
+    Ok(())
+}
+
+pub(super) fn resume(target: &Target, format: Format) -> Result<(), CliError> {
+    target.node()?.resume()?;
+    match format {
+        Format::Json => print_json(&serde_json::json!({ "resuming": true }))?,
+        Format::Text => print("The run goes on as soon as a quorum of its members is there."),
     }
     Ok(())
 }

@@ -96,6 +96,9 @@ enum Command {
     /// Come off the roster, for good. A node that is only stopped stays on it.
     #[command(after_help = "Example:\n  paceline leave --home ~/lab")]
     Leave(Target),
+    /// Go on with a run that stopped because training failed on all nodes in several rounds in a row.
+    #[command(after_help = "Example:\n  paceline resume      after the cause is mended, on any node")]
+    Resume(Target),
     /// Check a stopped node's records, promises, averages and files, offline.
     #[command(after_help = "Examples:
   paceline verify --home ~/lab
@@ -157,6 +160,7 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Peers(target) => inspect::peers(&target, format),
         Command::Ticket(target) => inspect::ticket(&target, format),
         Command::Leave(target) => inspect::leave(&target, format),
+        Command::Resume(target) => inspect::resume(&target, format),
         Command::Verify(options) => verify::run(&options, format),
         Command::Simulate(options) => simulate::run(options, format, quiet).await,
         Command::Data(options) => data::run(&options, format),

@@ -183,7 +183,7 @@ impl Worker {
                 }
             }
             Job::Evaluate { round, model } => {
-                let weights = self.context.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()));
+                let weights = self.context.blobs.read(model.id).map_err(own_disk);
                 match weights.and_then(|weights| self.evaluate(id, &weights)) {
                     Ok(evaluation) => Some(Outcome::Evaluated { round, evaluation }),
                     Err(Failure::Stopped) => None,
@@ -206,7 +206,7 @@ impl Worker {
     ) -> Result<TrainedUpdate, Failure> {
         let began = Instant::now();
         tracing::info!("round {round}: trains on {} images", self.context.data.train.len());
-        let parent = self.context.blobs.read(model.id).map_err(|e| Failure::Failed(e.to_string()))?;
+        let parent = self.context.blobs.read(model.id).map_err(own_disk)?;
         let evaluation = self.evaluate(id, &parent)?;
         let control = self.control(round, last_update);
         let job = TrainJob {
@@ -228,10 +228,10 @@ impl Worker {
             other => other.into(),
         })?;
         let train_ms = began.elapsed().as_millis() as u64;
-        let update = self.context.blobs.put(&trained.update).map_err(|e| Failure::Failed(e.to_string()))?;
+        let update = self.context.blobs.put(&trained.update).map_err(own_disk)?;
         if let Some(control) = &trained.control {
             let controls = &self.context.controls;
-            controls.put(update.id, control).map_err(|e| Failure::Failed(e.to_string()))?;
+            controls.put(update.id, control).map_err(own_disk)?;
             controls.retain(&[last_update.unwrap_or(update.id), update.id]);
         }
         Ok(TrainedUpdate { update, samples: trained.samples, train_loss: trained.train_loss, train_ms, evaluation })
@@ -277,6 +277,12 @@ impl Worker {
 enum Failure {
     Stopped,
     Failed(String),
+}
+
+/// Others are told why a training failed, and this machine's paths are nothing to them: those are in its own log.
+fn own_disk(error: impl std::fmt::Display) -> Failure {
+    tracing::error!("{error}");
+    Failure::Failed("a file of this node can't be read or written; its log says which".to_owned())
 }
 
 impl From<TrainError> for Failure {

@@ -200,7 +200,11 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
         Event::TrainingFailed { round, why } => format!("round {round}: training failed here: {why}"),
         Event::Left => "is off the roster".to_owned(),
         Event::Evicted => "was taken off the roster; joins again".to_owned(),
-        Event::Finished => "the run is over".to_owned(),
+        Event::Halted { round, why } => {
+            format!("the run stops after round {round}: training failed on all nodes, several times in a row ({why})")
+        }
+        Event::Finished { complete: true } => "the run is over".to_owned(),
+        Event::Finished { complete: false } => "the run is over; nobody in sight has its last model".to_owned(),
         Event::Accepted { .. } | Event::Rejected { .. } => return None,
     })
 }

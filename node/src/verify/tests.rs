@@ -146,6 +146,8 @@ fn genesis(all: &[Identity], params: &RunParams) -> Committed {
         participants: vec![],
         contributions: vec![],
         evaluations: vec![],
+        failures: vec![],
+        resumed: None,
         aggregation: params.aggregation,
         joined: vec![],
         left: vec![],

@@ -72,7 +72,12 @@ impl Cluster {
 
     /// Starts a node, or starts it again.
     pub(crate) fn start(&mut self, index: usize, more: &[&str]) {
-        self.start_with(index, &self.ticket.clone(), more);
+        self.start_with(index, &self.ticket.clone(), &[&["--exit-when-done"], more].concat());
+    }
+
+    /// The same, but it goes on serving when the run is over.
+    pub(crate) fn start_to_stay(&mut self, index: usize) {
+        self.start_with(index, &self.ticket.clone(), &[]);
     }
 
     fn start_with(&mut self, index: usize, ticket: &str, more: &[&str]) {
@@ -81,7 +86,7 @@ impl Cluster {
         let log = std::fs::File::create(node.home.join(format!("log-{}", node.lives))).expect("a log");
         let child = paceline()
             .args(["join", ticket, "--name", &node.name, "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"])
-            .args(["--threads", "1", "--exit-when-done", "--home"])
+            .args(["--threads", "1", "--home"])
             .arg(&node.home)
             .args(more)
             .stdin(Stdio::null())
@@ -98,7 +103,7 @@ impl Cluster {
         let home = self.dir.path().join(&name);
         std::fs::create_dir_all(&home).expect("the folder can be written to");
         self.nodes.push(Node { name, home, child: None, lives: 0 });
-        self.start_with(self.nodes.len() - 1, ticket, more);
+        self.start_with(self.nodes.len() - 1, ticket, &[&["--exit-when-done"], more].concat());
     }
 
     /// kill -9.
@@ -188,6 +193,20 @@ impl Cluster {
                     None => std::thread::sleep(Duration::from_millis(50)),
                 }
             }
+        }
+    }
+
+    /// Waits until a node has ended, and returns whether it did with success.
+    pub(crate) fn wait_for_exit(&mut self, index: usize) -> bool {
+        let began = Instant::now();
+        loop {
+            let child = self.nodes[index].child.as_mut().expect("it runs");
+            if let Some(status) = child.try_wait().expect("it is ours") {
+                self.nodes[index].child = None;
+                return status.success();
+            }
+            assert!(began.elapsed() < PATIENCE, "{} does not end\n{}", self.nodes[index].name, self.logs());
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

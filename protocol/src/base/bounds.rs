@@ -102,3 +102,11 @@ pub const LAYERS_MAX: usize = 256;
 
 /// Classes of a data set.
 pub const CLASSES_MAX: usize = 1000;
+
+/// Bytes of the words in which a participant says why its training failed: a line for people, of as many members as a record
+/// has room for.
+pub const FAILURE_BYTES_MAX: usize = 256;
+
+/// Rounds in a row in which training failed everywhere, after which a run stops: once may be an accident, and each costs
+/// everybody a training.
+pub const FAILED_ROUNDS_MAX: u32 = 3;

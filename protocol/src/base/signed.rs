@@ -50,6 +50,10 @@ pub enum StatementKind {
     Join,
     /// A member wants to come off it.
     Leave,
+    /// A participant's training failed.
+    Failure,
+    /// A member wants to go on with a run that stopped.
+    Resume,
     /// A member's chain lives, told to a chain that would yield to it.
     Alive,
 }

@@ -2,13 +2,14 @@
 
 use super::Chain;
 use super::params::RunParams;
-use crate::base::bounds::{NAME_BYTES_MAX, REQUEST_ROUNDS, ROSTER_MAX, SMALL_ROSTER};
+use crate::base::bounds::{FAILURE_BYTES_MAX, NAME_BYTES_MAX, REQUEST_ROUNDS, ROSTER_MAX, SMALL_ROSTER};
 use crate::base::ids::{Ballot, BlobRef, NodeId};
 use crate::base::reject::Reject;
 use crate::base::roster::Roster;
 use crate::base::signed::{Scope, Signed, Verifier};
 use crate::record::{
-    Committed, Contribution, Eviction, Founding, Join, Kind, Leave, Proposed, Record, Vote, request_scope,
+    Committed, Contribution, Eviction, Failure, Founding, Join, Kind, Leave, Proposed, Record, Resume, Vote,
+    request_scope,
 };
 
 impl Chain {
@@ -35,9 +36,15 @@ impl Chain {
         if self.is_over() || record.aggregation != self.params.aggregation {
             return Err(Reject::WrongKind);
         }
+        if self.is_halted() != record.resumed.is_some() {
+            return Err(Reject::WrongKind);
+        }
+        if !matches!(record.kind, Kind::Empty) && (record.resumed.is_some() || !record.failures.is_empty()) {
+            return Err(Reject::WrongKind);
+        }
         match &record.kind {
             Kind::Train if !self.is_trained() => self.check_train(record)?,
-            Kind::Empty if !self.is_trained() => self.check_no_training(record)?,
+            Kind::Empty if !self.is_trained() => self.check_empty(record)?,
             Kind::Closing if self.is_trained() => self.check_closing(record)?,
             Kind::Yield { .. } => self.check_yield(record)?,
             _ => return Err(Reject::WrongKind),
@@ -47,9 +54,7 @@ impl Chain {
 
     fn check_train(&self, record: &Record) -> Result<(), Reject> {
         self.check_participants(&record.participants)?;
-        let quota = self.params.quota;
-        let needed = quota.min_updates_of(quota.participants_of(self.roster.len()));
-        if record.contributions.len() < needed {
+        if record.contributions.len() < self.updates_needed() {
             return Err(Reject::TooFewUpdates);
         }
         if record.model.len != self.head().model.len {
@@ -103,6 +108,40 @@ impl Chain {
         }
         let order = self.roster.participant_order(self.head().model.id, self.next_round());
         if order.starts_with(&record.participants) { Ok(()) } else { Err(Reject::WrongParticipants) }
+    }
+
+    fn check_empty(&self, record: &Record) -> Result<(), Reject> {
+        self.check_no_training(record)?;
+        if !is_ascending(record.failures.iter().map(Signed::by)) {
+            return Err(Reject::Twice);
+        }
+        record.failures.iter().try_for_each(|failure| self.check_failure(failure))?;
+        record.resumed.iter().try_for_each(|resume| self.check_resume(resume))
+    }
+
+    /// Whether a member's training failed in the next round, by its own word.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_failure(&self, failure: &Signed<Failure>) -> Result<(), Reject> {
+        if !self.roster.contains(failure.by()) {
+            return Err(Reject::Stranger);
+        }
+        let content = failure.open(&self.scope(), &self.verifier)?;
+        let fits = content.round == self.next_round() && content.why.len() <= FAILURE_BYTES_MAX;
+        if fits { Ok(()) } else { Err(Reject::BadMetrics) }
+    }
+
+    /// Whether a member wants to go on with this run, which stopped.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_resume(&self, resume: &Signed<Resume>) -> Result<(), Reject> {
+        if !self.roster.contains(resume.by()) {
+            return Err(Reject::Stranger);
+        }
+        let content = resume.open(&self.scope(), &self.verifier)?;
+        if self.is_halted() && content.round == self.next_round() { Ok(()) } else { Err(Reject::WrongKind) }
     }
 
     fn check_closing(&self, record: &Record) -> Result<(), Reject> {

@@ -18,6 +18,10 @@ pub enum Part {
     Contribution,
     /// A member's evaluation of the last model.
     Evaluation,
+    /// A member's word that its training failed.
+    Failure,
+    /// A member's wish to go on.
+    Resume,
     /// A request to join.
     Join,
     /// A request to leave.
@@ -40,6 +44,8 @@ impl Part {
             Self::Bind => "the bind",
             Self::Contribution => "the contribution",
             Self::Evaluation => "the evaluation",
+            Self::Failure => "the failure",
+            Self::Resume => "the wish to go on",
             Self::Join => "the request to join",
             Self::Leave => "the request to leave",
             Self::Eviction => "the eviction",
@@ -142,6 +148,12 @@ impl Chain {
         for evaluation in &record.evaluations {
             let checked = evaluation.open(&self.scope(), &self.verifier).map(drop);
             note(Part::Evaluation, evaluation.by(), checked);
+        }
+        for failure in &record.failures {
+            note(Part::Failure, failure.by(), self.check_failure(failure));
+        }
+        if let Some(resume) = &record.resumed {
+            note(Part::Resume, resume.by(), self.check_resume(resume));
         }
         let mut staying = self.roster().clone();
         for leave in &record.left {

@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use crate::base::bounds::FAILED_ROUNDS_MAX;
 use crate::base::ids::{Hash, NodeId};
 use crate::base::reject::Reject;
 use crate::base::roster::Roster;
@@ -35,6 +36,8 @@ pub struct Chain {
     founding: Hash,
     roster: Roster,
     trained: u64,
+    /// Rounds since the last update or resumption in which training failed everywhere.
+    failed_rounds: u32,
 }
 
 impl Chain {
@@ -51,7 +54,8 @@ impl Chain {
         check_accepts(&genesis, &scope, &roster, &verifier)?;
         let head = genesis.record.hash();
         let founding = founding.id();
-        Ok(Self { params, verifier, records: vec![genesis], head, genesis: head, founding, roster, trained: 0 })
+        let records = vec![genesis];
+        Ok(Self { params, verifier, records, head, genesis: head, founding, roster, trained: 0, failed_rounds: 0 })
     }
 
     /// The hash of record 0: the name of this chain.
@@ -98,6 +102,22 @@ impl Chain {
     /// Records with contributions so far.
     pub fn trained(&self) -> u64 {
         self.trained
+    }
+
+    /// Updates without which the next round has no model.
+    pub fn updates_needed(&self) -> usize {
+        let quota = self.params.quota;
+        quota.min_updates_of(quota.participants_of(self.roster.len()))
+    }
+
+    /// Whether so many failures leave too few members for the next round's updates, whatever the others do.
+    pub fn is_hopeless(&self, failures: usize) -> bool {
+        self.roster.len() - failures.min(self.roster.len()) < self.updates_needed()
+    }
+
+    /// Whether the run has stopped: training failed everywhere in `FAILED_ROUNDS_MAX` rounds, and nobody has resumed it.
+    pub fn is_halted(&self) -> bool {
+        self.failed_rounds >= FAILED_ROUNDS_MAX
     }
 
     /// Whether all rounds are done, so that only the closing record is due.
@@ -188,6 +208,13 @@ impl Chain {
     }
 
     fn push(&mut self, next: Committed) {
+        let record = &next.record;
+        self.failed_rounds = match record.kind {
+            Kind::Train => 0,
+            _ if record.resumed.is_some() => 0,
+            _ if !record.failures.is_empty() && self.is_hopeless(record.failures.len()) => self.failed_rounds + 1,
+            _ => self.failed_rounds,
+        };
         self.head = next.record.hash();
         self.roster = next.record.roster_after(&self.roster);
         self.trained += u64::from(matches!(next.record.kind, Kind::Train));

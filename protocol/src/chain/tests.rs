@@ -3,14 +3,14 @@
 use super::fixture::{bind, by_signer, chain, commit, consent, founding_of, identities, member, params};
 use super::*;
 use crate::base::aggregation::Rule;
-use crate::base::bounds::NAME_BYTES_MAX;
+use crate::base::bounds::{FAILURE_BYTES_MAX, NAME_BYTES_MAX};
 use crate::base::ids::{Ballot, BlobRef, Identity};
 use crate::base::roster::Part;
 use crate::base::signed::Signed;
 use crate::base::table::{Line, cases, none};
 use crate::record::{
-    Accept, Alive, Bind, Evaluation, Eviction, Evidence, FinalEvaluation, Founder, Founding, Join, Leave, Lie,
-    Proposed, Vote, request_scope,
+    Accept, Alive, Bind, Evaluation, Eviction, Evidence, Failure, FinalEvaluation, Founder, Founding, Join, Leave, Lie,
+    Proposed, Resume, Vote, request_scope,
 };
 
 const NAMES: [&str; 6] = ["A", "B", "C", "D", "E", "F"];
@@ -101,7 +101,8 @@ impl World {
         let mut record = Record::plain(kind.clone(), ballot, self.all[0].node_id(), chain.head_hash(), head.model);
         let mut participants = if is_training { order.clone() } else { Vec::new() };
         let mut updates = if is_training { self.several(line, "A,B,C") } else { Vec::new() };
-        let mut evaluations = Vec::new();
+        let (mut evaluations, mut failures, mut resumed) = (Vec::new(), Vec::new(), None);
+        let mut failure = Failure { round, why: "it diverged".to_owned() };
         let mut content = Contribution {
             round,
             samples: 10,
@@ -163,6 +164,20 @@ impl World {
                     let names = line.word();
                     evaluations = self.several(line, &names);
                 }
+                "failures" => {
+                    let names = line.word();
+                    failures = self.several(line, &names);
+                }
+                "failure" => {
+                    failures = self.several(line, "A,B");
+                    match line.word().as_str() {
+                        "round" => failure.round = line.number(),
+                        "long" => failure.why = "x".repeat(FAILURE_BYTES_MAX + 1),
+                        "signed" => scope = self.elsewhere(line, scope),
+                        word => line.unknown(word),
+                    }
+                }
+                "resumed" => resumed = Some(self.one(line)),
                 "evaluation" => {
                     evaluations = self.several(line, "A");
                     match line.word().as_str() {
@@ -208,6 +223,8 @@ impl World {
         record.participants = participants;
         record.contributions = self.contributions(&updates, &scope, content);
         record.evaluations = evaluations.into_iter().map(|i| Signed::new(i, &scope, last)).collect();
+        record.failures = failures.into_iter().map(|i| Signed::new(i, &scope, failure.clone())).collect();
+        record.resumed = resumed.map(|i| Signed::new(i, &scope, Resume { round }));
         record.joined = joins.iter().map(|join| self.join(line, join, &name, &requests)).collect();
         record.left = leaves.iter().map(|leave| self.leave(line, leave, &requests)).collect();
         record.evicted = silent.into_iter().chain(liar).collect();

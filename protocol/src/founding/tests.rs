@@ -113,7 +113,7 @@ impl Hall {
             held: None,
             founding,
             activity: Activity::Idle,
-            finished: false,
+            at_rest: false,
         };
         self.ctx.peers.set_connected(node, true, self.ctx.now, 0);
         self.ctx.peers.present(node, chain, presence);

@@ -130,6 +130,16 @@ pub enum Event {
     Left,
     /// This node was taken off the roster.
     Evicted,
-    /// The run is over and every reachable member holds its end, or was waited for long enough.
-    Finished,
+    /// Training failed everywhere, too often in a row: the run stops, and whoever wants to may resume it.
+    Halted {
+        /// The last round that failed.
+        round: u64,
+        /// Whose training failed and why, in words.
+        why: String,
+    },
+    /// The run is over and whoever is in sight holds its end, or was waited for long enough.
+    Finished {
+        /// Whether this node holds the last record and its model on disk. If not, nobody served them in time.
+        complete: bool,
+    },
 }

@@ -95,6 +95,8 @@ pub enum Input {
 pub enum Command {
     /// Come off the roster, for good.
     Leave,
+    /// Go on with a run that stopped because training failed everywhere.
+    Resume,
 }
 
 /// What a training produced.

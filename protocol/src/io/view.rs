@@ -20,6 +20,8 @@ pub enum State {
     Leaving,
     /// Off the roster.
     Left,
+    /// On the roster of a run that stopped, because training failed everywhere.
+    Halted,
     /// The run is over.
     Finished,
 }
@@ -34,6 +36,7 @@ impl State {
             State::Member => "member",
             State::Leaving => "leaving",
             State::Left => "left",
+            State::Halted => "halted",
             State::Finished => "finished",
         }
     }

@@ -96,7 +96,11 @@ impl Machine {
             // A chain that was found shorter on disk than what this node has voted in grows again.
             let found = c.promised.iter().position(|b| (b.chain, b.round) == (genesis, round));
             let start = found.map_or(start, |at| Start::AfterRestart(Some(c.promised.swap_remove(at))));
-            let next = Round::begin(&mut self.ctx, &c.chain, contribution, start);
+            let mut next = Round::begin(&mut self.ctx, &c.chain, contribution, start);
+            // Of a later stop its people shall hear.
+            if std::mem::take(&mut self.resumes) {
+                next.wish_to_resume(&mut self.ctx, &c.chain);
+            }
             self.standing = Standing::Member(Box::new(c), Box::new(next));
         }
         if let Some(chain) = self.standing.chain()
@@ -169,7 +173,9 @@ impl Machine {
         c.committed_at = Some(now);
         let (genesis, value, model) = (c.chain.genesis(), c.chain.head_hash(), committed.record.model);
         self.ctx.emit(Event::Committed { genesis, round: committed.record.round, value, model });
-        if c.chain.is_trained() && c.end_began.is_none() || c.chain.is_closed() {
+        if !c.chain.is_trained() && !c.chain.is_halted() {
+            (c.end_began, c.halt_told) = (None, false);
+        } else if c.end_began.is_none() || c.chain.is_closed() {
             c.end_began = Some(now);
         }
         c.pending.expire(&c.chain);
@@ -450,26 +456,42 @@ impl Machine {
         }
     }
 
-    /// When the end of the run is not waited for any longer.
+    /// When the end of the run, or its stop, is not waited for any longer. A model that is on its way takes as long as it
+    /// takes.
     pub(super) fn end_due(&self) -> Option<Time> {
         let c = self.standing.in_chain()?;
-        let is_over = matches!(self.standing, Standing::Over(_, End::Finished { told: true } | End::Left));
-        c.end_began.filter(|_| !is_over).map(|at| at.plus_ms(CLOSING_MS))
+        let is_told = match &self.standing {
+            Standing::Over(_, End::Finished { told: true } | End::Left) => true,
+            Standing::Member(c, round) if c.chain.is_halted() => c.halt_told || !round.is_halted(),
+            Standing::Gathering | Standing::Following(_) | Standing::Member(..) | Standing::Over(..) => false,
+        };
+        let waits = !is_told && !self.ctx.is_fetching(c.chain.head().model.id);
+        c.end_began.filter(|_| waits).map(|at| at.plus_ms(CLOSING_MS))
     }
 
-    /// After the last round a node serves until all that it can reach hold the end too, but not for ever.
+    /// After the last round a node serves until all that it can reach hold the end too, but not for ever; and so it does
+    /// before it tells that the run has stopped.
     pub(super) fn end_if_due(&mut self) {
         let Some(due) = self.end_due() else { return };
-        let Some(chain) = self.chain() else { return };
-        let holds_end = |node: NodeId| {
-            let said = self.ctx.peers.presence(node).is_some_and(|(_, p)| p.finished);
-            !self.ctx.peers.is_connected(node) || said
+        let Some(c) = self.standing.in_chain() else { return };
+        let (genesis, complete) = (c.chain.genesis(), c.holds_head(&self.ctx));
+        // Members, and those who only came for the model: whoever shows the chain.
+        let lacks_end = |p: &crate::peers::Peer| {
+            p.chain() == Some(genesis) && p.presence.as_ref().is_some_and(|(_, presence)| !presence.at_rest)
         };
-        let all = chain.is_closed() && chain.roster().nodes().filter(|n| *n != self.ctx.me).all(holds_end);
+        let at_rest = (c.chain.is_closed() || c.chain.is_halted()) && complete;
+        let all = at_rest && !self.ctx.peers.connected().any(|(_, p)| lacks_end(p));
         if !all && self.ctx.now < due {
             return;
         }
-        self.ctx.emit(Event::Finished);
+        if let Standing::Member(c, _) = &mut self.standing
+            && c.chain.is_halted()
+        {
+            c.halt_told = true;
+            let (round, why) = (c.chain.head().round, failures_of(&c.chain));
+            return self.ctx.emit(Event::Halted { round, why });
+        }
+        self.ctx.emit(Event::Finished { complete });
         self.standing = match std::mem::replace(&mut self.standing, Standing::Gathering) {
             Standing::Member(c, round) => {
                 round.end(&mut self.ctx);
@@ -481,6 +503,21 @@ impl Machine {
             other => other,
         };
     }
+}
+
+/// Whose training failed in the last round in which all did, and why. Many fail alike: each reason once.
+pub(super) fn failures_of(chain: &Chain) -> String {
+    let last = chain.records().iter().rev().map(|c| &c.record).find(|record| !record.failures.is_empty());
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for (node, why) in last.into_iter().flat_map(|record| record.failures()) {
+        let name = chain.roster().get(node).map_or_else(|| node.short(), |member| member.name.clone());
+        match reasons.iter_mut().find(|(reason, _)| *reason == why) {
+            Some((_, names)) => names.push(name),
+            None => reasons.push((why, vec![name])),
+        }
+    }
+    let lines: Vec<String> = reasons.into_iter().map(|(why, names)| format!("{}: {why}", names.join(", "))).collect();
+    lines.join("; ")
 }
 
 /// Whether a message may be as large as the roster.

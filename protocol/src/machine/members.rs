@@ -23,6 +23,7 @@ impl Machine {
             Standing::Following(_) if self.wants_to_leave => State::Leaving,
             Standing::Following(_) => State::Joining,
             Standing::Member(..) if self.wants_to_leave => State::Leaving,
+            Standing::Member(_, round) if round.is_halted() => State::Halted,
             Standing::Member(..) => State::Member,
             Standing::Over(_, End::Left) => State::Left,
             Standing::Over(_, End::Finished { .. }) => State::Finished,
@@ -47,7 +48,7 @@ impl Machine {
             held,
             founding: self.foundings.bound(),
             activity: self.activity(),
-            finished: c.is_some_and(|c| c.chain.is_closed()),
+            at_rest: c.is_some_and(|c| (c.chain.is_closed() || c.chain.is_halted()) && c.holds_head(&self.ctx)),
         }
     }
 

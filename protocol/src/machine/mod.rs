@@ -48,6 +48,8 @@ pub struct Config {
     pub part: Option<Part>,
     /// The only chain that it may enter, by its genesis. Such a node founds nothing.
     pub pinned: Option<Hash>,
+    /// Whether it wants to go on with a run that it finds stopped.
+    pub resumes: bool,
     /// Remembers which signatures hold. Machines in one process may share it.
     pub verifier: Verifier,
 }
@@ -62,6 +64,8 @@ pub struct Machine {
     presences: Presences,
     /// Whether somebody at this node wants it off the roster.
     wants_to_leave: bool,
+    /// Whether it wants to go on with a run that it finds stopped when it starts.
+    resumes: bool,
     /// The round for which this node last asked for what it lacks, and whether it then had the last model.
     pursued: Option<(u64, bool)>,
 }
@@ -70,7 +74,7 @@ impl Machine {
     /// A node that starts, with what it found on its disk. `seed` must be fresh at every start: nothing secret hangs on
     /// it, but two nodes with one seed would wait alike, and the consents to foundings are drawn from it.
     pub fn new(config: Config, seed: [u8; 32], now: Time, recovered: Recovered) -> Self {
-        let Config { params, identity, name, part, pinned, verifier } = config;
+        let Config { params, identity, name, part, pinned, resumes, verifier } = config;
         let mut blobs: BTreeSet<Hash> = recovered.blobs.iter().copied().collect();
         blobs.insert(params.initial_model.id);
         let promises = recovered.promises.iter().copied().collect();
@@ -84,6 +88,7 @@ impl Machine {
             sightings: Sightings::new(recovered.given_up, pinned),
             presences: Presences::default(),
             wants_to_leave: recovered.leaving,
+            resumes,
             pursued: None,
         };
         if let Some(chain) = machine.restored_chain(recovered.chain) {
@@ -165,6 +170,11 @@ impl Machine {
                 }
             }
             Input::Command(Command::Leave) => self.wish_to_leave(),
+            Input::Command(Command::Resume) => {
+                if let Standing::Member(c, round) = &mut self.standing {
+                    round.wish_to_resume(&mut self.ctx, &c.chain);
+                }
+            }
             Input::Tick => {}
         }
         self.settle();
@@ -199,7 +209,7 @@ impl Machine {
         }
         if self.foundings.bound().is_none() {
             self.sightings.look(&mut self.ctx, None);
-            if let Some(chain) = self.sightings.take_alive(&self.ctx) {
+            if let Some(chain) = self.sightings.take_followed(&self.ctx) {
                 return self.follow(chain);
             }
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::base::ids::{Hash, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::chain::Chain;
+use crate::context::Context;
 use crate::io::{PersistId, RecoveredBallot};
 use crate::message::Message;
 use crate::round::Round;
@@ -50,8 +51,10 @@ pub(super) struct InChain {
     /// The write of the last record, and the last record that is on disk.
     pub(super) last_write: Option<PersistId>,
     pub(super) written: Option<u64>,
-    /// When the last round with contributions was seen: from then on the end is waited for.
+    /// When the last round with contributions was seen, or the last before a stop: from then on the end is waited for.
     pub(super) end_began: Option<Time>,
+    /// Whether the stop was told of.
+    pub(super) halt_told: bool,
     /// When a quorum of the roster was last in sight.
     pub(super) alive_at: Time,
     /// Why the last request to join was refused.
@@ -64,7 +67,7 @@ pub(super) struct InChain {
 
 impl InChain {
     pub(super) fn new(chain: Chain, now: Time) -> Self {
-        let end_began = chain.is_trained().then_some(now);
+        let end_began = (chain.is_trained() || chain.is_halted()).then_some(now);
         Self {
             chain,
             pending: PendingChanges::default(),
@@ -76,11 +79,17 @@ impl InChain {
             last_write: None,
             written: None,
             end_began,
+            halt_told: false,
             alive_at: now,
             join_refused: None,
             has_forgotten: false,
             second_commits: BTreeSet::new(),
         }
+    }
+
+    /// Whether the last record and its model are on disk.
+    pub(super) fn holds_head(&self, ctx: &Context) -> bool {
+        self.written == Some(self.chain.head().round) && ctx.blobs.contains(&self.chain.head().model.id)
     }
 
     /// The model of the last record that is on disk.

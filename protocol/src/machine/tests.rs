@@ -35,6 +35,7 @@ struct Scene {
 
 fn config(identity: &Identity) -> Config {
     Config {
+        resumes: false,
         params: params(),
         identity: identity.clone(),
         name: "under test".into(),
@@ -60,7 +61,7 @@ fn presence(counter: u64, chain: Hash, round: u64) -> Message {
         held: None,
         founding: None,
         activity: Activity::Idle,
-        finished: false,
+        at_rest: false,
     };
     Message::membership(chain, Membership::Presence(presence))
 }

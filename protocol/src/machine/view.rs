@@ -1,7 +1,9 @@
 //! A copy of what a status line needs.
 
 use super::Machine;
+use super::chain::failures_of;
 use super::standing::Standing;
+use crate::base::bounds::FAILED_ROUNDS_MAX;
 use crate::base::ids::{NodeId, Time};
 use crate::base::reject::Reject;
 use crate::chain::Chain;
@@ -100,6 +102,12 @@ impl Machine {
                 }
                 let failure = self.standing.round().and_then(Round::failure);
                 failure.map(|why| format!("this node has no update for this round: {why}"))
+            }
+            State::Halted => {
+                let failures = self.chain().map(failures_of).unwrap_or_default();
+                Some(format!(
+                    "the run stopped: training failed on all nodes in {FAILED_ROUNDS_MAX} rounds in a row ({failures}); mend that, then `paceline resume` on any node"
+                ))
             }
             State::Left | State::Finished => None,
         }

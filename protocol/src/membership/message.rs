@@ -43,8 +43,8 @@ pub struct Presence {
     pub founding: Option<Hash>,
     /// What it does.
     pub activity: Activity,
-    /// Whether it holds the closing record.
-    pub finished: bool,
+    /// Whether it holds all that there is to hold: the run is over, or has stopped.
+    pub at_rest: bool,
 }
 
 /// What a node is busy with, as others may show it.

@@ -23,13 +23,13 @@ pub(crate) struct Stand {
     pub(crate) held: Option<u64>,
     pub(crate) founding: Option<Hash>,
     pub(crate) activity: Activity,
-    pub(crate) finished: bool,
+    pub(crate) at_rest: bool,
 }
 
 impl Stand {
     /// What others wait for, or must not miss.
     fn public(&self) -> (Hash, Option<Hash>, bool) {
-        (self.chain, self.founding, self.finished)
+        (self.chain, self.founding, self.at_rest)
     }
 
     /// Whether the coordinator does not see by itself what this node does.
@@ -66,7 +66,7 @@ impl Presences {
             held: stand.held,
             founding: stand.founding,
             activity: stand.activity,
-            finished: stand.finished,
+            at_rest: stand.at_rest,
         };
         ctx.send(to, Message::membership(stand.chain, Membership::Presence(presence)));
     }

@@ -57,8 +57,7 @@ impl Instance {
     /// vote for it, so that a node that is cut off does not run ahead.
     pub(super) fn campaign(&mut self, ctx: &mut Context) {
         let ballot = self.ballot();
-        let has_model = self.round == 0 || ctx.blobs.contains(&self.model.id);
-        if !has_model || self.acceptor.would_vote(ctx, ballot, ctx.me).is_err() {
+        if !self.has_model(ctx) || self.acceptor.would_vote(ctx, ballot, ctx.me).is_err() {
             return;
         }
         if self.attempt == 0 {

@@ -248,12 +248,18 @@ impl Instance {
     /// When something happens by itself.
     pub(crate) fn deadline(&self, ctx: &Context) -> Time {
         let due = match &self.role {
-            Role::Waiting { campaign_at, until } => campaign_at.map_or(*until, |at| at.min(*until)),
+            Role::Waiting { campaign_at: Some(at), until } if self.has_model(ctx) => (*at).min(*until),
+            Role::Waiting { until, .. } => *until,
             Role::PreCandidate { ask_at, until, .. } | Role::Candidate { ask_at, until, .. } => (*ask_at).min(*until),
             Role::Follower { heard, since, .. } => heard.plus_ms(SILENCE_MS).min(since.plus_ms(self.stuck_ms())),
             Role::Coordinator(proposer) => proposer.deadline(),
         };
         self.requests_due(ctx).map_or(due, |at| at.min(due))
+    }
+
+    /// Whether the model of the record before is here: only who has it campaigns.
+    fn has_model(&self, ctx: &Context) -> bool {
+        self.round == 0 || ctx.blobs.contains(&self.model.id)
     }
 
     /// How long a coordinator may take although it lives.
@@ -265,7 +271,7 @@ impl Instance {
     /// Time has passed.
     pub(crate) fn tick(&mut self, ctx: &mut Context) {
         let now = ctx.now;
-        let stuck_ms = self.stuck_ms();
+        let (stuck_ms, has_model) = (self.stuck_ms(), self.has_model(ctx));
         match &mut self.role {
             Role::Waiting { until, .. } | Role::PreCandidate { until, .. } | Role::Candidate { until, .. }
                 if now >= *until =>
@@ -273,7 +279,8 @@ impl Instance {
                 self.failures += 1;
                 self.next_attempt(ctx, "no candidate was elected");
             }
-            Role::Waiting { campaign_at, .. } if campaign_at.is_some_and(|at| now >= at) => {
+            // Whoever is still fetching the model when its turn comes stands when it is here.
+            Role::Waiting { campaign_at, .. } if has_model && campaign_at.is_some_and(|at| now >= at) => {
                 *campaign_at = None;
                 self.campaign(ctx);
             }

@@ -266,7 +266,7 @@ fn who_is_elected_and_when() {
 }
 
 impl Booth {
-    /// `nodes N me P`, `away Q`, `restarted`.
+    /// `nodes N me P`, `away Q`, `restarted`, `without-model`.
     fn new(line: &mut Line) -> Self {
         line.keyword("nodes");
         let count = line.number();
@@ -285,6 +285,7 @@ impl Booth {
             match word.as_str() {
                 "away" => ctx.peers.set_connected(order[line.number() as usize - 1], false, Time(0), 1),
                 "restarted" => start = Start::AfterRestart(None),
+                "without-model" => drop(ctx.blobs.remove(&model.id)),
                 word => line.unknown(word),
             }
         }
@@ -319,6 +320,11 @@ impl Booth {
             "wait" => {
                 let ms = line.number();
                 self.wait(ms)
+            }
+            "model" => {
+                self.ctx.blobs.insert(params().initial_model.id);
+                self.paxos.tick(&mut self.ctx);
+                self.said()
             }
             "gone" => {
                 let node = self.node(line).node_id();

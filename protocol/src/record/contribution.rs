@@ -54,6 +54,30 @@ impl Statement for Contribution {
     const KIND: StatementKind = StatementKind::Contribution;
 }
 
+/// A participant's word that it brings no update in this round: its training failed. Enough of them end the round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The round.
+    pub round: u64,
+    /// Why, in words for people, at most `FAILURE_BYTES_MAX`.
+    pub why: String,
+}
+
+impl Statement for Failure {
+    const KIND: StatementKind = StatementKind::Failure;
+}
+
+/// A member's wish to go on with a run that stopped because training failed everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The round that it was made in.
+    pub round: u64,
+}
+
+impl Statement for Resume {
+    const KIND: StatementKind = StatementKind::Resume;
+}
+
 /// An evaluation of the last model that comes without an update, for the closing record.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FinalEvaluation {

@@ -14,7 +14,7 @@ use crate::base::roster::Roster;
 use crate::base::signed::Signed;
 
 pub use change::{Eviction, Evidence, Join, Leave, Lie, request_scope};
-pub use contribution::{Contribution, Evaluation, FinalEvaluation};
+pub use contribution::{Contribution, Evaluation, Failure, FinalEvaluation, Resume};
 pub use founding::{AbortProof, Alive, Bind, Founder, Founding, Refusal, founding_scope};
 pub use vote::{Accept, Proposal, Proposed, Vote};
 
@@ -80,6 +80,10 @@ pub struct Record {
     pub contributions: Vec<Signed<Contribution>>,
     /// For a closing record: the evaluations of the final model, by member.
     pub evaluations: Vec<Signed<FinalEvaluation>>,
+    /// For an empty record: the participants whose training failed, by member, where they are why there is no update.
+    pub failures: Vec<Signed<Failure>>,
+    /// For an empty record in a run that stopped: the member's wish that ends the stop.
+    pub resumed: Option<Signed<Resume>>,
     /// How the updates became the model.
     pub aggregation: Rule,
     /// Who comes onto the roster with the next round.
@@ -105,6 +109,8 @@ impl Record {
             participants: Vec::new(),
             contributions: Vec::new(),
             evaluations: Vec::new(),
+            failures: Vec::new(),
+            resumed: None,
             aggregation: Rule::FedAvg,
             joined: Vec::new(),
             left: Vec::new(),
@@ -128,6 +134,11 @@ impl Record {
         self.evicted.iter().for_each(|e| next.remove(e.node()));
         self.joined.iter().for_each(|j| next.insert(j.member()));
         next
+    }
+
+    /// Whose training failed and why, as the record says.
+    pub fn failures(&self) -> impl Iterator<Item = (NodeId, &str)> {
+        self.failures.iter().map(|f| (f.by(), f.vouched().why.as_str()))
     }
 
     /// The contributions, as the record says: whoever has it from a chain knows that a quorum checked them.

@@ -6,7 +6,7 @@ use crate::base::ids::{Ballot, Hash, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
 use crate::base::timing::STRAGGLER_MS_MIN;
-use crate::record::{Contribution, FinalEvaluation};
+use crate::record::{Contribution, Failure, FinalEvaluation};
 
 #[derive(Debug)]
 pub(super) struct Collection {
@@ -22,6 +22,7 @@ pub(super) struct Collection {
     enough: Option<Time>,
     intakes: BTreeMap<NodeId, (Signed<Contribution>, Intake)>,
     evaluations: BTreeMap<NodeId, Signed<FinalEvaluation>>,
+    failures: BTreeMap<NodeId, Signed<Failure>>,
     /// Whether the record is being made: what comes now is too late.
     pub(super) is_done: bool,
 }
@@ -47,6 +48,7 @@ impl Collection {
             enough: None,
             intakes: BTreeMap::new(),
             evaluations: BTreeMap::new(),
+            failures: BTreeMap::new(),
             is_done: false,
         }
     }
@@ -104,6 +106,15 @@ impl Collection {
 
     pub(super) fn evaluations(&self) -> Vec<Signed<FinalEvaluation>> {
         self.evaluations.values().copied().collect()
+    }
+
+    pub(super) fn add_failure(&mut self, failure: Signed<Failure>) {
+        self.failures.entry(failure.by()).or_insert(failure);
+    }
+
+    /// Those whose training failed and that have brought no update since, by member.
+    pub(super) fn failures(&self) -> impl Iterator<Item = &Signed<Failure>> {
+        self.failures.values().filter(|f| !self.intakes.contains_key(&f.by()))
     }
 
     /// The participants whose updates are neither in nor refused.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::ids::Hash;
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
-use crate::record::{Contribution, FinalEvaluation};
+use crate::record::{Contribution, Failure, FinalEvaluation, Resume};
 
 /// Between a participant and the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,4 +21,8 @@ pub enum Message {
     },
     /// My evaluation for the closing record.
     Evaluated(Signed<FinalEvaluation>),
+    /// I have no update: my training failed.
+    Failed(Signed<Failure>),
+    /// The run has stopped, and I want to go on.
+    Resume(Signed<Resume>),
 }

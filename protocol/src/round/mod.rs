@@ -10,12 +10,12 @@ pub(crate) mod pending;
 
 use std::collections::BTreeSet;
 
-use crate::base::bounds::{MESSAGE_BYTES_MAX, PROPOSAL_SLACK_BYTES};
+use crate::base::bounds::{FAILURE_BYTES_MAX, MESSAGE_BYTES_MAX, PROPOSAL_SLACK_BYTES};
 use crate::base::codec;
 use crate::base::ids::{Ballot, BlobRef, Hash, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
-use crate::base::timing::{CLOSING_MS, PROGRESS_MS, RETRY_MS};
+use crate::base::timing::{CLOSING_MS, PRESENCE_MS, PROGRESS_MS, RETRY_MS};
 use crate::chain::Chain;
 use crate::context::Context;
 use crate::io::{Effect, Event, FetchFailure, Persist, PersistId, Purpose, TrainedUpdate};
@@ -23,7 +23,7 @@ use crate::membership::message::Activity;
 use crate::message::Message;
 use crate::paxos::message::{Phase, Task};
 use crate::paxos::{Instance, Output, Start};
-use crate::record::{Alive, Committed, Contribution, Evaluation, FinalEvaluation, Kind, Record};
+use crate::record::{Alive, Committed, Contribution, Evaluation, Failure, FinalEvaluation, Kind, Record, Resume};
 use crate::round::message::Message as Work;
 
 use collection::{Collection, Intake};
@@ -38,8 +38,8 @@ enum OwnPart {
     Training,
     /// The update is on disk, and the contribution once this is written; `None` for one that was found there.
     Trained(Signed<Contribution>, Option<PersistId>),
-    /// Training failed, and why: the round goes on without this node.
-    Failed(String),
+    /// Training failed, and why: the round goes on without this node, or ends if it can't.
+    Failed(Signed<Failure>),
     /// The trainer evaluates the last model.
     Evaluating,
     /// The evaluation for the closing record.
@@ -58,6 +58,11 @@ pub(crate) struct Round {
     answered: Option<Ballot>,
     collection: Option<Collection>,
     progress_at: Time,
+    /// Whether the run has stopped before this round: nobody trains, until a member wants to go on.
+    halted: bool,
+    /// The wish to go on, once there is one, and when this node last told of its own.
+    resume: Option<Signed<Resume>>,
+    resume_told: Option<Time>,
 }
 
 impl Round {
@@ -73,11 +78,63 @@ impl Round {
         let ours =
             contribution.filter(|c| c.open(&chain.scope(), &ctx.verifier).is_ok_and(|c| c.round == chain.next_round()));
         let own = ours.map_or(OwnPart::Waiting, |c| OwnPart::Trained(c, None));
-        Self { paxos, own, offered: None, answered: None, collection: None, progress_at: ctx.now }
+        Self {
+            paxos,
+            own,
+            offered: None,
+            answered: None,
+            collection: None,
+            progress_at: ctx.now,
+            halted: chain.is_halted(),
+            resume: None,
+            resume_told: None,
+        }
+    }
+
+    /// Whether the run has stopped here, and nobody is known to want to go on.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted && self.resume.is_none()
+    }
+
+    /// While a run has stopped nobody campaigns. Who is asked for a vote answers all the same.
+    fn sleeps(&self) -> bool {
+        self.is_halted() && self.paxos.opened().is_none()
+    }
+
+    /// Somebody at this node wants the run to go on.
+    pub(crate) fn wish_to_resume(&mut self, ctx: &mut Context, chain: &Chain) {
+        if self.is_halted() {
+            self.resume = Some(Signed::new(&ctx.identity, &chain.scope(), Resume { round: chain.next_round() }));
+        }
+    }
+
+    /// Tells everybody that this node wants to go on, until it does.
+    fn tell_resume_if_due(&mut self, ctx: &mut Context, chain: &Chain) {
+        let Some(resume) = self.resume.filter(|resume| resume.by() == ctx.me) else { return };
+        if self.resume_told.is_none_or(|at| ctx.now.since_ms(at) >= RETRY_MS) {
+            self.resume_told = Some(ctx.now);
+            let message = Message::round(chain.genesis(), self.paxos.ballot(), Work::Resume(resume));
+            let others: Vec<NodeId> = chain.roster().nodes().filter(|n| *n != ctx.me).collect();
+            others.into_iter().for_each(|node| ctx.send(node, message.clone()));
+        }
+    }
+
+    fn on_resume(&mut self, ctx: &mut Context, chain: &Chain, from: NodeId, resume: Signed<Resume>) {
+        match chain.check_resume(&resume) {
+            Ok(()) if self.is_halted() => self.resume = Some(resume),
+            Ok(()) => {}
+            Err(reject) => ctx.reject(from, reject),
+        }
     }
 
     pub(crate) fn deadline(&self, ctx: &Context) -> Time {
+        if self.sleeps() {
+            return ctx.now.plus_ms(PRESENCE_MS);
+        }
         let mut deadline = self.paxos.deadline(ctx);
+        if let Some(told) = self.resume_told {
+            deadline = deadline.min(told.plus_ms(RETRY_MS));
+        }
         if self.has_to_offer(ctx) {
             deadline = deadline.min(self.offered.map_or(ctx.now, |at| at.plus_ms(RETRY_MS)));
         }
@@ -139,7 +196,7 @@ impl Round {
     /// Why this node brings no update.
     pub(crate) fn failure(&self) -> Option<&str> {
         match &self.own {
-            OwnPart::Failed(why) => Some(why),
+            OwnPart::Failed(failure) => Some(&failure.vouched().why),
             _ => None,
         }
     }
@@ -159,11 +216,15 @@ impl Round {
             Work::UpdateReady(contribution) => self.on_update_ready(ctx, chain, from, ballot, contribution),
             Work::UpdateAck { update, result } => self.on_update_ack(ctx, from, ballot, update, result),
             Work::Evaluated(evaluation) => self.on_evaluation(ctx, chain, from, ballot, evaluation),
+            Work::Failed(failure) => self.on_failure(ctx, chain, from, ballot, failure),
+            Work::Resume(resume) => self.on_resume(ctx, chain, from, resume),
         }
     }
 
     pub(crate) fn tick(&mut self, ctx: &mut Context) {
-        self.paxos.tick(ctx);
+        if !self.sleeps() {
+            self.paxos.tick(ctx);
+        }
     }
 
     /// Does what is due after any input. Returns the decided record.
@@ -196,6 +257,7 @@ impl Round {
         if self.collection.as_ref().is_some_and(|c| !self.leads(c.ballot)) {
             self.collection = None;
         }
+        self.tell_resume_if_due(ctx, chain);
         self.work_if_due(ctx, chain);
         self.offer_if_due(ctx, chain);
         self.yield_if_due(ctx, chain, yields_to);
@@ -210,13 +272,19 @@ impl Round {
 
     /// The coordinator's plan: who trains and for how long.
     fn open(&mut self, ctx: &mut Context, chain: &Chain, pending: &mut PendingChanges) {
+        if self.halted {
+            // Nothing is asked of anybody: the record that ends the stop is proposed once a wish for it is here.
+            let mut collection = Collection::new(self.paxos.ballot(), ctx.now, ctx.now, false);
+            collection.needed = usize::MAX;
+            self.collection = Some(collection);
+            return;
+        }
         let closing = chain.is_trained();
         // Nodes end `CLOSING_MS` after the last round: the closing record must be there before.
         let length_ms = if closing { CLOSING_MS / 2 } else { chain.params().round_timeout_ms };
-        let quota = chain.params().quota;
-        let wanted = quota.participants_of(chain.roster().len());
+        let wanted = chain.params().quota.participants_of(chain.roster().len());
         let mut collection = Collection::new(self.paxos.ballot(), ctx.now, ctx.now.plus_ms(length_ms), closing);
-        collection.needed = quota.min_updates_of(wanted);
+        collection.needed = chain.updates_needed();
         if !closing {
             collection.participants = self.choose(ctx, chain, wanted, 0);
         }
@@ -248,6 +316,9 @@ impl Round {
             return self.failure().is_none();
         }
         let has_offered = self.collection.as_ref().is_some_and(|c| c.intake(node).is_some());
+        if self.collection.as_ref().is_some_and(|c| c.failures().any(|f| f.by() == node)) {
+            return false;
+        }
         let said = || ctx.peers.activity(node, chain.genesis(), chain.next_round());
         !ctx.peers.is_gone(node, ctx.now) && (has_offered || said() != Some(Activity::Failed))
     }
@@ -304,7 +375,8 @@ impl Round {
             }
             Err(why) => {
                 ctx.emit(Event::TrainingFailed { round, why: why.clone() });
-                self.own = OwnPart::Failed(why);
+                let content = Failure { round, why: shortened(why) };
+                self.own = OwnPart::Failed(Signed::new(&ctx.identity, &chain.scope(), content));
             }
         }
     }
@@ -326,6 +398,7 @@ impl Round {
                 write.is_none_or(|id| ctx.is_written(id)) && participants.contains(&ctx.me)
             }
             (OwnPart::Evaluated(_), Some(Task::Evaluate)) => true,
+            (OwnPart::Failed(_), Some(Task::Train { .. })) => true,
             _ => false,
         }
     }
@@ -340,7 +413,8 @@ impl Round {
         let work = match &self.own {
             OwnPart::Trained(contribution, _) => Work::UpdateReady(*contribution),
             OwnPart::Evaluated(evaluation) => Work::Evaluated(*evaluation),
-            OwnPart::Waiting | OwnPart::Training | OwnPart::Failed(_) | OwnPart::Evaluating => return,
+            OwnPart::Failed(failure) => Work::Failed(failure.clone()),
+            OwnPart::Waiting | OwnPart::Training | OwnPart::Evaluating => return,
         };
         ctx.send(coordinator, Message::round(chain.genesis(), ballot, work));
     }
@@ -524,6 +598,21 @@ impl Round {
         }
     }
 
+    /// A member says that it brings no update. It is asked no more, and may bring one all the same.
+    fn on_failure(&mut self, ctx: &mut Context, chain: &Chain, from: NodeId, ballot: Ballot, failure: Signed<Failure>) {
+        if !self.leads(ballot) {
+            return ctx.reject(from, Reject::StaleBallot);
+        }
+        if failure.by() != from {
+            return ctx.reject(from, Reject::BadSignature);
+        }
+        match (chain.check_failure(&failure), self.collection.as_mut().filter(|c| !c.closing)) {
+            (Ok(()), Some(collection)) => collection.add_failure(failure),
+            (Ok(()), None) => {}
+            (Err(reject), _) => ctx.reject(from, reject),
+        }
+    }
+
     /// A chain without a round of its own gives way to a stronger one that was shown to be alive.
     fn yield_if_due(&mut self, ctx: &mut Context, chain: &Chain, yields_to: Option<YieldTo>) {
         let collects = self.collection.as_ref().is_some_and(|c| !c.is_done);
@@ -546,12 +635,19 @@ impl Round {
             }
             return;
         }
+        if self.halted {
+            if self.resume.is_some() {
+                let record = self.record(ctx, chain, Kind::Empty, chain.head().model, Some(pending));
+                self.propose(ctx, record);
+            }
+            return;
+        }
         let all_in = !collection.awaited().into_iter().any(|node| self.can_deliver(ctx, chain, node));
         let out_of_patience = collection.patience_ends().is_some_and(|at| now >= at);
         if collection.has_enough() && (all_in || out_of_patience || now >= collection.ends) {
             return self.aggregate(ctx, chain);
         }
-        if now >= collection.ends {
+        if now >= collection.ends || chain.is_hopeless(collection.failures().count()) {
             let record = self.record(ctx, chain, Kind::Empty, chain.head().model, Some(pending));
             return self.propose(ctx, record);
         }
@@ -643,7 +739,14 @@ impl Round {
                     record.contributions = collection.contributions().copied().collect();
                     record.participants.clone_from(&collection.participants);
                 }
-                Kind::Empty => record.participants.clone_from(&collection.participants),
+                Kind::Empty => {
+                    record.participants.clone_from(&collection.participants);
+                    record.resumed = self.resume;
+                    let failures: Vec<_> = collection.failures().cloned().collect();
+                    if chain.is_hopeless(failures.len()) {
+                        record.failures = failures;
+                    }
+                }
                 Kind::Closing => record.evaluations = collection.evaluations(),
                 Kind::Genesis { .. } | Kind::Abort | Kind::Yield { .. } => {}
             }
@@ -663,6 +766,14 @@ impl Round {
             ctx.effect(Effect::StopTraining);
         }
     }
+}
+
+/// As much of a text as a failure has room for.
+fn shortened(mut why: String) -> String {
+    while why.len() > FAILURE_BYTES_MAX {
+        why.pop();
+    }
+    why
 }
 
 /// What became of an offered update.

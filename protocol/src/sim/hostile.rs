@@ -171,7 +171,7 @@ impl Liar {
                     held: None,
                     founding: None,
                     activity: Activity::Idle,
-                    finished: rng.chance(0.2),
+                    at_rest: rng.chance(0.2),
                 };
                 let genesis = [Hash::ZERO, chain, nonsense][rng.below(3)];
                 Message::membership(genesis, Membership::Presence(presence))

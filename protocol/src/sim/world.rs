@@ -266,6 +266,7 @@ impl Sim {
         }
         let this = &mut self.nodes[node];
         let config = Config {
+            resumes: false,
             params: self.params.clone(),
             identity: this.identity.clone(),
             name: format!("node {node}"),

@@ -301,10 +301,15 @@ impl Sightings {
         Some((present.genesis, roster.nodes().filter(shows).count(), roster.quorum()))
     }
 
-    /// The chain to follow: alive, and never given up.
-    pub(crate) fn take_alive(&mut self, ctx: &Context) -> Option<Chain> {
-        let is_alive = |p: &mut Sighting| p.judge(&ctx.peers) == Judgement::Alive;
-        let chain = self.present.take_if(is_alive)?.chain?;
+    /// The chain to follow: alive, and never given up. One that is closed and that the ticket names need not live: nothing
+    /// more is decided in it.
+    pub(crate) fn take_followed(&mut self, ctx: &Context) -> Option<Chain> {
+        let pinned = self.pinned;
+        let may_follow = |p: &mut Sighting| {
+            let is_over = pinned == Some(p.genesis) && p.chain.as_ref().is_some_and(Chain::is_closed);
+            is_over || p.judge(&ctx.peers) == Judgement::Alive
+        };
+        let chain = self.present.take_if(may_follow)?.chain?;
         (!self.is_given_up(chain.genesis())).then_some(chain)
     }
 

@@ -97,6 +97,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         name: name(&options, &identity),
         part,
         pinned,
+        resumes: options.resume,
         verifier: Verifier::default(),
     };
     let threads = options.threads.map_or_else(cores, NonZeroUsize::get);
@@ -153,15 +154,14 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     let exit_when_done = options.exit_when_done;
     let ends = move |event: &Event| match event {
         Event::Left => true,
-        Event::Finished => exit_when_done,
+        Event::Finished { .. } | Event::Halted { .. } => exit_when_done,
         _ => false,
     };
     let sources = Sources { net: events, inputs, written, commands };
     let over = driver.run(sources, shutdown, ends).await;
     let _ = std::fs::remove_file(home.http());
     let over = over.with_context(|| WRITE_FAILED)?;
-    say_goodbye(over, &home);
-    Ok(())
+    say_goodbye(over, &home)
 }
 
 /// The node's images. What is wrong with the run file, given them, is told with its line.
@@ -188,15 +188,26 @@ async fn put_initial_model(plan: &Plan, blobs: &Arc<BlobStore>) -> anyhow::Resul
 }
 
 /// What a node that ended did, and how to go on.
-fn say_goodbye(over: Option<Event>, home: &Home) {
+fn say_goodbye(over: Option<Event>, home: &Home) -> Result<(), CliError> {
     let dir = home.dir().display();
     match over {
         Some(Event::Left) => tracing::info!("left the run"),
+        Some(Event::Halted { round, why }) => {
+            return Err(CliError::failed(anyhow!(
+                "the run stopped after round {round}, since training failed on all nodes, several times in a row ({why}); mend that, then go on, on every node, with: paceline join --home {dir} --resume"
+            )));
+        }
+        Some(Event::Finished { complete: false }) => {
+            return Err(CliError::failed(anyhow!(
+                "the run is over, and its last model is not in {dir}: nobody that has it was in sight; while a node that does runs, start this one again: paceline join --home {dir} --exit-when-done"
+            )));
+        }
         Some(_) => tracing::info!("done; the model and the records are in {dir}"),
         None => tracing::info!(
             "stopped; this node stays on the roster. Go on with: paceline join --home {dir}   Or, while it runs, take it off with: paceline leave --home {dir}"
         ),
     }
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {

@@ -56,6 +56,10 @@ pub(in crate::cli) struct JoinOptions {
     #[arg(long)]
     #[serde(skip)]
     pub(super) exit_when_done: bool,
+    /// Go on with a run that stopped because training failed everywhere.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(super) resume: bool,
     /// End when stdin does: whoever started this node is gone.
     #[arg(long, hide = true)]
     #[serde(skip)]

@@ -28,6 +28,8 @@ fn record(round: u64) -> Record {
         participants: vec![],
         contributions: vec![],
         evaluations: vec![],
+        failures: vec![],
+        resumed: None,
         aggregation: Rule::FedAvg,
         joined: vec![],
         left: vec![],
