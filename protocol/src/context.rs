@@ -12,7 +12,7 @@ use crate::io::{Effect, Event, Persist, PersistId, Purpose};
 use crate::message::Message;
 use crate::peers::Peers;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) now: Time,
     pub(crate) identity: Identity,

@@ -34,7 +34,7 @@ impl Peer {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Peers {
     peers: BTreeMap<NodeId, Peer>,
     /// The members whose entries stay while they are away.

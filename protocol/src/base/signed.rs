@@ -5,6 +5,7 @@
 //! signature first. What a member signs is a [`Statement`]; a field that is added to one is signed with it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -115,8 +116,15 @@ impl<T: Statement> Signed<T> {
 
 /// Checks signatures, each once: those that hold are remembered under a hash of all that was checked, so that it changes
 /// no result. Bounded by `VERIFIED_MAX`; clones share one memory.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Verifier(Arc<Mutex<Memory>>);
+
+/// Nothing of what it remembers, which changes no result.
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verifier")
+    }
+}
 
 /// Two generations: when the young one is full, the old one is forgotten.
 #[derive(Debug, Default)]

@@ -39,7 +39,7 @@ use crate::paxos::{Instance, Output, Start};
 use crate::record::{AbortProof, Bind, Committed, Evidence, Founder, Founding, Kind, Record, Refusal, founding_scope};
 
 /// All that a node has to do with foundings.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Foundings {
     /// The founding that this node is bound to.
     bound: Option<Bound>,
@@ -60,7 +60,7 @@ pub(crate) struct Foundings {
 }
 
 /// Who was asked whether it would take part, and who said that it would.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Invitation {
     id: Hash,
     members: Vec<Member>,
@@ -70,7 +70,7 @@ struct Invitation {
 }
 
 /// A consent: a founding of this proposer that carries it binds this node, until it runs out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Given {
     to: NodeId,
     invitation: Hash,
@@ -492,7 +492,7 @@ fn is_genesis_of(genesis: &Committed, id: Hash) -> bool {
 }
 
 /// The founding that this node is bound to, until its outcome is known.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Bound {
     id: Hash,
     founding: Signed<Founding>,

@@ -55,7 +55,7 @@ pub struct Config {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Machine {
     ctx: Context,
     standing: Standing,

@@ -13,7 +13,7 @@ use crate::round::pending::PendingChanges;
 use crate::sync::Questions;
 
 /// Where a node stands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Standing {
     /// In no chain: it looks for others to found one, or for one to follow.
     Gathering,
@@ -35,7 +35,7 @@ pub(super) enum End {
 }
 
 /// A chain, and what goes with being in it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct InChain {
     pub(super) chain: Chain,
     pub(super) pending: PendingChanges,

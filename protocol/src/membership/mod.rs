@@ -39,7 +39,7 @@ impl Stand {
 }
 
 /// What a node has told of itself.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Presences {
     counter: u64,
     regular_at: Time,

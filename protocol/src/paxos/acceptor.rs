@@ -20,7 +20,7 @@ use crate::message::Message;
 use crate::paxos::message::Message as Paxos;
 use crate::record::{Accept, Proposal, Proposed, Vote};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Acceptor {
     scope: Scope,
     vote: Option<Signed<Vote>>,

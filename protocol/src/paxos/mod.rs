@@ -65,7 +65,7 @@ pub(crate) enum Output {
 }
 
 /// An elected coordinator and its plan, as its votes and its signature prove.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Opened {
     pub(crate) coordinator: NodeId,
     pub(crate) plan: RoundPlan,
@@ -74,7 +74,7 @@ pub(crate) struct Opened {
     pub(crate) votes: Vec<Signed<Vote>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Role {
     /// No coordinator is known. This node campaigns at `campaign_at`, and gives the attempt up at `until`.
     Waiting { campaign_at: Option<Time>, until: Time },
@@ -88,7 +88,7 @@ enum Role {
     Coordinator(Box<Proposer>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Instance {
     scope: Scope,
     round: u64,

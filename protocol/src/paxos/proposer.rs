@@ -18,7 +18,7 @@ use crate::record::{Accept, Committed, Proposal, Proposed, Record};
 use super::acceptor::needs_model;
 use super::{Check, Instance, Opened, Output, Role};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Proposer {
     pub(super) opened: Opened,
     pub(super) phase: Phase,
@@ -38,7 +38,7 @@ pub(super) struct Proposer {
 }
 
 /// The search for a proposal that an earlier ballot accepted.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Recovery {
     /// What the votes say, with its coordinator's signature.
     claim: Signed<Proposed>,

@@ -8,7 +8,7 @@ use crate::base::ids::NodeId;
 use crate::base::signed::{Scope, Signed};
 use crate::record::{Accept, Evidence, Lie, Proposed, Vote};
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Witness {
     votes: BTreeMap<NodeId, Signed<Vote>>,
     accepts: BTreeMap<NodeId, Signed<Accept>>,

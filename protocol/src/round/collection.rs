@@ -8,7 +8,7 @@ use crate::base::signed::Signed;
 use crate::base::timing::STRAGGLER_MS_MIN;
 use crate::record::{Contribution, Failure, FinalEvaluation};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Collection {
     pub(super) ballot: Ballot,
     pub(super) began: Time,

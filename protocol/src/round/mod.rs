@@ -30,7 +30,7 @@ use collection::{Collection, Intake};
 use pending::PendingChanges;
 
 /// This node's own part in the round.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum OwnPart {
     /// Nothing was asked of it yet.
     Waiting,
@@ -49,7 +49,7 @@ enum OwnPart {
 /// A stronger chain, and the proof that it lives.
 pub(crate) type YieldTo = (Hash, Vec<Signed<Alive>>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Round {
     pub(crate) paxos: Instance,
     own: OwnPart,

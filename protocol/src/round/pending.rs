@@ -24,7 +24,7 @@ pub(crate) struct Changes {
 }
 
 /// The changes that wait.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct PendingChanges {
     /// Since when a node asks, and its last request. It asks over its own connection, and is forgotten with it.
     joins: BTreeMap<NodeId, (Time, Signed<Join>)>,

@@ -5,6 +5,7 @@
 //! Everything follows from one seed. A violation says which law, when, and the seed.
 
 mod disk;
+pub mod explore;
 mod hostile;
 mod invariants;
 mod rng;

@@ -16,7 +16,7 @@ use crate::record::Committed;
 use crate::sync::message::Message as Sync;
 
 /// Whom to ask for records. One question is out at a time; who does not answer it is asked again after the others.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Questions {
     asked: BTreeMap<NodeId, Time>,
     out: Option<Time>,

@@ -34,7 +34,7 @@ pub(crate) enum Judgement {
 }
 
 /// Another chain.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Sighting {
     genesis: Hash,
     chain: Option<Chain>,
@@ -107,7 +107,7 @@ impl Sighting {
 type GivenUp = [Committed; 2];
 
 /// All that a node knows of chains that it is not in.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Sightings {
     /// The chain that is being looked at: one at a time, so that nobody can fill the memory with chains.
     present: Option<Sighting>,
