@@ -66,12 +66,19 @@ pub(super) struct Word {
 
 #[derive(Debug, Clone)]
 enum What {
-    Said { message: Message, gossip: bool },
+    Said {
+        message: Message,
+        gossip: bool,
+    },
     /// A blob is whole there.
     Holds(Hash),
     /// The process of that life ended, or began. Noticed once, and in this order.
-    Ended { life: u32 },
-    Began { life: u32 },
+    Ended {
+        life: u32,
+    },
+    Began {
+        life: u32,
+    },
 }
 
 impl Word {
@@ -282,6 +289,7 @@ impl World {
         }
         let seed = Hash::of_parts("explored seed", &[&[node.index as u8], &node.life.to_le_bytes()]);
         let config = Config {
+            resumes: false,
             params: self.rules.params.clone(),
             identity: self.rules.identities[node.index].clone(),
             name: format!("node {}", node.index),

@@ -156,7 +156,8 @@ impl Search {
         self.report.words = self.world.words.len() as u64;
         self.report.violation = broken.map(|(what, state)| {
             let mut way = vec![state];
-            while let Some(before) = way.last().and_then(|s| seen.get(s)).copied().filter(|b| *b != way[way.len() - 1]) {
+            while let Some(before) = way.last().and_then(|s| seen.get(s)).copied().filter(|b| *b != way[way.len() - 1])
+            {
                 way.push(before);
             }
             way.reverse();
@@ -223,7 +224,8 @@ impl Search {
             return steps.clone();
         }
         let words = self.nodes[other as usize].said[index].clone();
-        let mut steps: Vec<u32> = words.into_iter().map(|word| self.hear(number, word)).filter(|n| *n != number).collect();
+        let mut steps: Vec<u32> =
+            words.into_iter().map(|word| self.hear(number, word)).filter(|n| *n != number).collect();
         steps.sort_unstable();
         steps.dedup();
         let steps: Rc<[u32]> = steps.into();

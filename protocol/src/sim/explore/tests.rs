@@ -35,7 +35,9 @@ fn try_it() {
         for node in &nodes {
             let m = node.machine.as_ref().expect("it runs");
             println!("{:?} now {:?} due {:?} said {}", m.view(node.now), node.now, m.deadline(), node.said.len());
-            for w in &node.said { println!("   to {} {}", world.words[*w as usize].to, world.describe(super::node::Act::Hear(*w))); }
+            for w in &node.said {
+                println!("   to {} {}", world.words[*w as usize].to, world.describe(super::node::Act::Hear(*w)));
+            }
         }
     }
     let _planted = std::env::var("PLANT").ok().map(|p| {
