@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .nodes import Node
+from .nodes import Node, Violation
+from .world import World
 
 Row = dict[str, Any]
 
@@ -74,6 +75,33 @@ def collect(nodes: Iterable[Node], program: Path) -> Histories:
         found.violations += [f"{node.name}: {what}" for what in _alarms(node)]
     for chain, histories in found.chains.items():
         found.violations += _many(chain, histories)
+    return found
+
+
+def conclude(world: World) -> Histories:
+    """The end of a world: everybody stops, the homes are read, and hold what was seen committed, in one chain."""
+    stopped = []
+    for node in world.running():
+        node.host.heal()
+        node.tell_to_stop()
+    for node in world.running():
+        try:
+            node.stop()
+        except Violation as violation:
+            stopped.append(str(violation))
+    found = collect(world.nodes, world.program)
+    found.violations += world.seen.violations + stopped
+    old = {n.name for n in world.nodes if n.is_old}
+    own = {chain: sorted(of) for chain, of in found.chains.items() if not set(of) <= old}
+    if len(own) > 1:
+        found.violations.append(f"the nodes are in {len(own)} chains: {own}")
+    for chain in found.chains:
+        rows = found.rows(chain)
+        for (seen_chain, number), (record, _, who) in world.seen.records.items():
+            held = rows[number]["record_hash"] if number in rows else "nothing"
+            if seen_chain == chain and held != record:
+                found.violations.append(f"round {number}: {who} showed {record} as committed; the homes hold {held}")
+    world.unmount()
     return found
 
 

@@ -9,11 +9,19 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from . import sandbox
+from .churn import churn
+from .deaths import deaths
+from .faults import KINDS
+from .many import many
 from .storm import storm
 from .tally import Tally
 from .world import say
+
+# A seed whose first worlds have many kinds of faults, and what .ci/run can spare.
+SHORT_SEED, SHORT_MINUTES = 1, 1.7
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +30,11 @@ def main(program: Path, arguments: list[str]) -> int:
     """Reads the arguments, and does what they say: outside the box, start it; inside, the work."""
     options = parse(arguments)
     if sandbox.scratch() is not None:
-        return work(options)
+        try:
+            return work(options)
+        except KeyboardInterrupt:
+            say("interrupted")
+            return 130
     if (missing := sandbox.what_is_missing()) is not None:
         print(f"SKIPPED: e2e/chaos needs network namespaces; {missing}", file=sys.stderr)
         return 0 if options.short else 2
@@ -34,17 +46,30 @@ def main(program: Path, arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options, with their defaults."""
-    parser = argparse.ArgumentParser(prog="e2e/chaos", description="Real paceline processes under faults, and a check of what they leave.")
-    parser.add_argument("mode", nargs="?", default="storm", choices=["storm"])
+    about = "Real paceline processes under faults, and a check of what they leave. Progress on stderr, a JSON summary on stdout."
+    parser = argparse.ArgumentParser(prog="e2e/chaos", description=about)
+    modes = "storm: worlds with drawn faults; deaths: coordinators killed in each phase; churn: of ten nodes three come and go" \
+        " each round; many: 50 processes"
+    parser.add_argument("mode", nargs="?", default="storm", choices=["storm", "deaths", "churn", "many"], help=modes)
     parser.add_argument("--paceline", type=Path, default=default_program(), help="the binary [default: %(default)s]")
     parser.add_argument("--seed", type=int, help="what all faults are drawn from [default: drawn, and printed]")
-    parser.add_argument("--minutes", type=float, default=4.0, help="for how long new worlds begin [default: 4]")
-    parser.add_argument("--short", action="store_true", help="a fixed set within 2.5 minutes, for CI; skips where there are no namespaces")
+    parser.add_argument("--minutes", type=float, help="for how long [default: 4; churn: as long as it takes]")
+    parser.add_argument("--rounds", type=int, help="churn, many: how many [default: 100, 20]")
+    parser.add_argument("--nodes", type=int, default=50, help="many: how many [default: 50]")
+    parser.add_argument("--short", action="store_true", help="for CI: 2 minutes of a fixed seed; skips where there are no namespaces")
+    parser.add_argument("--kinds", help=f"storm: draw from these faults alone, with commas between; of {', '.join(KINDS)}")
     parser.add_argument("--totals", type=Path, help="a JSON file that adds up pieces: the same command goes on with the next world")
-    parser.add_argument("--keep", type=Path, help="where homes and logs of a violated world go [default: a new folder]")
-    parser.add_argument("--stop-at-first", action="store_true", help="end with the first violation")
+    parser.add_argument("--keep", type=Path, help="where all homes and logs go [default: a new folder, if something was violated]")
     options = parser.parse_args(arguments)
     options.paceline = options.paceline.resolve()
+    options.totals = options.totals and options.totals.resolve()
+    options.kinds = options.kinds.split(",") if options.kinds else list(KINDS)
+    if unknown := set(options.kinds) - set(KINDS):
+        parser.error(f"no such fault: {', '.join(unknown)}")
+    options.minutes = options.minutes or (600 if options.mode == "churn" else 4)
+    options.keep = options.keep and options.keep.resolve()
+    if options.short:
+        options.seed, options.minutes, options.totals = SHORT_SEED, SHORT_MINUTES, None
     return options
 
 
@@ -63,18 +88,42 @@ def work(options: argparse.Namespace) -> int:
     """Inside the box."""
     os.chdir(sandbox.scratch() or ".")
     say(f"seed {options.seed}")
-    tally = Tally.load(options.totals, options.seed)
     began = time.monotonic()
+    summary, found = compare(options) if options.mode in ("churn", "many") else tallied(options)
+    print_summary(summary)
+    for violation in found:
+        say(f"VIOLATION: {violation}")
+    say(f"{len(found)} violations in {time.monotonic() - began:.0f} s")
+    return 1 if found else 0
+
+
+def compare(options: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
+    """A run that is measured as a whole."""
+    if options.mode == "many":
+        summary = many(options.paceline, options.nodes, options.rounds or 20)
+    else:
+        box = sandbox.scratch()
+        assert box is not None, "this runs inside the box"
+        summary = churn(options.paceline, options.seed, options.rounds or 100, options.keep or box, options.minutes)
+        if summary is None:
+            say("the time is over, the rounds are not: the same command goes on, if it has --keep")
+            return {}, []
+    return summary, summary["violations"]
+
+
+def tallied(options: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
+    """What goes on as long as it is told, in pieces."""
+    tally = Tally.load(options.totals, options.seed)
     known = len(tally.violations)
     try:
-        storm(tally, options.paceline, options.minutes, options.totals, options.stop_at_first)
+        if options.mode == "deaths":
+            deaths(tally, options.paceline, options.minutes)
+        else:
+            storm(tally, options.paceline, options.minutes, options.totals, options.kinds, options.keep is not None)
     except KeyboardInterrupt:
         say("interrupted")
     tally.save(options.totals)
-    print_summary(tally.summary())
-    found = tally.violations[known:]
-    say(f"{len(found)} violations in {time.monotonic() - began:.0f} s")
-    return 1 if found else 0
+    return tally.summary(), tally.violations[known:]
 
 
 def print_summary(summary: dict[str, object]) -> None:

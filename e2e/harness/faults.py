@@ -18,10 +18,10 @@ from .net import Lane
 from .nodes import Node, Status, Violation, wait_until
 from .world import HEALED_S, World
 
-# Moments of a round, as `status` tells them apart. "opening": elected, nobody trains yet.
-PHASES = ("electing", "opening", "training", "collecting", "aggregating", "proposing")
+# Moments of a round, as `status` tells them apart.
+PHASES = ("electing", "training", "collecting", "aggregating", "proposing")
 # How long a moment of a round is waited for; some last a few milliseconds and are missed in many rounds.
-MOMENT_S = 20.0
+MOMENT_S = 8.0
 ROSTER_MIN, ROSTER_MAX = 4, 9
 
 
@@ -250,9 +250,10 @@ def catch_coordinator(world: World, phase: str, rng: random.Random) -> tuple[Nod
     while time.monotonic() < until:
         world.no_losses()
         if phase == "electing":
-            # Nobody knows who will be elected: a drawn node dies while there is no coordinator.
-            if (status := drawn.status()) and status["phase"] == "electing" and status["state"] == "member":
-                return drawn, status["round"], "electing"
+            # Nobody knows who will be elected: a drawn node dies while another says that there is no coordinator.
+            for node in world.members():
+                if node.is_running and (status := node.status()) and status["phase"] == "electing":
+                    return drawn, status["round"], "electing"
             continue
         for node in world.members():
             while node.is_running and world.status(node).get("is_coordinator") and (status := node.status()):
@@ -271,9 +272,7 @@ def moment(status: Status) -> str:
     if status["phase"] != "collecting":
         return str(status["phase"])
     states = [p["state"] for p in status["participants"]]
-    if "done" in states or "uploading" in states:
-        return "collecting"
-    return "training" if "training" in states else "opening"
+    return "collecting" if "done" in states or "uploading" in states else "training"
 
 
 def _start_if_ended(victim: Node) -> None:

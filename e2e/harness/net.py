@@ -75,6 +75,8 @@ class Host:
         self.number = number
         self.name = f"host{number}"
         self.address = f"10.77.{number // 250}.{number % 250 + 1}"
+        # How many nodes are on it.
+        self.nodes = 0
         self._plug = f"plug{number}"
         self._bad: subprocess.Popen[bytes] | None = None
         ip("netns", "add", self.name)

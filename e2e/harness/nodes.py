@@ -17,6 +17,7 @@ from typing import Any
 
 from .net import Host
 
+# Nodes of one host have one control API each, from here on.
 HTTP_PORT = 8080
 # A control API on the same machine answers within milliseconds; one that does not is frozen or gone.
 ANSWER_S = 1.0
@@ -30,26 +31,28 @@ Status = dict[str, Any]
 class Api:
     """A connection to a node's control API that is kept while it holds. For one thread."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, host: Host, port: int) -> None:
+        self._host, self._port = host, port
         self._connection: http.client.HTTPConnection | None = None
 
     def ask(self, method: str, path: str) -> Any:
         """The answer, or nothing while there is none."""
-        try:
-            if self._connection is None:
-                connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT)
-                connection.sock = self._host.connect(HTTP_PORT, ANSWER_S)
-                self._connection = connection
-            self._connection.request(method, path, headers={"x-paceline": "1"} if method == "POST" else {})
-            answer = self._connection.getresponse()
-            body = answer.read()
-            return json.loads(body) if answer.status == 200 else None
-        except (OSError, http.client.HTTPException, ValueError):
-            if self._connection is not None:
-                self._connection.close()
+        # A kept connection may be one to a process that was killed since: only a fresh one's failure counts.
+        for is_kept in [True, False] if self._connection is not None else [False]:
+            try:
+                if not is_kept:
+                    self._connection = http.client.HTTPConnection("127.0.0.1", self._port)
+                    self._connection.sock = self._host.connect(self._port, ANSWER_S)
+                assert self._connection is not None
+                self._connection.request(method, path, headers={"x-paceline": "1"} if method == "POST" else {})
+                answer = self._connection.getresponse()
+                body = answer.read()
+                return json.loads(body) if answer.status == 200 else None
+            except (OSError, http.client.HTTPException, ValueError):
+                if self._connection is not None:
+                    self._connection.close()
                 self._connection = None
-            return None
+        return None
 
 
 class Node:
@@ -71,9 +74,11 @@ class Node:
         # A fault of its disk may end the process; nothing else that we do not do ourselves may.
         self.may_end = False
         self._program = program
+        self._port = HTTP_PORT + host.nodes
+        host.nodes += 1
         self._process: subprocess.Popen[bytes] | None = None
         # One connection for the thread that watches, one for whoever else asks.
-        self._watched, self._asked = Api(host), Api(host)
+        self._watched, self._asked = Api(host, self._port), Api(host, self._port)
         home.mkdir(parents=True, exist_ok=True)
 
     # What a person does to it.
@@ -84,7 +89,7 @@ class Node:
         self.lives += 1
         # As people do: the home knows the run and how it was started.
         arguments = [] if (self.home / "run.toml").exists() else [*self.arguments, "--name", self.name, "--threads", "1"]
-        command = [str(self._program), "join", *arguments, "--home", str(self.home), "--http", f"127.0.0.1:{HTTP_PORT}"]
+        command = [str(self._program), "join", *arguments, "--home", str(self.home), "--http", f"127.0.0.1:{self._port}"]
         with self.host.inside():
             # SIGXFSZ stays ignored, as Python has it, so that a file at its limit fails its write as a full disk does.
             self._process = subprocess.Popen(
@@ -107,12 +112,16 @@ class Node:
             self._process.wait()
             self._forget()
 
+    def tell_to_stop(self) -> None:
+        """SIGTERM."""
+        self.thaw()
+        self._signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """SIGTERM, and the end that follows."""
         if self._process is None:
             return
-        self.thaw()
-        self._process.terminate()
+        self.tell_to_stop()
         try:
             self._process.wait(ENDING_S)
         except subprocess.TimeoutExpired as late:

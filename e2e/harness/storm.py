@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,8 @@ FAULTS = (5, 9)
 # Without a commit for so long while a quorum can talk, the run counts as stuck. The longest honest wait known: a frozen
 # coordinator (1.5 s), the next one's failed fetches from it, and a straggler.
 STALL_S = 20.0
+# Without one for so long, progress tells where everybody is.
+TOLD_S = 4.0
 # A victim that is gone or silent for so long must be shown as such by somebody.
 NAMED_S = 6.0
 
@@ -35,7 +36,9 @@ class Healed:
     head: int
 
 
-def storm(tally: Tally, program: Path, minutes: float, totals: Path | None, stop_at_first: bool) -> None:
+def storm(
+    tally: Tally, program: Path, minutes: float, totals: Path | None, kinds: list[str], keeps_all: bool = False
+) -> None:
     """As many worlds as there is time for. Resumes behind the last world that `tally` knows."""
     box = sandbox.scratch()
     assert box is not None, "this runs inside the box"
@@ -45,16 +48,16 @@ def storm(tally: Tally, program: Path, minutes: float, totals: Path | None, stop
     while True:
         began = time.monotonic()
         label = f"{tally.seed}/{tally.worlds}"
-        violations = one_world(tally, box / f"world-{tally.worlds}", program, label, old_homes, until)
+        violations = one_world(tally, box / f"world-{tally.worlds}", program, label, old_homes, until, kinds)
         for what in violations:
             say(f"VIOLATION in world {label}: {what}")
             tally.violated(label, what)
-        if violations:
+        if violations or keeps_all:
             sandbox.keep(box / f"world-{tally.worlds}", f"world-{tally.seed}-{tally.worlds}")
         tally.worlds += 1
         tally.seconds += time.monotonic() - began
         tally.save(totals)
-        if time.monotonic() + 30 > until or (violations and stop_at_first):
+        if time.monotonic() + 30 > until:
             return
 
 
@@ -72,7 +75,7 @@ def earlier_run(box: Path, program: Path) -> list[Path]:
 
 
 def one_world(
-    tally: Tally, folder: Path, program: Path, label: str, old_homes: list[Path], until: float
+    tally: Tally, folder: Path, program: Path, label: str, old_homes: list[Path], until: float, names: list[str]
 ) -> list[str]:
     """One world from founding to check; what was violated in it."""
     rng = random.Random(label)
@@ -83,7 +86,6 @@ def one_world(
         count = rng.randint(*NODES)
         if rng.random() < 0.5:
             world.use_bootstrap()
-        names = list(KINDS)
         drawn = rng.choices(names, [KINDS[k][0] for k in names], k=rng.randint(*FAULTS))
         found_by = "a bootstrap" if world.bootstrap else "mDNS"
         say(f"world {label}: {count} nodes, found by {found_by}; {', '.join(drawn)}")
@@ -130,6 +132,8 @@ def hold(world: World, kind: str, injury: Injury, before: int, tally: Tally) -> 
         world.no_losses()
         if world.head() > head:
             head, last_change = world.head(), now
+        if longest < TOLD_S <= now - last_change and not injury.may_stall:
+            say(f"    no commit for {TOLD_S:.0f} s: {world.describe()}")
         longest = max(longest, now - last_change)
         if longest > STALL_S and not injury.may_stall:
             raise Violation(f"{kind}: no commit for {longest:.0f} s though a quorum can talk\n{world.describe()}")
@@ -184,42 +188,16 @@ def comes_back(world: World, victims: list[Node], mended: float) -> dict[str, tu
 
 
 def finish(world: World, tally: Tally, healed: list[Healed]) -> list[str]:
-    """Stops everybody, collects the histories and checks them."""
-    violations = list(world.seen.violations)
-    for node in world.running():
-        try:
-            node.host.heal()
-            node.stop()
-        except Violation as violation:
-            violations.append(str(violation))
-    chain = world.chain
+    """The end of a world: what its homes contradict, and when its victims took part again."""
     ids = {n.name: world.status(n).get("node_id") for n in world.nodes}
-    histories = check.collect(world.nodes, world.program)
-    violations += histories.violations
+    histories = check.conclude(world)
     tally.homes_checked += sum(len(of) for of in histories.chains.values())
     tally.homes_verified += histories.verified
-    old = {n.name for n in world.nodes if n.is_old}
-    own = [c for c, of in histories.chains.items() if not set(of) <= old]
-    if len(own) > 1:
-        violations.append(f"the nodes are in {len(own)} chains: {[(c[:10], sorted(histories.chains[c])) for c in own]}")
-    rows = histories.rows(chain or "")
+    rows = histories.rows(world.chain or "")
     tally.rounds += len(rows)
-    for (seen_chain, number), (record, _, who) in world.seen.records.items():
-        if seen_chain == chain and number in rows and rows[number]["record_hash"] != record:
-            violations.append(f"round {number}: {who} showed {record} as committed, the homes hold {rows[number]['record_hash']}")
-        if seen_chain == chain and number not in rows:
-            violations.append(f"round {number}: {who} showed it as committed, and no home holds it")
     for one in healed:
-        contributed = [
-            r for r, row in rows.items() if r > one.head and ids[one.victim] in [c["node_id"] for c in row["contributions"]]
-        ]
+        victim = ids[one.victim]
+        contributed = [r for r in rows if r > one.head and victim in [c["node_id"] for c in rows[r]["contributions"]]]
         if contributed:
             tally.rounds_missed.setdefault(one.kind, []).append(min(contributed) - one.head - 1)
-    world.unmount()
-    return violations
-
-
-@contextmanager
-def calm(world: World, rng: random.Random) -> Iterator[Injury]:
-    """No fault at all, to compare with."""
-    yield Injury(hold_s=rng.uniform(3, 6))
+    return histories.violations

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .net import Switch
+from .net import Host, Switch
 from .nodes import Node, Status, Violation, start_bootstrap, wait_until
 
 # Founding takes a stable view, invitations, binds and one decision: seconds. Beyond this something is wrong.
@@ -73,7 +73,7 @@ class World:
         self._mounts: list[Path] = []
         self._over = threading.Event()
         self._poll_s = 0.02
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.run_file = folder / "run.toml"
         self.run_file.write_text(run)
         self.target = str(self.run_file)
@@ -115,8 +115,15 @@ class World:
             self.bootstrap = None
             self.is_bootstrap_gone = True
 
-    def add(self, name: str, small_disk: bool = False, home_of: Path | None = None, more: list[str] | None = None) -> Node:
-        """Another node, not started yet."""
+    def add(
+        self,
+        name: str,
+        small_disk: bool = False,
+        home_of: Path | None = None,
+        more: list[str] | None = None,
+        host: Host | None = None,
+    ) -> Node:
+        """Another node, not started yet; on a host of its own unless one is named."""
         home = self.folder / name
         if home_of is not None:
             shutil.copytree(home_of, home)
@@ -125,7 +132,7 @@ class World:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_MIB}m", "none", str(home)], check=True)
             self._mounts.append(home)
         arguments = [self.target, *self.finding, *(more or [])]
-        node = Node(self.program, self.switch.host(), home, self.folder, arguments)
+        node = Node(self.program, host or self.switch.host(), home, self.folder, arguments)
         self.nodes.append(node)
         self._poll_s = max(0.02, 0.004 * len(self.nodes))
         threading.Thread(target=self._watch, args=(node,), daemon=True).start()
