@@ -111,7 +111,8 @@ def _one(rows: list[Row]) -> Iterable[str]:
         if row["round"] != place + 1:
             yield f"round {row['round']} stands in place {place + 1}"
         if place and row["parent"] != rows[place - 1]["record_hash"]:
-            yield f"round {row['round']} has parent {row['parent']}, the round before is {rows[place - 1]['record_hash']}"
+            before = rows[place - 1]["record_hash"]
+            yield f"round {row['round']} has parent {row['parent']}, the round before is {before}"
         who = [c["node_id"] for c in row["contributions"]]
         if len(who) != len(set(who)):
             yield f"round {row['round']} has two contributions of one node: {who}"
@@ -129,9 +130,8 @@ def _many(chain: str, histories: dict[str, list[Row]]) -> Iterable[str]:
             other, known = first.setdefault(row["round"], (name, row))
             for what in ("record_hash", "model_hash", "parent"):
                 if row[what] != known[what]:
-                    yield (
-                        f"chain {chain[:10]}, round {row['round']}: {what} is {known[what]} at {other}, {row[what]} at {name}"
-                    )
+                    where = f"chain {chain[:10]}, round {row['round']}"
+                    yield f"{where}: {what} is {known[what]} at {other}, {row[what]} at {name}"
 
 
 def _alarms(node: Node) -> Iterable[str]:

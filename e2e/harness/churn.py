@@ -22,8 +22,8 @@ PARTS = 16
 LAST = 10
 # A round in which three go takes a second or two; without a commit for so long it is stuck.
 STUCK_S = 30.0
-# One in so many of those who go leaves for good, and somebody new comes; the others are killed and come back.
-LEAVING = 0.25
+# So many of those who go leave for good, and somebody new comes; the others are killed and come back.
+LEAVING = 0.12
 
 
 def run_text() -> str:
@@ -170,8 +170,7 @@ def one_run(
                 if with_churn:
                     state.come()
                     state.full_rounds += state.three_go(head)
-                if not wait_until(STUCK_S, lambda: world.head() > head):
-                    raise Violation(f"stuck: no commit beyond round {head} within {STUCK_S:.0f} s\n{world.describe()}")
+                world.await_commit(head, STUCK_S)
                 world.no_losses()
                 state.gaps.append(time.monotonic() - last)
                 if world.head() // 10 > head // 10:
@@ -194,7 +193,9 @@ def one_run(
     return {
         "rounds": len(rows),
         "accuracy": accuracy_of(rows, rounds),
-        "contributions_a_round": round(statistics.mean(len(r["contributions"]) for r in rows.values()), 2) if rows else 0,
+        "contributions_a_round": round(statistics.mean(len(r["contributions"]) for r in rows.values()), 2)
+        if rows
+        else 0,
         "empty_rounds": sum(row["kind"] == "empty" for row in rows.values()),
         "late_attempts": sum((row["committed_attempt"] or 0) > 0 for row in rows.values()),
         "round_s": spread(state.gaps),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import sandbox
@@ -16,6 +16,8 @@ from .tally import Tally
 from .world import World, say
 
 NODES = 5
+# A dead coordinator stays away at least so long, and at most until the round is committed.
+HOLD_S = 0.2
 
 
 def deaths(tally: Tally, program: Path, minutes: float) -> None:
@@ -37,7 +39,7 @@ def deaths(tally: Tally, program: Path, minutes: float) -> None:
             while time.monotonic() < until:
                 phase = PHASES[count % len(PHASES)]
                 rng = random.Random(f"{label}/{count}")
-                healed += suffer(world, "kill_coordinator", killed_in(phase), rng, tally)
+                healed += suffer(world, "kill_coordinator", killed_in(phase), rng, tally, HOLD_S)
                 count += 1
         except Violation as violation:
             violations.append(str(violation))
@@ -61,7 +63,7 @@ def killed_in(phase: str) -> Inflict:
         victim, number, met = catch_coordinator(world, phase, rng)
         victim.kill()
         dead = (met, number, time.monotonic())
-        yield Injury([victim], f"in round {number}, {met}", hold_s=0.2, coordinator=dead)
+        yield Injury([victim], f"in round {number}, {met}", hold_s=HOLD_S, coordinator=dead)
         victim.start()
 
     return fault

@@ -57,7 +57,9 @@ def kill_coordinator(world: World, rng: random.Random) -> Iterator[Injury]:
     victim, round_number, met = catch_coordinator(world, phase, rng)
     victim.kill()
     killed_at = time.monotonic()
-    yield Injury([victim], f"in round {round_number}, {met}", rng.uniform(2, 4), coordinator=(met, round_number, killed_at))
+    yield Injury(
+        [victim], f"in round {round_number}, {met}", rng.uniform(2, 4), coordinator=(met, round_number, killed_at)
+    )
     victim.start()
 
 
@@ -102,7 +104,9 @@ def _bad_links(world: World, rng: random.Random, one: Lane, many: Lane) -> Itera
     lane = many if everybody else one
     for victim in victims:
         victim.host.spoil(lane, lane, rng.randrange(1 << 32))
-    yield Injury([] if everybody else victims, "everywhere" if everybody else "", rng.uniform(5, 9), may_stall=everybody)
+    yield Injury(
+        [] if everybody else victims, "everywhere" if everybody else "", rng.uniform(5, 9), may_stall=everybody
+    )
     for victim in victims:
         victim.host.heal()
 
@@ -201,7 +205,9 @@ def leave(world: World, rng: random.Random) -> Iterator[Injury]:
     leaver.has_left = leaver.leave()
     yield Injury(detail=leaver.name, hold_s=0)
     if not wait_until(HEALED_S, lambda: world.lost() is not None or not leaver.is_running):
-        raise Violation(f"{leaver.name} was told to leave and is still there after {HEALED_S:.0f} s\n{world.describe()}")
+        raise Violation(
+            f"{leaver.name} was told to leave and is still there after {HEALED_S:.0f} s\n{world.describe()}"
+        )
 
 
 def old_home(world: World, rng: random.Random) -> Iterator[Injury]:

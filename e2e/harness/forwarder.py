@@ -3,7 +3,7 @@
 The kernel's own means (netem, a tbf that also delays, nftables) are not everywhere; raw packet sockets are. A program
 of its own, so that it costs the harness nothing and ends by a kill:
 
-    forwarder.py PLUG INNER '{"to_host": {"loss": 0.05, "delay_ms": 0, "mbit_per_s": null}, "from_host": ..., "seed": 1}'
+    forwarder.py PLUG INNER '{"to_host": {"loss": 0.05, "delay_ms": 0, "mbit_per_s": null}, "from_host": .., "seed": 1}'
 """
 
 from __future__ import annotations

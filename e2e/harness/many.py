@@ -39,8 +39,7 @@ def many(program: Path, nodes: int, rounds: int) -> dict[str, Any]:
             say(f"the first round is committed after {founded_s:.1f} s")
             while world.head() < rounds:
                 head, last = world.head(), time.monotonic()
-                if not wait_until(STUCK_S, lambda: world.head() > head, 0.05):
-                    raise Violation(f"stuck: no commit beyond round {head} within {STUCK_S:.0f} s\n{world.describe()}")
+                world.await_commit(head, STUCK_S)
                 world.no_losses()
                 gaps.append((time.monotonic() - last) / (world.head() - head))
                 say(f"round {world.head()} after {time.monotonic() - began:.1f} s")
@@ -50,7 +49,9 @@ def many(program: Path, nodes: int, rounds: int) -> dict[str, Any]:
         histories = check.conclude(world)
         violations += histories.violations
         rows = histories.rows(world.chain or "")
-        agreed = {row["model_hash"] for of in histories.chains.values() for history in of.values() for row in history[-1:]}
+        agreed = {
+            row["model_hash"] for of in histories.chains.values() for history in of.values() for row in history[-1:]
+        }
         if len(agreed) != 1 or sum(len(of) for of in histories.chains.values()) != nodes:
             violations.append(f"{len(agreed)} last models among {nodes} nodes")
     if violations:

@@ -50,7 +50,7 @@ class Switch:
         _own_names()
         ip("link", "set", "lo", "up")
         ip("link", "add", BRIDGE, "type", "bridge")
-        # A bridge that looks into multicast groups forgets them without a router that asks; mDNS would stop after a while.
+        # A bridge that looks into multicast groups forgets them if no router asks; mDNS would stop after a while.
         if Path(f"/sys/class/net/{BRIDGE}/bridge/multicast_snooping").exists():
             ip("link", "set", BRIDGE, "type", "bridge", "mcast_snooping", "0")
         ip("link", "set", BRIDGE, "up")

@@ -88,8 +88,9 @@ class Node:
         assert not self.is_running, f"{self.name} runs already"
         self.lives += 1
         # As people do: the home knows the run and how it was started.
-        arguments = [] if (self.home / "run.toml").exists() else [*self.arguments, "--name", self.name, "--threads", "1"]
-        command = [str(self._program), "join", *arguments, "--home", str(self.home), "--http", f"127.0.0.1:{self._port}"]
+        is_known = (self.home / "run.toml").exists()
+        command = [str(self._program), "join", "--home", str(self.home), "--http", f"127.0.0.1:{self._port}"]
+        command += [] if is_known else [*self.arguments, "--name", self.name, "--threads", "1"]
         with self.host.inside():
             # SIGXFSZ stays ignored, as Python has it, so that a file at its limit fails its write as a full disk does.
             self._process = subprocess.Popen(
@@ -184,11 +185,13 @@ class Node:
 
     def status(self) -> Status | None:
         """What the node itself says now; nothing while it does not answer."""
-        return self._asked.ask("GET", "/status")
+        status: Status | None = self._asked.ask("GET", "/status")
+        return status
 
     def watched_status(self) -> Status | None:
         """The same, for the thread that watches."""
-        return self._watched.ask("GET", "/status")
+        status: Status | None = self._watched.ask("GET", "/status")
+        return status
 
     def command(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """A command of the program on this home."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,14 @@ from .world import HEALED_S, World, run_file, say
 RUN = run_file("chaos", rounds=100_000, min_nodes=3, samples=1000, lr=0.02, epochs=10)
 NODES = (3, 7)
 FAULTS = (5, 9)
+# What CI has time for: every kind once, each for a moment, in two worlds; with this seed one over mDNS, one with a
+# bootstrap, so that it can go.
+SHORT_SEED = 40
+SHORT_HOLD_S = 2.5
+SHORT = (
+    ("kill_coordinator", "full_disk", "stop", "freeze", "one_way", "join", "failing_writes", "pull", "old_home"),
+    ("loss", "kill", "latency", "leave", "narrow", "restart_all", "kill_coordinator", "bootstrap_gone", "quorum_lost"),
+)
 # Without a commit for so long while a quorum can talk, the run counts as stuck. The longest honest wait known: a frozen
 # coordinator (1.5 s), the next one's failed fetches from it, and a straggler.
 STALL_S = 20.0
@@ -36,24 +45,46 @@ class Healed:
     head: int
 
 
-def storm(
-    tally: Tally, program: Path, minutes: float, totals: Path | None, kinds: list[str], keeps_all: bool = False
-) -> None:
-    """As many worlds as there is time for. Resumes behind the last world that `tally` knows."""
+@dataclass(frozen=True)
+class Plan:
+    """Which worlds there are to be."""
+
+    # The faults to draw from.
+    kinds: tuple[str, ...] = tuple(KINDS)
+    # Or the faults of each world, and no world after these.
+    worlds: tuple[tuple[str, ...], ...] | None = None
+    # No fault lasts longer.
+    longest_hold_s: float = 60.0
+    # Homes and logs of every world are kept, not only of those in which something was violated.
+    keeps_all: bool = False
+
+    def faults(self, world: int, rng: random.Random) -> tuple[str, ...]:
+        """What happens in a world, in order."""
+        if self.worlds is not None:
+            return self.worlds[world]
+        return tuple(rng.choices(self.kinds, [KINDS[k][0] for k in self.kinds], k=rng.randint(*FAULTS)))
+
+
+SHORT_PLAN = Plan(worlds=SHORT, longest_hold_s=SHORT_HOLD_S)
+
+
+def storm(tally: Tally, program: Path, minutes: float, totals: Path | None, plan: Plan) -> None:
+    """As many worlds as there is time for. Goes on behind the last world that `tally` knows."""
     box = sandbox.scratch()
     assert box is not None, "this runs inside the box"
     until = time.monotonic() + minutes * 60
     tally.pieces += 1
     old_homes = earlier_run(box, program)
-    while True:
+    while plan.worlds is None or tally.worlds < len(plan.worlds):
         began = time.monotonic()
-        label = f"{tally.seed}/{tally.worlds}"
-        violations = one_world(tally, box / f"world-{tally.worlds}", program, label, old_homes, until, kinds)
+        number = tally.worlds
+        label = f"{tally.seed}/{number}"
+        violations = one_world(tally, box / f"world-{number}", program, plan, old_homes, until)
         for what in violations:
-            say(f"VIOLATION in world {label}: {what}")
             tally.violated(label, what)
-        if violations or keeps_all:
-            sandbox.keep(box / f"world-{tally.worlds}", f"world-{tally.seed}-{tally.worlds}")
+        if violations or plan.keeps_all:
+            sandbox.keep(box / f"world-{number}", f"world-{tally.seed}-{number}")
+        shutil.rmtree(box / f"world-{number}")
         tally.worlds += 1
         tally.seconds += time.monotonic() - began
         tally.save(totals)
@@ -74,10 +105,9 @@ def earlier_run(box: Path, program: Path) -> list[Path]:
     return [copy_home(node.home, box / "earlier" / f"old-{node.name}") for node in nodes]
 
 
-def one_world(
-    tally: Tally, folder: Path, program: Path, label: str, old_homes: list[Path], until: float, names: list[str]
-) -> list[str]:
+def one_world(tally: Tally, folder: Path, program: Path, plan: Plan, old_homes: list[Path], until: float) -> list[str]:
     """One world from founding to check; what was violated in it."""
+    label = f"{tally.seed}/{tally.worlds}"
     rng = random.Random(label)
     violations: list[str] = []
     healed: list[Healed] = []
@@ -86,7 +116,7 @@ def one_world(
         count = rng.randint(*NODES)
         if rng.random() < 0.5:
             world.use_bootstrap()
-        drawn = rng.choices(names, [KINDS[k][0] for k in names], k=rng.randint(*FAULTS))
+        drawn = plan.faults(tally.worlds, rng)
         found_by = "a bootstrap" if world.bootstrap else "mDNS"
         say(f"world {label}: {count} nodes, found by {found_by}; {', '.join(drawn)}")
         try:
@@ -97,7 +127,8 @@ def one_world(
             for place, kind in enumerate(drawn):
                 if time.monotonic() > until:
                     break
-                healed += suffer(world, kind, KINDS[kind][1], random.Random(f"{label}/{place}"), tally)
+                dice = random.Random(f"{label}/{place}")
+                healed += suffer(world, kind, KINDS[kind][1], dice, tally, plan.longest_hold_s)
         except Violation as violation:
             violations.append(str(violation))
             say(world.describe())
@@ -105,10 +136,13 @@ def one_world(
     return violations
 
 
-def suffer(world: World, kind: str, inflict: Inflict, rng: random.Random, tally: Tally) -> list[Healed]:
+def suffer(
+    world: World, kind: str, inflict: Inflict, rng: random.Random, tally: Tally, longest_hold_s: float
+) -> list[Healed]:
     """One fault: it begins, lasts, is mended, and everybody comes back."""
     before = world.head()
     with inflict(world, rng) as injury:
+        injury.hold_s = min(injury.hold_s, longest_hold_s)
         began = time.monotonic()
         say(f"  {kind} {', '.join(v.name for v in injury.victims)} {injury.detail} (round {world.head() + 1})".rstrip())
         hold(world, kind, injury, before, tally)
@@ -117,7 +151,7 @@ def suffer(world: World, kind: str, inflict: Inflict, rng: random.Random, tally:
     back = comes_back(world, injury.victims, mended)
     world.await_commit(head)
     world.await_all()
-    for victim, (seconds, _) in back.items():
+    for seconds, _ in back.values():
         tally.rejoin_s.setdefault(kind, []).append(seconds)
     took = ", ".join(f"{victim} {seconds:.1f} s" for victim, (seconds, _) in back.items())
     say(f"    held {mended - began:.1f} s with {head - before} rounds; back: {took or 'nobody was away'}")
@@ -147,7 +181,7 @@ def hold(world: World, kind: str, injury: Injury, before: int, tally: Tally) -> 
             tally.said(kind, "NOT SHOWN", f"after {injury.hold_s:.0f} s no survivor shows the victim as unreachable")
     if injury.coordinator:
         phase, number, killed_at = injury.coordinator
-        committed_at = world.seen.committed_at.get((world.chain or "", number), killed_at)
+        committed_at = max(killed_at, world.seen.committed_at.get((world.chain or "", number), killed_at))
         training = world.trained_after(killed_at, committed_at)
         recovery = max(0.0, committed_at - killed_at - training)
         tally.recovery_s.setdefault(phase, []).append(recovery)

@@ -1,4 +1,4 @@
-"""What was counted, over all pieces of a long run: kept in one JSON file, so that a run of hours may be cut in pieces."""
+"""What was counted, over all pieces of a long run: kept in one JSON file, so that hours may be cut in pieces."""
 
 from __future__ import annotations
 

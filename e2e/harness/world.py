@@ -172,20 +172,12 @@ class World:
         """The highest round that was seen committed; 0 before the first."""
         return self.seen.head.get(self.chain or "", 0)
 
-    def quorum_is_up(self) -> bool:
-        """Whether enough of the newest roster have processes that can run."""
-        rosters = [(s.get("round", 0), s) for n in self.running() if (s := self.status(n)) and s.get("state") == "member"]
-        if not rosters:
-            return False
-        newest = max(rosters, key=lambda r: r[0])[1]
-        up = {self.status(n).get("node_id") for n in self.running() if not n.is_frozen}
-        return sum(m["node_id"] in up for m in newest["roster"]) >= newest["quorum"]
-
     def is_current(self, node: Node, head: int) -> bool:
         """Whether a node says, after its start, that it is a member and holds this round."""
         at, status = self.seen.status.get(node.name, (0.0, {}))
         last = (status.get("last_commit") or {}).get("round", 0)
-        return at > node.started_at and status.get("state") in ("member", "finished") and last >= head
+        is_in = at > node.started_at and status.get("state") in ("member", "finished")
+        return is_in and bool(last >= head)
 
     def found(self) -> float:
         """Waits for the first commit; returns how long it took."""
@@ -223,7 +215,9 @@ class World:
     def await_all(self, limit_s: float = HEALED_S) -> None:
         """Waits until every node that runs holds the newest round."""
         nodes = [n for n in self.running() if not n.is_old and not n.has_left]
-        if not wait_until(limit_s, lambda: all(self.is_current(n, self.head()) for n in nodes) or self.lost() is not None):
+        if not wait_until(
+            limit_s, lambda: all(self.is_current(n, self.head()) for n in nodes) or self.lost() is not None
+        ):
             late = [n.name for n in nodes if not self.is_current(n, self.head())]
             raise Violation(f"{', '.join(late)} not back after {limit_s:.0f} s\n{self.describe()}")
         self.no_losses()
@@ -244,7 +238,7 @@ class World:
                 gone = [m["name"] or m["node_id"][-6:] for m in s["roster"] if not m["reachable"]]
                 coordinator = names.get(s["coordinator"], s["coordinator"])
                 lines.append(
-                    f"  {node.name} ({now - at:.1f} s ago): {s['state']}, round {s['round']}.{s['attempt']} {s['phase']},"
+                    f"  {node.name} ({now - at:.1f} s ago): {s['state']}, {s['phase']} {s['round']}.{s['attempt']},"
                     f" coordinator {coordinator}, holds {last}, unreachable {gone}, reason: {s['reason']}"
                 )
         return "\n".join(lines)
@@ -293,4 +287,3 @@ class World:
 def say(text: str) -> None:
     """Progress, on stderr."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
