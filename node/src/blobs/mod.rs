@@ -8,7 +8,7 @@ mod manifest;
 mod serve;
 mod store;
 
-pub use fetch::{Ask, FetchError, Fetched, fetch};
+pub use fetch::{Ask, FetchError, Fetched, SilentPeers, fetch};
 pub use manifest::Manifest;
 pub use serve::serve;
 pub use store::{BlobError, BlobStore, ChunkSignal, FetchGuard};
