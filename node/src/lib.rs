@@ -6,6 +6,9 @@
 //! many, and [`replay`] repeats one from its records. On top [`cli`] has the commands, and `ui` the words that they print:
 //! nothing below knows either.
 
+// `eprintln!` panics when nobody reads stderr any more: `ui::log` says why a node must not.
+#![cfg_attr(not(test), deny(clippy::print_stderr))]
+
 pub mod blobs;
 pub mod cli;
 mod cluster;
