@@ -99,6 +99,9 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// How long an answer to a ping may take; a machine that trains on all cores is slow to answer.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long the end of a connection may take. Enough to say the last words; a machine that is gone never hears them.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Addresses in a ticket: more make it unwieldy.
 pub const TICKET_ADDRESSES_MAX: usize = 8;
 

@@ -23,9 +23,10 @@ use crate::bounds::{
     CONNECTIONS_MAX, CONNECTIONS_PENDING_MAX, CONNECTIONS_PER_PEER_MAX, PING_INTERVAL, PING_TIMEOUT,
     RELAY_CIRCUIT_BYTES_MAX, RELAY_CIRCUIT_DURATION_MAX, RELAY_CIRCUITS_MAX, RELAY_RESERVATIONS_MAX,
 };
+use crate::hearing::Hearing;
 use crate::peer_exchange::{self, Answer, Incoming, Record, Request, check_run_file};
 use crate::run_registry::RunRegistry;
-use crate::swarm::{BuildError, node_id};
+use crate::swarm::{BuildError, Links, node_id};
 use crate::{addresses, frame, run_protocol};
 
 /// How often waits are looked at: finer than the shortest of them.
@@ -115,6 +116,7 @@ pub struct Protocols {
 /// See the module. Compose it with a node's own protocols, or use it alone.
 pub struct Discovery {
     protocols: Protocols,
+    hearing: Hearing,
     key: Keypair,
     role: Role,
     run: Option<OwnRun>,
@@ -140,7 +142,7 @@ impl Discovery {
     ///
     /// # Errors
     /// None at present; mDNS that can't be had is a warning, since there are other ways to meet.
-    pub fn new(options: DiscoveryOptions, key: &Keypair, client: relay::client::Behaviour) -> Result<Self, BuildError> {
+    pub fn new(options: DiscoveryOptions, key: &Keypair, links: Links) -> Result<Self, BuildError> {
         let (now, me) = (Instant::now(), key.public().to_peer_id());
         let mut address_book = AddressBook::new(me, options.role);
         options.bootstrap.iter().chain(&options.known).for_each(|address| address_book.keep(now, address));
@@ -151,7 +153,8 @@ impl Discovery {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Ok(Self {
-            protocols: protocols(&options, key, client),
+            protocols: protocols(&options, key, links.relay),
+            hearing: links.hearing,
             key: key.clone(),
             role: options.role,
             direct: options.run.as_ref().map(|own| run_protocol(own.run, "direct")),
@@ -189,6 +192,11 @@ impl Discovery {
     /// Where a peer can be reached, as far as is known, without the peer at the end.
     pub fn addresses_of(&self, peer: PeerId) -> Vec<Multiaddr> {
         self.address_book.addresses_of(peer)
+    }
+
+    /// When each peer was last heard.
+    pub fn hearing(&self) -> &Hearing {
+        &self.hearing
     }
 
     /// Whether the node is up.

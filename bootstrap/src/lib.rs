@@ -18,6 +18,7 @@ pub mod frame;
 
 mod address_book;
 mod discovery;
+mod hearing;
 mod peer_exchange;
 mod run_registry;
 mod seek;
@@ -27,10 +28,11 @@ mod ticket;
 mod token_bucket;
 
 pub use discovery::{Discovery, DiscoveryEvent, DiscoveryOptions, OwnRun, Role};
+pub use hearing::Hearing;
 pub use peer_exchange::{Answer, Request, SeenRun};
 pub use seek::{FoundRun, SeekError, discover_runs, fetch_run_file};
 pub use serve::{Ready, ServeError, ServeOptions, serve};
-pub use swarm::{BuildError, build_swarm, default_listen, fresh_secret, node_id, peer_id};
+pub use swarm::{BuildError, Links, build_swarm, default_listen, fresh_secret, node_id, peer_id};
 pub use ticket::{Ticket, TicketError};
 pub use token_bucket::TokenBucket;
 

@@ -1,5 +1,8 @@
 //! Builds swarms: TCP and QUIC, encrypted and authenticated, with names resolved and relays usable.
 
+use libp2p::core::Transport;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::upgrade::Version;
 use libp2p::identity::{DecodingError, Keypair, ed25519};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, quic, relay, tcp, yamux};
@@ -7,6 +10,7 @@ use paceline_protocol::NodeId;
 use thiserror::Error;
 
 use crate::bounds::{IDLE_CONNECTION_TIMEOUT, QUIC_KEEP_ALIVE, QUIC_SILENCE_MAX_MS};
+use crate::hearing::Hearing;
 
 /// Why a swarm can't be built.
 #[derive(Debug, Error)]
@@ -22,28 +26,38 @@ pub enum BuildError {
     Behaviour(String),
 }
 
+/// What a behaviour is given of the transport below it.
+pub struct Links {
+    /// The relayed connections of this node.
+    pub(crate) relay: relay::client::Behaviour,
+    /// When each peer was last heard, over connections that are not relayed.
+    pub(crate) hearing: Hearing,
+}
+
 /// A swarm with the identity of this 32-byte ed25519 secret. `make` builds its behaviour.
 ///
 /// # Errors
 /// The secret is no key, or transport or behaviour can't be set up.
 pub fn build_swarm<B: NetworkBehaviour>(
     secret: &[u8; 32],
-    make: impl FnOnce(&Keypair, relay::client::Behaviour) -> Result<B, BuildError>,
+    make: impl FnOnce(&Keypair, Links) -> Result<B, BuildError>,
 ) -> Result<Swarm<B>, BuildError> {
-    let transport = |e: &dyn std::fmt::Display| BuildError::Transport(e.to_string());
     let key = Keypair::ed25519_from_bytes(*secret)?;
-    let with_quic = || {
-        let tcp = tcp::Config::default().nodelay(true);
-        SwarmBuilder::with_existing_identity(key.clone())
-            .with_tokio()
-            .with_tcp(tcp, noise::Config::new, yamux::Config::default)
-            .map(|builder| builder.with_quic_config(quic_config))
-            .map_err(|e| transport(&e))
+    let hearing = Hearing::default();
+    let direct = || {
+        Ok::<_, BuildError>(
+            SwarmBuilder::with_existing_identity(key.clone())
+                .with_tokio()
+                .with_other_transport(|key| tcp_transport(key, hearing.clone()))
+                .map_err(|e| transport(&e))?
+                .with_other_transport(|key| quic_transport(key, hearing.clone()))
+                .unwrap_or_else(|infallible| match infallible {}),
+        )
     };
-    let boxed = |e: BuildError| -> Box<dyn std::error::Error + Send + Sync> { Box::new(e) };
-    let make = |key: &Keypair, relay| make(key, relay).map_err(boxed);
+    let boxed = |e: BuildError| -> BoxedError { Box::new(e) };
+    let make = |key: &Keypair, relay| make(key, Links { relay, hearing: hearing.clone() }).map_err(boxed);
     let configure = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(IDLE_CONNECTION_TIMEOUT);
-    match with_quic()?.with_dns() {
+    match direct()?.with_dns() {
         Ok(builder) => Ok(builder
             .with_relay_client(noise::Config::new, yamux::Config::default)
             .map_err(|e| transport(&e))?
@@ -54,7 +68,7 @@ pub fn build_swarm<B: NetworkBehaviour>(
         // A machine without a resolver's configuration can still be reached by number.
         Err(error) => {
             tracing::warn!(%error, "names in addresses can't be resolved: /etc/resolv.conf can't be used");
-            Ok(with_quic()?
+            Ok(direct()?
                 .with_relay_client(noise::Config::new, yamux::Config::default)
                 .map_err(|e| transport(&e))?
                 .with_behaviour(make)
@@ -63,6 +77,30 @@ pub fn build_swarm<B: NetworkBehaviour>(
                 .build())
         }
     }
+}
+
+fn transport(error: &dyn std::fmt::Display) -> BuildError {
+    BuildError::Transport(error.to_string())
+}
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A transport whose connections are listened to.
+type Listening = libp2p::core::transport::Boxed<(PeerId, crate::hearing::Heard)>;
+
+fn tcp_transport(key: &Keypair, hearing: Hearing) -> Result<Listening, BoxedError> {
+    Ok(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(key)?)
+        .multiplex(yamux::Config::default())
+        .map(move |(peer, muxer), _| (peer, hearing.listen(peer, StreamMuxerBox::new(muxer))))
+        .boxed())
+}
+
+fn quic_transport(key: &Keypair, hearing: Hearing) -> Listening {
+    quic::tokio::Transport::new(quic_config(quic::Config::new(key)))
+        .map(move |(peer, muxer), _| (peer, hearing.listen(peer, StreamMuxerBox::new(muxer))))
+        .boxed()
 }
 
 fn quic_config(mut config: quic::Config) -> quic::Config {

@@ -6,6 +6,9 @@
 //! many, [`replay`] repeats one from its records, and [`verify`] checks what a node keeps. On top [`cli`] has the commands, and `ui` the words that they print:
 //! nothing below knows either.
 
+// `eprintln!` panics when nobody reads stderr any more: `ui::log` says why a node must not.
+#![cfg_attr(not(test), deny(clippy::print_stderr))]
+
 pub mod blobs;
 pub mod cli;
 mod cluster;

@@ -1,6 +1,6 @@
 //! The commands that look at a node, and its control API, with one real node that waits for others.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -42,14 +42,20 @@ struct Lone {
 
 impl Lone {
     fn start() -> Self {
+        Self::start_by(|dir| Self::join(dir, &["--part", "1/2"]).spawn().expect("the program starts"))
+    }
+
+    /// Starts it in another way.
+    fn start_by(start: impl FnOnce(&tempfile::TempDir) -> Child) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let run = "[run]\nname = \"lone\"\nrounds = 2\nmin_nodes = 2\n[model]\narch = \"shapes-cnn\"\n\
                    [data]\ndataset = \"shapes\"\nsamples = 100\n";
         std::fs::write(dir.path().join("run.toml"), run).expect("the folder can be written to");
-        let child = Self::join(&dir, &["--part", "1/2"]).spawn().expect("the program starts");
-        let node = Self { dir, child };
+        let child = start(&dir);
+        let mut node = Self { dir, child };
         let began = Instant::now();
         while !node.command(&["status"]).status.success() {
+            assert_eq!(node.child.try_wait().expect("it is ours"), None, "it ended");
             assert!(began.elapsed() < PATIENCE, "no answer: {}", stderr(&node.command(&["status"])));
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -107,10 +113,19 @@ impl Lone {
         answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line")
     }
 
-    fn terminate(&mut self) {
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill exists").success());
-        assert!(self.child.wait().expect("it is ours").success(), "SIGTERM is no failure");
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill exists").success());
+    }
+
+    fn ends_with_success(&mut self) {
+        let status = self.child.wait().expect("it is ours");
+        assert!(status.success(), "it ended with {status}");
+    }
+
+    fn terminate(&mut self) {
+        self.signal("-TERM");
+        self.ends_with_success();
     }
 }
 
@@ -148,6 +163,49 @@ fn a_node_is_the_same_after_a_stop_whether_it_runs_or_not() {
         assert_eq!(running[key], stopped[key], "{key}");
     }
     assert!(stopped["reason"].as_str().is_some_and(|r| r.contains("paceline join --home")), "{stopped}");
+}
+
+#[test]
+fn a_node_whose_log_nobody_reads_goes_on() {
+    let mut node = Lone::start_by(|dir| {
+        let mut child = Lone::join(dir, &["-vv"]).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut line = String::new();
+        let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
+        log.read_line(&mut line).expect("it logs");
+        assert!(!line.is_empty(), "it logs nothing");
+        child
+    });
+    // It logs several times a second, into a pipe without an end.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(node.status()["state"], "gathering");
+    node.terminate();
+}
+
+#[test]
+fn a_terminal_that_is_closed_stops_a_node_in_order() {
+    let mut node = Lone::start_by(|dir| {
+        let log = std::fs::File::create(dir.path().join("log")).expect("a log");
+        Lone::join(dir, &[]).stderr(log).spawn().expect("the program starts")
+    });
+    node.signal("-HUP");
+    node.ends_with_success();
+    let log = std::fs::read_to_string(node.dir.path().join("log")).expect("it logs");
+    assert!(log.contains("stopped; this node stays on the roster"), "{log}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_node_that_is_to_outlive_its_terminal_does() {
+    let mut node = Lone::start_by(|dir| {
+        let join = Lone::join(dir, &[]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(join.get_program()).args(join.get_args());
+        shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("there is a shell")
+    });
+    node.signal("-HUP");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(node.status()["state"], "gathering");
+    node.terminate();
 }
 
 #[test]

@@ -109,6 +109,25 @@ async fn gossip_reaches_everybody_of_eight() {
 }
 
 #[tokio::test]
+async fn an_answer_that_nobody_waits_for_any_more_is_cut_off() {
+    let (mut a, b) = pair(&run_file(1)).await;
+    let (request, chunk) = (BlobRequest::Chunk { blob: Hash::of(b"blob"), index: 0 }, CHUNK_BYTES as usize);
+    let asked = b.net.ask_blob(a.id, request, PATIENCE);
+    let to = tokio::select! {
+        _ = asked => panic!("it was answered"),
+        to = a.until(|e| if let NetEvent::BlobRequested { answer, .. } = e { Some(answer) } else { None }) => to,
+    };
+    // The question was dropped with its answer still to come.
+    let _ = to.send(BlobAnswer::Chunk(noise(1, chunk)));
+    let (holder, _lives) = (a.id, a.net.clone());
+    a.serve(move |_| BlobAnswer::Chunk(noise(2, chunk)));
+    let second = b.net.ask_blob(holder, request, PATIENCE).await;
+    assert_eq!(second, Ok(BlobAnswer::Chunk(noise(2, chunk))));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(b.net.counters().blobs_received.read(), CHUNK_BYTES);
+}
+
+#[tokio::test]
 async fn a_blob_of_20_mib_comes_over_in_chunks() {
     let (a, b) = pair(&run_file(1)).await;
     const CHUNKS: u32 = 80;

@@ -43,7 +43,12 @@ enum Format {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,paceline_bootstrap=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // Whoever reads stderr may be gone. To tell it so would be a panic.
+        .log_internal_errors(false)
+        .init();
     let options = ServeOptions {
         run: arguments.run.as_deref().map(read_run_file).transpose()?,
         listen: arguments.listen,

@@ -4,15 +4,21 @@
 //! which gets it from the origin, and from which the rest get it. So the origin sends each chunk about once, however many
 //! fetch. Whoever lies loses its standing for this blob, whoever fails is tried again a few times at most, and their
 //! chunks come from elsewhere.
+//!
+//! Nobody waits for a peer that is silent: a laptop that was closed keeps its connections. Where nothing at all has come
+//! from a peer for [`SILENCE`] the next one is asked as well, and who answers first counts. A chunk that is only slow to
+//! come is left alone, so that no link carries it twice.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use paceline_protocol::{BlobRef, NodeId, Reject};
 use thiserror::Error;
+use tokio::time::{Instant, sleep_until};
 
 use super::manifest::Manifest;
 use super::store::{BlobError, BlobStore};
@@ -24,6 +30,13 @@ const IN_FLIGHT: usize = 6;
 /// A peer that has not answered by then is asked no more for this blob. Long enough for all requests under way to share
 /// 1 Mbit/s; whoever dies is noticed by its connection long before.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A peer that was asked and from which nothing has come for so long is not waited for. Long for a busy machine, short
+/// beside a round; across the world twice the quickest answer to this fetch counts, if that is longer.
+pub(super) const SILENCE: Duration = Duration::from_millis(300);
+
+/// How long a peer that was silent is asked last, if it is not heard before.
+const SILENT_REST: Duration = Duration::from_secs(30);
 
 /// Passes over what is missing, one after another without a single chunk, before a fetch is given up.
 const IDLE_PASSES_MAX: u32 = 3;
@@ -41,18 +54,47 @@ const ASKED_MAX: usize = 3;
 
 /// How peers are asked; the network, or a test.
 pub trait Ask: Send + Sync {
-    /// Asks one peer.
+    /// Asks one peer. Who drops this wants the answer no more, and what is on its way is cut off.
     fn ask(
         &self,
         to: NodeId,
         request: BlobRequest,
         timeout: Duration,
     ) -> impl Future<Output = Result<BlobAnswer, AskError>> + Send;
+
+    /// When anything last came from a peer; `None` where that is not known.
+    fn last_heard(&self, peer: NodeId) -> Option<Instant>;
 }
 
 impl Ask for crate::net::Network {
     async fn ask(&self, to: NodeId, request: BlobRequest, timeout: Duration) -> Result<BlobAnswer, AskError> {
         self.ask_blob(to, request, timeout).await
+    }
+
+    fn last_heard(&self, peer: NodeId) -> Option<Instant> {
+        self.last_heard(peer).map(Instant::from_std)
+    }
+}
+
+/// Peers that were silent when something was asked of them, and since when. All fetches of a node share it.
+#[derive(Debug, Clone, Default)]
+pub struct SilentPeers(Arc<Mutex<BTreeMap<NodeId, Instant>>>);
+
+impl SilentPeers {
+    fn add(&self, peer: NodeId) {
+        let mut silent = self.lock();
+        silent.retain(|_, since| since.elapsed() < SILENT_REST);
+        silent.insert(peer, Instant::now());
+    }
+
+    /// Whether the peer was silent lately, and has not been heard since.
+    fn contains(&self, peer: NodeId, last_heard: Option<Instant>) -> bool {
+        let since = self.lock().get(&peer).copied();
+        since.is_some_and(|since| since.elapsed() < SILENT_REST && last_heard.is_none_or(|heard| heard <= since))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,6 +126,9 @@ pub struct Fetched {
 struct Fetch<'a, A> {
     store: &'a Arc<BlobStore>,
     peers: &'a A,
+    silent: &'a SilentPeers,
+    /// The quickest answer so far.
+    quickest: Option<Duration>,
     blob: BlobRef,
     origin: NodeId,
     /// All who fetch or have it, me included, ascending: chunk i belongs to the one at i modulo their number.
@@ -112,7 +157,7 @@ struct Want {
 /// liars is in the report also when it fails.
 pub async fn fetch<A: Ask>(
     store: &Arc<BlobStore>,
-    peers: &A,
+    (peers, silent): (&A, &SilentPeers),
     (me, origin, others): (NodeId, NodeId, &[NodeId]),
     blob: BlobRef,
     durable: bool,
@@ -124,6 +169,8 @@ pub async fn fetch<A: Ask>(
     let mut fetch = Fetch {
         store,
         peers,
+        silent,
+        quickest: None,
         blob,
         origin,
         fetchers,
@@ -211,15 +258,22 @@ impl<A: Ask> Fetch<'_, A> {
         }
         let request = BlobRequest::Manifest { blob: self.blob.id };
         loop {
-            for holder in self.holders().collect::<Vec<_>>() {
-                match self.peers.ask(holder, request, ANSWER_TIMEOUT).await {
-                    Ok(BlobAnswer::Manifest(bytes)) => match Manifest::parse(&bytes, self.blob) {
-                        Some(manifest) => return Ok(manifest),
-                        None => self.lies(holder),
-                    },
-                    Ok(BlobAnswer::Chunk(_)) => self.lies(holder),
-                    Ok(answer) => self.is_busy |= answer == BlobAnswer::Busy,
-                    Err(error) => self.fails(holder, error),
+            let mut holders: VecDeque<NodeId> = self.silent_last(self.holders()).into();
+            while let Some(first) = holders.pop_front() {
+                let others = holders.make_contiguous().iter().copied().take(ASKED_MAX - 1).collect();
+                let asked = ask(self.peers, (first, others), request, self.patience()).await;
+                self.learn(&asked);
+                for (holder, answer) in asked.answers {
+                    holders.retain(|h| *h != holder);
+                    match answer {
+                        Ok(BlobAnswer::Manifest(bytes)) => match Manifest::parse(&bytes, self.blob) {
+                            Some(manifest) => return Ok(manifest),
+                            None => self.lies(holder),
+                        },
+                        Ok(BlobAnswer::Chunk(_)) => self.lies(holder),
+                        Ok(answer) => self.is_busy |= answer == BlobAnswer::Busy,
+                        Err(error) => self.fails(holder, error),
+                    }
                 }
             }
             self.pause(false).await?;
@@ -262,24 +316,28 @@ impl<A: Ask> Fetch<'_, A> {
             while under_way.len() < IN_FLIGHT
                 && let Some(want) = waiting.pop_front()
             {
-                let Some(holder) = self.holder(&want, pass) else {
+                let mut holders = self.holders_of(&want, pass).into_iter();
+                let Some(first) = holders.next() else {
                     failed.push(want.index);
                     continue;
                 };
                 let request = BlobRequest::Chunk { blob: self.blob.id, index: want.index };
-                let peers = self.peers;
-                under_way.push(async move { (want, holder, peers.ask(holder, request, ANSWER_TIMEOUT).await) });
+                let (peers, patience) = (self.peers, self.patience());
+                under_way.push(async move { (want, ask(peers, (first, holders.collect()), request, patience).await) });
             }
-            let Some((mut want, holder, answer)) = under_way.next().await else { return Ok(failed) };
-            match self.take(want.index, holder, answer).await? {
-                Some(bytes) => {
+            let Some((mut want, asked)) = under_way.next().await else { return Ok(failed) };
+            self.learn(&asked);
+            let mut is_here = false;
+            for (holder, answer) in asked.answers {
+                if let Some(bytes) = self.take(want.index, holder, answer).await? {
                     here += bytes;
                     progress(here);
+                    is_here = true;
                 }
-                None => {
-                    want.asked.push(holder);
-                    waiting.push_back(want);
-                }
+                want.asked.push(holder);
+            }
+            if !is_here {
+                waiting.push_back(want);
             }
         }
     }
@@ -317,19 +375,127 @@ impl<A: Ask> Fetch<'_, A> {
         self.fetchers.get(index as usize % self.fetchers.len().max(1)).copied().unwrap_or(self.me)
     }
 
-    /// Whom to ask next for a chunk: the one that it belongs to, then the origin, then the others in turn, each chunk and
-    /// each pass another one first.
-    fn holder(&self, want: &Want, pass: usize) -> Option<NodeId> {
+    /// Whom to ask next for a chunk, and whom else if that one is silent: the one that it belongs to, then the origin, then
+    /// the others in turn, each chunk and each pass another one first. Who was silent a moment ago comes last.
+    fn holders_of(&self, want: &Want, pass: usize) -> Vec<NodeId> {
         // Those who are excluded, or said that they don't know the blob, kept nobody waiting.
-        if want.asked.iter().filter(|n| self.may_be_asked(**n)).count() >= ASKED_MAX {
-            return None;
-        }
+        let left = ASKED_MAX.saturating_sub(want.asked.iter().filter(|n| self.may_be_asked(**n)).count());
         let owner = self.owner(want.index);
         let (origin, others): (Vec<NodeId>, Vec<NodeId>) = self.holders().partition(|n| *n == self.origin);
         let turn = (want.index as usize + pass) % others.len().max(1);
         let in_turn = others.iter().cycle().skip(turn).take(others.len());
         let owner = self.holders().find(|n| *n == owner);
-        owner.iter().chain(&origin).chain(in_turn).find(|n| !want.asked.contains(n)).copied()
+        let mut all: Vec<NodeId> = Vec::new();
+        for holder in owner.iter().chain(&origin).chain(in_turn) {
+            if !want.asked.contains(holder) && !all.contains(holder) {
+                all.push(*holder);
+            }
+        }
+        let mut all = self.silent_last(all.into_iter());
+        all.truncate(left);
+        all
+    }
+
+    /// The same, in the same order, those behind who were silent a moment ago.
+    fn silent_last(&self, holders: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+        let (silent, mut heard): (Vec<_>, Vec<_>) =
+            holders.partition(|n| self.silent.contains(*n, self.peers.last_heard(*n)));
+        heard.extend(silent);
+        heard
+    }
+
+    /// How long a peer may be silent.
+    fn patience(&self) -> Duration {
+        self.quickest.map_or(SILENCE, |quickest| SILENCE.max(2 * quickest))
+    }
+
+    fn learn(&mut self, asked: &Asked) {
+        if let Some(peer) = asked.silent {
+            tracing::debug!(%peer, blob = %self.blob.id, "is silent: another one was asked");
+            self.silent.add(peer);
+        }
+        self.quickest = self.quickest.into_iter().chain(asked.took).min();
+    }
+}
+
+/// What became of a question.
+#[derive(Debug, Default)]
+struct Asked {
+    /// What came, in order; all but the last are of no use.
+    answers: Vec<(NodeId, Result<BlobAnswer, AskError>)>,
+    /// Who was silent while another one answered.
+    silent: Option<NodeId>,
+    /// How long the last answer took.
+    took: Option<Duration>,
+}
+
+/// Asks the first, and when nothing has come from it for a while the others as well, one at a time. The first useful
+/// answer ends it.
+async fn ask<A: Ask>(
+    peers: &A,
+    (first, others): (NodeId, Vec<NodeId>),
+    request: BlobRequest,
+    patience: Duration,
+) -> Asked {
+    let (mut asked, began) = (Asked::default(), Instant::now());
+    let mut answer = pin!(peers.ask(first, request, ANSWER_TIMEOUT));
+    let last_heard = tokio::select! {
+        answer = &mut answer => {
+            asked.take(first, answer, began);
+            return asked;
+        }
+        last_heard = silence(peers, first, patience), if !others.is_empty() => last_heard,
+    };
+    let mut has_answered = false;
+    for other in others {
+        let began_other = Instant::now();
+        let mut hedge = pin!(peers.ask(other, request, ANSWER_TIMEOUT));
+        let is_useful = loop {
+            tokio::select! {
+                answer = &mut answer, if !has_answered => {
+                    has_answered = true;
+                    if asked.take(first, answer, began) {
+                        return asked;
+                    }
+                }
+                answer = &mut hedge => break asked.take(other, answer, began_other),
+            }
+        };
+        if is_useful {
+            let heard_since = peers.last_heard(first).is_some_and(|heard| heard > last_heard);
+            asked.silent = (!has_answered && !heard_since).then_some(first);
+            return asked;
+        }
+    }
+    if !has_answered {
+        asked.take(first, answer.await, began);
+    }
+    asked
+}
+
+impl Asked {
+    /// Keeps an answer, and says whether it is of use.
+    fn take(&mut self, from: NodeId, answer: Result<BlobAnswer, AskError>, began: Instant) -> bool {
+        let is_useful = matches!(answer, Ok(BlobAnswer::Manifest(_) | BlobAnswer::Chunk(_)));
+        if is_useful {
+            self.took = Some(began.elapsed());
+        }
+        self.answers.push((from, answer));
+        is_useful
+    }
+}
+
+/// Waits until nothing has come from a peer for so long, and says when something last did. Where that can't be known it
+/// waits for ever.
+async fn silence<A: Ask>(peers: &A, peer: NodeId, patience: Duration) -> Instant {
+    let began = Instant::now();
+    loop {
+        let Some(heard) = peers.last_heard(peer) else { return std::future::pending().await };
+        let last = heard.max(began);
+        if last.elapsed() >= patience {
+            return last;
+        }
+        sleep_until(last + patience).await;
     }
 }
 

@@ -9,7 +9,7 @@ mod offline;
 mod serve;
 mod store;
 
-pub use fetch::{Ask, FetchError, Fetched, fetch};
+pub use fetch::{Ask, FetchError, Fetched, SilentPeers, fetch};
 pub use manifest::Manifest;
 pub use offline::BlobFolder;
 pub use serve::serve;

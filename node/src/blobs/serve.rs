@@ -6,11 +6,14 @@ use std::time::Duration;
 use paceline_protocol::Hash;
 use paceline_protocol::bounds::MANIFEST_BYTES_MAX;
 
+use super::fetch::SILENCE;
 use super::store::BlobStore;
 use crate::net::{BlobAnswer, BlobRequest};
 
-/// How long an asker is held for a chunk that is on its way here. It then goes elsewhere.
-const WAIT_FOR_CHUNK: Duration = Duration::from_millis(500);
+/// How long an asker is held for a chunk that is on its way here. It then goes elsewhere. Shorter than what it takes for
+/// silence.
+const WAIT_FOR_CHUNK: Duration = Duration::from_millis(250);
+const _: () = assert!(WAIT_FOR_CHUNK.as_millis() < SILENCE.as_millis());
 
 /// Answers a request with what is here. A chunk of a blob that is just being fetched is waited for a little: so a model
 /// spreads from node to node while its origin sends it about once.

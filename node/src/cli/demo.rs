@@ -15,7 +15,7 @@ use super::run_file::read_run_file;
 use super::shutdown::stdin_ends;
 use crate::cluster::{Cluster, NODES_END};
 use crate::report::Round;
-use crate::ui::{table, words};
+use crate::ui::{log, table, words};
 
 /// How the demo runs.
 #[derive(Debug, Args)]
@@ -84,7 +84,7 @@ pub(super) async fn run(options: Options, format: Format) -> Result<(), CliError
     };
     if result.is_err() && !folder.keep {
         folder.keep = true;
-        eprintln!("The homes and logs of the nodes are left in {}", folder.path.display());
+        log::say(format_args!("The homes and logs of the nodes are left in {}", folder.path.display()));
     }
     Ok(result?)
 }

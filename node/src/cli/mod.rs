@@ -134,7 +134,7 @@ pub fn run() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the system gives no threads: {error}");
+            log::say(format_args!("error: the system gives no threads: {error}"));
             return ExitCode::from(Exit::Failed as u8);
         }
     };
@@ -144,7 +144,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(CliError { exit, error }) => {
-            eprintln!("error: {}", words::error_chain(&error));
+            log::say(format_args!("error: {}", words::error_chain(&error)));
             ExitCode::from(exit as u8)
         }
     }

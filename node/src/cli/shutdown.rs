@@ -10,7 +10,7 @@ use anyhow::Context;
 /// The exit code of a second signal, as shells have it for SIGINT.
 const AT_ONCE: i32 = 130;
 
-/// Comes with SIGINT, SIGTERM, or the end of stdin if that matters.
+/// Comes with SIGINT, SIGTERM, SIGHUP (a terminal was closed), or the end of stdin if that matters.
 pub(super) fn shutdown(until_stdin_ends: bool) -> anyhow::Result<impl Future<Output = ()>> {
     let mut signals = Signals::listen().context("signals can't be listened to")?;
     Ok(async move {
@@ -55,20 +55,32 @@ struct Signals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+    /// None where it is ignored, which is what `nohup` is for.
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl Signals {
     #[cfg(unix)]
     fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, hangup })
     }
 
     #[cfg(unix)]
     async fn next(&mut self) {
+        let hung_up = async {
+            match &mut self.hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            () = hung_up => {}
         }
     }
 
@@ -81,4 +93,17 @@ impl Signals {
     async fn next(&mut self) {
         let _ = tokio::signal::ctrl_c().await;
     }
+}
+
+/// Whether whoever started this process made it ignore SIGHUP. Linux tells; elsewhere the system's own way with SIGHUP is
+/// left as it is, which ends the process unless it is ignored.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    const SIGHUP_BIT: u64 = 1;
+    if !cfg!(target_os = "linux") {
+        return true;
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & SIGHUP_BIT != 0)
 }

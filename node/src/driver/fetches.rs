@@ -8,7 +8,7 @@ use paceline_protocol::{BlobRef, Hash, NodeId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::blobs::{BlobStore, FetchError, fetch};
+use crate::blobs::{BlobStore, FetchError, SilentPeers, fetch};
 use crate::learn::StateCheck;
 use crate::net::Network;
 
@@ -25,6 +25,7 @@ pub(super) struct Fetches {
     state: StateCheck,
     inputs: mpsc::Sender<Input>,
     node_state: Arc<NodeState>,
+    silent: SilentPeers,
     turns: Arc<Semaphore>,
     tasks: BTreeMap<Hash, AbortHandle>,
 }
@@ -39,7 +40,8 @@ impl Fetches {
         node_state: Arc<NodeState>,
     ) -> Self {
         let turns = Arc::new(Semaphore::new(FETCHES_MAX));
-        Self { me, network, blobs, state, inputs, node_state, turns, tasks: BTreeMap::new() }
+        let silent = SilentPeers::default();
+        Self { me, network, blobs, state, inputs, node_state, silent, turns, tasks: BTreeMap::new() }
     }
 
     pub(super) fn begin(&mut self, blob: BlobRef, purpose: Purpose, origin: NodeId, others: Vec<NodeId>) {
@@ -47,10 +49,12 @@ impl Fetches {
         self.blobs.pin(blob.id);
         let (network, store, inputs) = (self.network.clone(), self.blobs.clone(), self.inputs.clone());
         let (me, state, turns, node_state) = (self.me, self.state, self.turns.clone(), self.node_state.clone());
+        let silent = self.silent.clone();
         let task = tokio::spawn(async move {
             let _turn = turns.acquire().await;
             let durable = purpose == Purpose::Model;
-            let (report, result) = fetch(&store, &network, (me, origin, &others), blob, durable, |_| {}).await;
+            let (report, result) =
+                fetch(&store, (&network, &silent), (me, origin, &others), blob, durable, |_| {}).await;
             for (liar, reject) in &report.liars {
                 tracing::warn!(peer = %liar, "served a bad chunk: {reject}");
                 node_state.count_refusal(*reject);

@@ -1,6 +1,7 @@
 //! The two protocols between nodes of a run, on the wire. A request that breaks the rules is a value: libp2p tells nobody
 //! of one that can't be read.
 
+use std::convert::Infallible;
 use std::io;
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -8,6 +9,7 @@ use libp2p::StreamProtocol;
 use libp2p::request_response::Codec;
 use paceline_bootstrap::frame;
 use paceline_protocol::bounds::MESSAGE_BYTES_MAX;
+use tokio::sync::oneshot;
 
 use super::bounds::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
 use super::wire::{BLOB_REQUEST_BYTES_MAX, BlobAnswer, BlobRequest};
@@ -32,8 +34,27 @@ const ACK: u8 = 6;
 pub(super) struct DirectCodec;
 
 /// Blobs: a frame with the request; the answer is a tag, and a frame whose bound depends on it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct BlobCodec;
+#[derive(Debug, Default)]
+pub(super) struct BlobCodec {
+    /// Of the request that this codec has written. Each stream has a codec of its own.
+    asker: Option<Asker>,
+}
+
+/// A request for a piece of a blob, and who waits for its answer if it goes out.
+#[derive(Debug)]
+pub(super) struct BlobAsk {
+    pub(super) request: Incoming<BlobRequest>,
+    pub(super) asker: Option<Asker>,
+}
+
+/// Closed when nobody waits for the answer any more.
+pub(super) type Asker = oneshot::Sender<Infallible>;
+
+impl Clone for BlobCodec {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
 
 impl Codec for DirectCodec {
     type Protocol = StreamProtocol;
@@ -76,18 +97,19 @@ impl Codec for DirectCodec {
 
 impl Codec for BlobCodec {
     type Protocol = StreamProtocol;
-    type Request = Incoming<BlobRequest>;
+    type Request = BlobAsk;
     type Response = BlobAnswer;
 
     async fn read_request<T: AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-    ) -> io::Result<Incoming<BlobRequest>> {
+    ) -> io::Result<BlobAsk> {
         let decode = |bytes: Vec<u8>| {
             BlobRequest::decode(&bytes).ok_or_else(|| frame::malformed("no request for a blob".to_owned()))
         };
-        incoming(frame::read(io, BLOB_REQUEST_BYTES_MAX).await.and_then(decode))
+        let request = incoming(frame::read(io, BLOB_REQUEST_BYTES_MAX).await.and_then(decode))?;
+        Ok(BlobAsk { request, asker: None })
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(
@@ -95,20 +117,25 @@ impl Codec for BlobCodec {
         _: &StreamProtocol,
         io: &mut T,
     ) -> io::Result<BlobAnswer> {
-        let mut tag = [0];
-        io.read_exact(&mut tag).await?;
-        let unknown = || frame::malformed(format!("{} is no kind of answer", tag[0]));
-        let payload = frame::read(io, BlobAnswer::payload_max(tag[0]).ok_or_else(unknown)?).await?;
-        BlobAnswer::from_parts(tag[0], payload).ok_or_else(unknown)
+        let Some(mut asker) = self.asker.take() else { return read_answer(io).await };
+        // The stream is dropped with the error, and the other end stops sending.
+        tokio::select! {
+            answer = read_answer(io) => answer,
+            () = asker.closed() => Err(nobody_waits()),
+        }
     }
 
     async fn write_request<T: AsyncWrite + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        request: Incoming<BlobRequest>,
+        ask: BlobAsk,
     ) -> io::Result<()> {
-        frame::write(io, &outgoing(request)?.encode()).await
+        self.asker = ask.asker;
+        if self.asker.as_ref().is_some_and(Asker::is_closed) {
+            return Err(nobody_waits());
+        }
+        frame::write(io, &outgoing(ask.request)?.encode()).await
     }
 
     async fn write_response<T: AsyncWrite + Unpin + Send>(
@@ -120,6 +147,18 @@ impl Codec for BlobCodec {
         io.write_all(&[answer.tag()]).await?;
         frame::write(io, answer.payload()).await
     }
+}
+
+async fn read_answer<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<BlobAnswer> {
+    let mut tag = [0];
+    io.read_exact(&mut tag).await?;
+    let unknown = || frame::malformed(format!("{} is no kind of answer", tag[0]));
+    let payload = frame::read(io, BlobAnswer::payload_max(tag[0]).ok_or_else(unknown)?).await?;
+    BlobAnswer::from_parts(tag[0], payload).ok_or_else(unknown)
+}
+
+fn nobody_waits() -> io::Error {
+    io::Error::other("nobody waits for the answer any more")
 }
 
 fn incoming<R>(read: io::Result<R>) -> io::Result<Incoming<R>> {

@@ -13,18 +13,19 @@ mod task;
 mod wire;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use libp2p::gossipsub::MessageId;
 use libp2p::{Multiaddr, PeerId};
-use paceline_bootstrap::BuildError;
+use paceline_bootstrap::{BuildError, Hearing, peer_id};
 use paceline_protocol::bounds::{GOSSIP_BYTES_MAX, MESSAGE_BYTES_MAX};
 use paceline_protocol::{NodeId, RunId};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use codecs::Asker;
 pub use counters::{Counter, NetCounters};
 pub use wire::{AskError, BITMAP_BYTES_MAX, BlobAnswer, BlobRequest};
 
@@ -135,13 +136,14 @@ struct NetSnapshot {
     addresses: RwLock<Vec<Multiaddr>>,
     peers: RwLock<Vec<(NodeId, Vec<Multiaddr>)>>,
     counters: Arc<NetCounters>,
+    hearing: OnceLock<Hearing>,
 }
 
 /// What the handle asks of the task.
 enum Command {
     Send { to: NodeId, bytes: Vec<u8> },
     Broadcast { bytes: Vec<u8> },
-    Ask { to: NodeId, request: BlobRequest, answer: oneshot::Sender<Result<BlobAnswer, AskError>> },
+    Ask { to: NodeId, request: BlobRequest, asker: Asker, answer: oneshot::Sender<Result<BlobAnswer, AskError>> },
     Judge { receipt: GossipReceipt, pass_on: bool },
     Shutdown,
 }
@@ -188,18 +190,24 @@ impl Network {
         self.command(Command::Broadcast { bytes });
     }
 
-    /// Asks a node for a piece of a blob.
+    /// Asks a node for a piece of a blob. Dropped, the question is taken back: what is on its way is cut off.
     ///
     /// # Errors
     /// No answer came in `timeout`, or at all; or it was malformed. `BlobAnswer::Busy` and the like are answers.
     pub async fn ask_blob(&self, to: NodeId, request: BlobRequest, timeout: Duration) -> Result<BlobAnswer, AskError> {
         let (answer, answered) = oneshot::channel();
+        let (asker, _asks) = oneshot::channel();
         let ask = async {
-            let command = Command::Ask { to, request, answer };
+            let command = Command::Ask { to, request, asker, answer };
             self.commands.send(command).await.map_err(|_| AskError::Overloaded)?;
             answered.await.unwrap_or(Err(AskError::Overloaded))
         };
         tokio::time::timeout(timeout, ask).await.unwrap_or(Err(AskError::Timeout))
+    }
+
+    /// When anything last came from a node; `None` if it has no connection, or a relayed one alone.
+    pub fn last_heard(&self, node: NodeId) -> Option<Instant> {
+        self.snapshot.hearing.get()?.last(&peer_id(node))
     }
 
     /// Says whether gossip is passed on to others. Gossip that nobody judges is not.

@@ -22,7 +22,7 @@ use super::bounds::{
     ASKS_PER_PEER_MAX, BLOB_STREAMS_MAX, BLOB_TIMEOUT, DIRECT_STREAMS_MAX, DIRECT_TIMEOUT, EVENTS_BYTES_MAX,
     EVENTS_MAX, TICK,
 };
-use super::codecs::{Batch, BlobCodec, DirectCodec, Incoming};
+use super::codecs::{Asker, Batch, BlobAsk, BlobCodec, DirectCodec, Incoming};
 use super::gossip::{self, Published};
 use super::outbox::Outbox;
 use super::serving::{RateLimits, Served, Serving};
@@ -82,6 +82,8 @@ impl Task {
                 discovery: Discovery::new(discovery_options(options), key, relay)?,
             })
         })?;
+        // Made for this task, so nobody has set it before.
+        let _ = snapshot.hearing.set(swarm.behaviour().discovery.hearing().clone());
         listen_on(&mut swarm, listen)?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,7 +149,7 @@ impl Task {
                 self.flush(now, to);
             }
             Command::Broadcast { bytes } => self.broadcast(now, bytes),
-            Command::Ask { to, request, answer } => self.ask(peer_id(to), request, answer),
+            Command::Ask { to, request, asker, answer } => self.ask(peer_id(to), request, asker, answer),
             Command::Judge { receipt, pass_on } => self.judge(&receipt, pass_on),
             Command::Shutdown => {}
         }
@@ -200,16 +202,25 @@ impl Task {
         counters.dropped.add(never);
     }
 
-    fn ask(&mut self, to: PeerId, request: BlobRequest, answer: oneshot::Sender<Result<BlobAnswer, AskError>>) {
+    fn ask(
+        &mut self,
+        to: PeerId,
+        request: BlobRequest,
+        asker: Asker,
+        answer: oneshot::Sender<Result<BlobAnswer, AskError>>,
+    ) {
         let node = self.swarm.behaviour_mut();
-        // Whoever gave up already needs no answer.
+        // A silent peer keeps streams waiting whose asker has gone elsewhere long since.
+        let is_waited_for = |asked: &Asked| asked.to == to && !asked.answer.is_closed();
         if !node.discovery.is_up(&to) || !node.blobs.is_connected(&to) {
             node.discovery.want(to);
+            // Whoever gave up already needs no answer.
             let _ = answer.send(Err(AskError::Unreachable));
-        } else if self.asked.values().filter(|asked| asked.to == to).count() >= ASKS_PER_PEER_MAX {
+        } else if self.asked.values().filter(|asked| is_waited_for(asked)).count() >= ASKS_PER_PEER_MAX {
             let _ = answer.send(Err(AskError::Overloaded));
         } else {
-            let id = node.blobs.send_request(&to, Incoming::Request(request));
+            let ask = BlobAsk { request: Incoming::Request(request), asker: Some(asker) };
+            let id = node.blobs.send_request(&to, ask);
             self.asked.insert(id, Asked { to, answer });
         }
     }
@@ -357,10 +368,10 @@ impl Task {
         let _ = self.swarm.behaviour_mut().direct.send_response(channel, ());
     }
 
-    fn on_blobs(&mut self, event: request_response::Event<Incoming<BlobRequest>, BlobAnswer>) {
+    fn on_blobs(&mut self, event: request_response::Event<BlobAsk, BlobAnswer>) {
         match event {
             request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
-                match request {
+                match request.request {
                     Incoming::Request(request) => self.on_asked(peer, request, channel),
                     Incoming::Malformed(reason) => self.malformed(peer, "blobs", reason),
                 }
@@ -442,7 +453,11 @@ fn blobs(run: RunId) -> request_response::Behaviour<BlobCodec> {
     let config = request_response::Config::default()
         .with_request_timeout(BLOB_TIMEOUT)
         .with_max_concurrent_streams(BLOB_STREAMS_MAX);
-    request_response::Behaviour::with_codec(BlobCodec, [(run_protocol(run, "blobs"), ProtocolSupport::Full)], config)
+    request_response::Behaviour::with_codec(
+        BlobCodec::default(),
+        [(run_protocol(run, "blobs"), ProtocolSupport::Full)],
+        config,
+    )
 }
 
 /// Of the default addresses one is enough; those that were asked for must all work.

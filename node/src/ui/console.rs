@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::bar::{self, TrainingBar};
-use super::words;
+use super::{log, words};
 use crate::driver::NodeState;
 use crate::report::Training;
 
@@ -21,7 +21,7 @@ pub(crate) async fn follow(node_state: Arc<NodeState>, quiet: bool) {
         tokio::select! {
             event = events.recv() => match event {
                 Ok(event) => match words::event(&event, roster) {
-                    Some(line) if on_terminal => bar.suspend(|| eprintln!("{line}")),
+                    Some(line) if on_terminal => bar.suspend(|| log::say(format_args!("{line}"))),
                     Some(line) => tracing::info!("{line}"),
                     None => {}
                 },

@@ -1,6 +1,10 @@
-//! Logs, which go to stderr: stdout is for results.
+//! What goes to stderr: logs, and what people are told. stdout is for results.
+//!
+//! Whoever reads stderr may be gone: a pipe into `head`, a terminal that was closed, a shipper of logs that starts again.
+//! That must not end a node, so nothing here may fail, and nothing elsewhere writes to stderr.
 
-use std::io::IsTerminal;
+use std::fmt;
+use std::io::{IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
@@ -18,5 +22,12 @@ pub(crate) fn start(verbose: u8, quiet: bool) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would tell stderr that stderr can't be written to, and panic.
+        .log_internal_errors(false)
         .init();
+}
+
+/// Says a line to whoever reads stderr, if anybody does.
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

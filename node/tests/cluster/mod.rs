@@ -122,6 +122,13 @@ impl Cluster {
         child.wait().expect("it is ours").success()
     }
 
+    /// Sends a signal, by its name: STOP freezes a process as it is, as a laptop that is closed.
+    pub(crate) fn signal(&self, index: usize, signal: &str) {
+        let child = self.nodes[index].child.as_ref().expect("it runs");
+        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+        assert!(sent.expect("kill exists").success());
+    }
+
     pub(crate) fn kill_bootstrap(&mut self) {
         if let Some(mut bootstrap) = self.bootstrap.take() {
             bootstrap.kill().expect("it is ours");

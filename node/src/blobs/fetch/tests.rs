@@ -20,6 +20,12 @@ enum Manner {
     Gone,
     /// It answers with what was not asked for.
     Rambles,
+    /// It is frozen: connected, and nothing comes from it.
+    Silent,
+    /// It answers after a while that is longer than [`SILENCE`], and bytes come all the time.
+    Slow,
+    /// It answers after such a while, and nothing comes before.
+    Late,
 }
 
 /// Stores in memory's reach: who asks, asks the store itself.
@@ -30,6 +36,8 @@ struct Peers {
     /// Chunks served, in order.
     served: Mutex<Vec<(NodeId, u32)>>,
     asked: Mutex<BTreeMap<NodeId, usize>>,
+    heard: Mutex<BTreeMap<NodeId, Instant>>,
+    silent: SilentPeers,
 }
 
 impl Peers {
@@ -44,6 +52,10 @@ impl Peers {
 
     fn served_by(&self, peer: u8) -> usize {
         self.served.lock().expect("no panic holds it").iter().filter(|(n, _)| *n == node(peer)).count()
+    }
+
+    fn hears(&self, peer: NodeId) {
+        self.heard.lock().expect("no panic holds it").insert(peer, Instant::now());
     }
 
     fn asked(&self, peer: u8) -> usize {
@@ -79,8 +91,14 @@ impl Ask for &Peers {
             Manner::Breaks(_) => return Err(AskError::Broken("reset".into())),
             Manner::Gone => return Err(AskError::Unreachable),
             Manner::Rambles => return Ok(BlobAnswer::Manifest(vec![1, 2, 3])),
+            Manner::Silent => {
+                tokio::time::sleep(timeout).await;
+                return Err(AskError::Timeout);
+            }
+            Manner::Slow | Manner::Late => tokio::time::sleep(2 * SILENCE).await,
             Manner::Honest | Manner::Lies => {}
         }
+        self.hears(to);
         match (serve(store, request).await, request) {
             (BlobAnswer::Chunk(mut bytes), BlobRequest::Chunk { index, .. }) => {
                 self.served.lock().expect("no panic holds it").push((to, index));
@@ -91,6 +109,15 @@ impl Ask for &Peers {
             }
             (answer, _) => Ok(answer),
         }
+    }
+
+    fn last_heard(&self, peer: NodeId) -> Option<Instant> {
+        if self.manners.lock().expect("no panic holds it").get(&peer) == Some(&Manner::Slow) {
+            return Some(Instant::now());
+        }
+        // Everybody was heard when it was connected.
+        let heard = self.heard.lock().expect("no panic holds it").get(&peer).copied();
+        heard.or_else(|| Instant::now().checked_sub(Duration::from_secs(1)))
     }
 }
 
@@ -119,7 +146,7 @@ async fn fetch_from(
     blob: BlobRef,
 ) -> (Fetched, Result<(), FetchError>) {
     let others: Vec<NodeId> = others.iter().copied().map(node).collect();
-    fetch(mine, &peers, (node(9), node(origin), &others), blob, true, |_| {}).await
+    fetch(mine, (&peers, &peers.silent), (node(9), node(origin), &others), blob, true, |_| {}).await
 }
 
 #[tokio::test]
@@ -136,7 +163,8 @@ async fn four_fetchers_take_little_more_than_one_copy_from_the_origin() {
     };
     let _begun: Vec<_> = others.iter().map(begun).collect();
     let fetches = others.iter().map(|me| async move {
-        let (report, result) = fetch(&peers.stores[me], &peers, (*me, node(0), others), blob, true, |_| {}).await;
+        let (report, result) =
+            fetch(&peers.stores[me], (&peers, &peers.silent), (*me, node(0), others), blob, true, |_| {}).await;
         result.expect("everybody serves");
         report.bytes
     });
@@ -179,6 +207,62 @@ async fn of_three_holders_one_that_hangs_is_asked_no_more_and_its_chunks_come_fr
     assert!(peers.asked(1) <= IN_FLIGHT, "asked {} times", peers.asked(1));
     assert_eq!(report.bytes, blob.len);
     assert_eq!(mine.read(blob.id).expect("it is whole"), data);
+}
+
+#[tokio::test]
+async fn a_silent_owner_costs_one_moment_in_all_fetches_together() {
+    let (first, second) = (model(), model().into_iter().rev().collect::<Vec<u8>>());
+    let ((_d0, origin), (_d1, mine)) = (store(), store());
+    let blobs = [&first, &second].map(|data| origin.put(data).expect("room"));
+    let peers = Peers::of([(0, origin), (1, store().1)]).with(1, Manner::Silent);
+    let began = Instant::now();
+    let (report, result) = fetch_from(&peers, &mine, 0, &[1], blobs[0]).await;
+    result.expect("the origin serves");
+    assert_eq!(report.bytes, blobs[0].len);
+    assert!(began.elapsed() < ANSWER_TIMEOUT, "it was waited for");
+    let asked = peers.asked(1);
+    assert!((1..=IN_FLIGHT).contains(&asked), "it was asked {asked} times");
+    let (_, result) = fetch_from(&peers, &mine, 0, &[1], blobs[1]).await;
+    result.expect("the origin serves");
+    assert_eq!(peers.asked(1), asked, "it was asked first again");
+    assert_eq!(mine.read(blobs[1].id).expect("it is whole"), second);
+}
+
+#[tokio::test]
+async fn a_silent_peer_that_is_heard_again_is_asked_again() {
+    let data = model();
+    let ((_d0, origin), (_d1, mine)) = (store(), store());
+    let blob = origin.put(&data).expect("room");
+    let peers = Peers::of([(0, origin.clone()), (1, origin)]);
+    peers.silent.add(node(1));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    peers.hears(node(1));
+    fetch_from(&peers, &mine, 0, &[1], blob).await.1.expect("both serve");
+    assert_eq!(peers.served_by(1), MODEL_CHUNKS / 2);
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_slow_to_come_is_asked_of_nobody_else() {
+    let data = model();
+    let ((_d0, a), (_d1, b), (_d2, mine)) = (store(), store(), store());
+    let blob = a.put(&data).expect("room");
+    b.put(&data).expect("room");
+    let peers = Peers::of([(0, a), (1, b)]).with(0, Manner::Slow).with(1, Manner::Slow);
+    let (report, result) = fetch_from(&peers, &mine, 0, &[1], blob).await;
+    result.expect("both serve");
+    assert_eq!(report.bytes, blob.len);
+    assert_eq!(peers.asked(0) + peers.asked(1), MODEL_CHUNKS + 1, "the manifest and each chunk once");
+}
+
+#[tokio::test]
+async fn a_late_origin_is_waited_for_where_nobody_else_has_the_blob() {
+    let data = model();
+    let ((_d0, origin), (_d1, other), (_d2, mine)) = (store(), store(), store());
+    let blob = origin.put(&data).expect("room");
+    let peers = Peers::of([(0, origin), (1, other)]).with(0, Manner::Late);
+    let (report, result) = fetch_from(&peers, &mine, 0, &[1], blob).await;
+    result.expect("the origin serves");
+    assert_eq!((report.bytes, peers.asked(0)), (blob.len, MODEL_CHUNKS + 1));
 }
 
 #[tokio::test]
@@ -308,7 +392,8 @@ async fn progress_grows_to_the_length_of_the_blob() {
     let blob = origin.put(&model()).expect("room");
     let peers = &Peers::of([(0, origin)]);
     let mut seen = vec![0];
-    let (_, result) = fetch(&mine, &peers, (node(9), node(0), &[]), blob, true, |bytes| seen.push(bytes)).await;
+    let (_, result) =
+        fetch(&mine, (&peers, &peers.silent), (node(9), node(0), &[]), blob, true, |bytes| seen.push(bytes)).await;
     result.expect("the origin serves");
     assert!(seen.windows(2).all(|w| w[0] < w[1]), "{seen:?}");
     assert_eq!(seen.last(), Some(&blob.len));
