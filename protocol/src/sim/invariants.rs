@@ -27,6 +27,13 @@ pub struct Violation {
     pub seed: u64,
 }
 
+impl Violation {
+    /// Which promise.
+    pub fn law(&self) -> &str {
+        self.what.split(':').next().unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "seed {}: after {} ms: {}", self.seed, self.at_ms, self.what)
@@ -63,6 +70,7 @@ pub(super) struct Invariants {
     accepted: BTreeMap<(Hash, Ballot, Hash), BTreeSet<NodeId>>,
     /// The one record of each round: chosen, once a quorum's accepts of one ballot are on disk.
     decided: BTreeMap<(Hash, u64), Decision>,
+    decided_rounds: u64,
     /// Who decides a round: the roster after the record before it.
     deciders: BTreeMap<(Hash, u64), Roster>,
     /// Who founded which chain, and who came out of it again.
@@ -179,6 +187,20 @@ impl Invariants {
         }
     }
 
+    pub(super) fn distrusts(&self, node: NodeId) -> bool {
+        self.hostile.contains(&node)
+    }
+
+    /// Rounds after the founding that were decided, of all chains.
+    pub(super) fn decided_rounds(&self) -> u64 {
+        self.decided_rounds
+    }
+
+    /// Whether lies brought about a second truth, where none was promised against.
+    pub(super) fn has_second_truth(&self) -> bool {
+        self.second_truth
+    }
+
     /// Whether what lies brought about was shown by somebody.
     pub(super) fn lies_are_shown(&self) -> bool {
         !self.second_truth || self.shown
@@ -187,6 +209,9 @@ impl Invariants {
     fn decide(&mut self, chain: Hash, record: &Record) {
         let (round, value) = (record.round, record.hash());
         let decision = Decision { value, record: record.clone() };
+        if round > 0 && !self.decided.contains_key(&(chain, round)) {
+            self.decided_rounds += 1;
+        }
         let before = self.decided.entry((chain, round)).or_insert(decision).value;
         if before != value && !self.is_protected(chain, round) {
             self.second_truth = true;

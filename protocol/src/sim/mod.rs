@@ -1,17 +1,25 @@
 //! A world in virtual time for many machines: a network that delays, loses, repeats and partitions, disks that take their
-//! time, fail and fill up, trainers that are fast or slow, nodes that lie, crashes at any moment. After every event it
-//! checks what must always hold ([`invariants`]).
+//! time, fail and fill up, trainers that are fast, slow or stuck, clocks that drift and jump, nodes that lie, crashes at
+//! any moment. After every event it checks what must always hold (`invariants`).
 //!
-//! Everything follows from one seed. A violation says which law, when, and the seed.
+//! Everything follows from one seed. A test writes its own story with the deeds of a [`Sim`]; chaos draws one: a [`Plan`] is
+//! an explicit list of faults, [`live`] lets it happen, and [`shrink()`] takes away what a failure does not need.
 
+mod ask;
+mod chaos;
+mod clock;
+mod deeds;
 mod disk;
 mod hostile;
 mod invariants;
+mod plan;
 mod rng;
+mod shrink;
+mod tally;
+mod trap;
+mod wires;
 mod world;
 
-#[cfg(test)]
-mod chaos;
 #[cfg(test)]
 mod findings;
 #[cfg(test)]
@@ -19,7 +27,13 @@ mod planted;
 #[cfg(test)]
 mod scenarios;
 
+pub use chaos::{COMMIT_IN_BAD_WEATHER_MS, COMMIT_MS, Failure, Life, live};
 pub use hostile::Hostility;
 pub use invariants::Violation;
+pub use plan::{Fault, LASTING, Liars, Plan, Planned, Range};
 pub use rng::Rng;
-pub use world::{Sim, SimOptions};
+pub use shrink::{Shrunk, shrink};
+pub use tally::Tally;
+pub use trap::{Blow, Moment, Trap};
+pub use wires::{Block, BlockId};
+pub use world::{Health, Network, Sim, SimOptions, Trainer};

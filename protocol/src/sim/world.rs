@@ -8,17 +8,20 @@ use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId, Time};
 use crate::base::roster::Part;
 use crate::base::signed::{Scope, Verifier};
 use crate::chain::{Chain, RunParams};
-use crate::io::{Command, Effect, Event, FetchFailure, Input, Persist, PersistId, State, TrainedUpdate, ViewPhase};
+use crate::io::{Effect, Event, FetchFailure, Input, Persist, PersistId, TrainedUpdate};
 use crate::machine::{Config, Machine};
 use crate::message::{Body, Message};
-use crate::paxos::message::Phase;
-use crate::record::{Evaluation, Kind};
+use crate::record::Evaluation;
 use crate::runfile::Quota;
 
+use super::clock::Clock;
 use super::disk::Disk;
 use super::hostile::{Hostility, Liar};
-use super::invariants::{Invariants, Violation};
+use super::invariants::Invariants;
 use super::rng::Rng;
+use super::tally::Tally;
+use super::trap::{Blow, Moment, Trap};
+use super::wires::Wires;
 
 /// What kind of world.
 #[derive(Debug, Clone)]
@@ -80,6 +83,66 @@ impl SimOptions {
             round_timeout_ms: 60_000,
         }
     }
+
+    /// The network that a world begins with.
+    pub fn network(&self) -> Network {
+        Network {
+            loss: self.loss,
+            duplicate: self.duplicate,
+            latency_ms: self.latency_ms,
+            slow: self.slow,
+            bytes_per_ms: self.bytes_per_ms,
+        }
+    }
+
+    /// How every node is in the beginning.
+    pub fn health(&self) -> Health {
+        Health {
+            disk_ms: self.disk_ms,
+            fail_write: self.fail_write,
+            is_full: false,
+            trainer: Trainer::Takes(self.train_ms),
+        }
+    }
+}
+
+/// How the network is, for everybody.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Network {
+    /// The probability that a message is lost.
+    pub loss: f64,
+    /// The probability that a message comes twice.
+    pub duplicate: f64,
+    /// How long a message takes, in ms.
+    pub latency_ms: (u64, u64),
+    /// The probability that a message is much slower, and how long it takes then.
+    pub slow: (f64, (u64, u64)),
+    /// Bytes of a blob that a node receives in a millisecond.
+    pub bytes_per_ms: u64,
+}
+
+/// How training goes at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trainer {
+    /// Evaluation and training take so long, in ms.
+    Takes((u64, u64)),
+    /// It fails, after so long.
+    Fails((u64, u64)),
+    /// It neither ends nor fails.
+    Hangs,
+}
+
+/// How a node's disk and trainer are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Health {
+    /// How long a durable write takes, in ms.
+    pub disk_ms: (u64, u64),
+    /// The probability that a write fails, which ends the process.
+    pub fail_write: f64,
+    /// Whether every write fails, of blobs, too.
+    pub is_full: bool,
+    /// The trainer.
+    pub trainer: Trainer,
 }
 
 /// What is yet to happen. What belongs to a process ends with it: `boot` tells its life.
@@ -94,6 +157,7 @@ enum Happening {
     Unlink { a: usize, b: usize },
     Start { node: usize },
     Mischief { node: usize },
+    Strike { node: usize, boot: u32, blow: Blow },
 }
 
 /// What a node's own workers come back with.
@@ -106,67 +170,69 @@ enum Outcome {
     Aggregated { ballot: Ballot, updates: Vec<(NodeId, BlobRef, u64)> },
 }
 
-/// When a write fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum DiskState {
-    Works,
-    /// The next write of a record of this round fails.
-    FailsRecord(u64),
-    /// Every write fails, of blobs, too.
-    Full,
-}
-
 #[derive(Debug)]
-struct SimNode {
-    identity: Identity,
-    id: NodeId,
-    part: Option<Part>,
-    pinned: Option<Hash>,
-    machine: Option<Machine>,
-    liar: Option<Liar>,
-    disk: Disk,
-    disk_state: DiskState,
-    boot: u32,
+pub(super) struct SimNode {
+    pub(super) identity: Identity,
+    pub(super) id: NodeId,
+    pub(super) part: Option<Part>,
+    pub(super) pinned: Option<Hash>,
+    pub(super) machine: Option<Machine>,
+    pub(super) liar: Option<Liar>,
+    /// Whether its chain is dead for good, so that it waits for ever.
+    pub(super) stranded: bool,
+    /// Where its latencies, writes and trainings come from: what befalls others changes none of them.
+    rng: Rng,
+    pub(super) clock: Clock,
+    pub(super) disk: Disk,
+    /// An earlier state of it.
+    pub(super) copy: Option<Disk>,
+    pub(super) health: Health,
+    /// The next write of a record of this round or a later one fails.
+    pub(super) fails_record: Option<u64>,
+    pub(super) boot: u32,
     /// The write that was begun last ends then: writes are in order.
     disk_free: Time,
     /// Writes under way, oldest first.
-    writing: VecDeque<Persist>,
-    /// Whether every training fails here.
-    untrainable: bool,
+    pub(super) writing: VecDeque<Persist>,
     /// Counts trainings and evaluations, so that one that was stopped comes to nothing.
     work: u64,
     tick_at: Option<Time>,
-    frozen_until: Time,
-    links: BTreeSet<usize>,
+    pub(super) frozen_until: Time,
+    pub(super) links: BTreeSet<usize>,
     /// Trainings begun, for assertions.
-    trainings: BTreeMap<u64, u32>,
+    pub(super) trainings: BTreeMap<u64, u32>,
     /// Messages that left, and their bytes, by receiver, for assertions on amplification.
-    sent: BTreeMap<usize, (u64, u64)>,
-    events: Vec<Event>,
+    pub(super) sent: BTreeMap<usize, (u64, u64)>,
+    pub(super) events: Vec<Event>,
 }
 
 /// Many machines in one world.
 #[derive(Debug)]
 pub struct Sim {
     options: SimOptions,
-    params: RunParams,
+    pub(super) params: RunParams,
     verifier: Verifier,
-    now: Time,
+    pub(super) now: Time,
     queue: BTreeMap<(Time, u64), Happening>,
     sequence: u64,
-    nodes: Vec<SimNode>,
-    /// The side of the partition that each node is on.
-    side: Vec<u8>,
-    /// Pairs that don't reach each other although others reach both.
-    cut: BTreeSet<(usize, usize)>,
-    rng: Rng,
-    invariants: Invariants,
+    pub(super) nodes: Vec<SimNode>,
+    /// The index of a node in `nodes`.
+    places: BTreeMap<NodeId, usize>,
+    pub(super) wires: Wires,
+    pub(super) network: Network,
+    pub(super) traps: Vec<Trap>,
+    pub(super) rng: Rng,
+    pub(super) invariants: Invariants,
+    pub(super) tally: Tally,
+    /// A hash over all that happened.
+    pub(super) trace: Hash,
     /// Planted: these items are confirmed before they are on disk.
-    early: Option<fn(&Persist) -> bool>,
+    pub(super) early: Option<fn(&Persist) -> bool>,
     /// Planted: a restart forgets what was accepted.
-    forgets_accepts: bool,
+    #[cfg(test)]
+    pub(super) forgets_accepts: bool,
     /// Whether messages are counted by their bytes.
-    weighs: bool,
+    pub(super) weighs: bool,
 }
 
 /// How long a process that ended by itself stays down, as under a service manager.
@@ -187,9 +253,11 @@ impl Sim {
             aggregation: Rule::FedAvg,
         };
         let mut rng = Rng::new(options.seed);
-        let nodes = (0..options.nodes).map(|_| SimNode::new(&mut rng, initial_model.id)).collect();
-        let side = vec![0; options.nodes];
+        let nodes: Vec<SimNode> =
+            (0..options.nodes).map(|_| SimNode::new(&mut rng, &options, initial_model.id)).collect();
+        let places = nodes.iter().enumerate().map(|(place, n)| (n.id, place)).collect();
         let invariants = Invariants::new(options.seed);
+        let network = options.network();
         Self {
             options,
             params,
@@ -198,52 +266,28 @@ impl Sim {
             queue: BTreeMap::new(),
             sequence: 0,
             nodes,
-            side,
-            cut: BTreeSet::new(),
+            places,
+            wires: Wires::default(),
+            network,
+            traps: Vec::new(),
             rng,
             invariants,
+            tally: Tally::default(),
+            trace: Hash::ZERO,
             early: None,
+            #[cfg(test)]
             forgets_accepts: false,
             weighs: false,
         }
     }
 
-    /// Virtual milliseconds since the beginning.
-    pub fn now_ms(&self) -> u64 {
-        self.now.0
-    }
-
-    /// The first broken promise.
-    pub fn violation(&self) -> Option<&Violation> {
-        self.invariants.violation.as_ref()
-    }
-
-    /// Makes a node lie. Before it starts.
-    pub fn turn(&mut self, node: usize, hostility: Hostility) {
-        let this = &mut self.nodes[node];
-        this.liar = Some(Liar::new(hostility, this.identity.clone(), self.params.clone()));
-        self.invariants.distrust(this.id);
-    }
-
-    /// Plants a bug: these items are confirmed before they are on disk.
-    #[cfg(test)]
-    pub(super) fn confirm_early(&mut self, early: fn(&Persist) -> bool) {
-        self.early = Some(early);
-    }
-
-    /// Plants a bug: a restart forgets what was accepted.
-    #[cfg(test)]
-    pub(super) fn forget_accepts(&mut self) {
-        self.forgets_accepts = true;
-    }
-
-    /// Starts every node that is down.
-    pub fn start_all(&mut self) {
-        for node in 0..self.nodes.len() {
-            if self.nodes[node].machine.is_none() {
-                self.start(node);
-            }
-        }
+    /// The first node takes on this identity. Before it starts.
+    pub(super) fn adopt(&mut self, identity: Identity) {
+        let this = &mut self.nodes[0];
+        self.places.remove(&this.id);
+        this.id = identity.node_id();
+        this.identity = identity;
+        self.places.insert(this.id, 0);
     }
 
     /// Starts a node with what is on its disk.
@@ -253,6 +297,7 @@ impl Sim {
         this.boot += 1;
         this.writing.clear();
         this.disk_free = self.now;
+        this.clock.begin(self.now);
         for other in (0..self.nodes.len()).filter(|o| *o != node) {
             self.link_later(node, other);
         }
@@ -273,11 +318,11 @@ impl Sim {
             pinned: this.pinned,
             verifier: self.verifier.clone(),
         };
-        this.machine = Some(Machine::new(config, seed, self.now, this.disk.read()));
+        this.machine = Some(Machine::new(config, seed, this.clock.read(self.now), this.disk.read()));
         self.drain(node);
     }
 
-    fn is_stranger(&self, node: usize) -> bool {
+    pub(super) fn is_stranger(&self, node: usize) -> bool {
         self.nodes[node].liar.as_ref().is_some_and(|l| l.hostility == Hostility::Stranger)
     }
 
@@ -287,7 +332,13 @@ impl Sim {
         if this.machine.take().is_none() {
             return;
         }
-        let done = self.rng.below(this.writing.len() + 1);
+        let (done, under_way) = (this.rng.below(this.writing.len() + 1), this.writing.len());
+        self.tally.fault(match done {
+            _ if under_way == 0 => "crash",
+            0 => "crash that loses what was being written",
+            _ if done < under_way => "crash that tears what was being written",
+            _ => "crash after what was being written",
+        });
         for _ in 0..done {
             if let Some(item) = self.nodes[node].writing.pop_front() {
                 self.write(node, item);
@@ -296,7 +347,7 @@ impl Sim {
         self.end_process(node);
     }
 
-    fn end_process(&mut self, node: usize) {
+    pub(super) fn end_process(&mut self, node: usize) {
         let this = &mut self.nodes[node];
         this.machine = None;
         this.writing.clear();
@@ -311,25 +362,21 @@ impl Sim {
 
     /// A write failed: the process ends, and is started again as a service manager does.
     fn fail(&mut self, node: usize) {
+        self.tally.fault("failed write");
         self.end_process(node);
-        let at = self.after(RESTART_MS);
-        self.schedule(at, Happening::Start { node });
+        self.start_after(node, RESTART_MS);
     }
 
     /// Writes an item, if the disk lets it. Whether it did.
     fn write(&mut self, node: usize, item: Persist) -> bool {
         let this = &mut self.nodes[node];
-        let is_record =
-            |round| matches!(&item, Persist::Committed { committed, .. } if committed.record.round == round);
-        match this.disk_state {
-            DiskState::Full => return false,
-            DiskState::FailsRecord(round) if is_record(round) => {
-                this.disk_state = DiskState::Works;
-                return false;
-            }
-            DiskState::Works | DiskState::FailsRecord(_) => {}
+        if this.health.is_full || this.rng.chance(this.health.fail_write) {
+            return false;
         }
-        if self.rng.chance(self.options.fail_write) {
+        if let Persist::Committed { committed, .. } = &item
+            && this.fails_record.is_some_and(|round| committed.record.round >= round)
+        {
+            this.fails_record = None;
             return false;
         }
         let this = &mut self.nodes[node];
@@ -340,82 +387,6 @@ impl Sim {
         self.invariants.now = self.now;
         self.invariants.written(id, &item);
         true
-    }
-
-    /// The process stands still for so long, as on a machine that is suspended: all that happens to it waits, and what it
-    /// has received is handled before it looks at its clock.
-    pub fn freeze(&mut self, node: usize, ms: u64) {
-        self.nodes[node].frozen_until = self.now.plus_ms(ms);
-    }
-
-    /// The write of a record fails, once.
-    pub fn fail_record(&mut self, node: usize, round: u64) {
-        self.nodes[node].disk_state = DiskState::FailsRecord(round);
-    }
-
-    /// Nothing can be written on this node's disk any more, or it can again.
-    pub fn fill_disk(&mut self, node: usize, full: bool) {
-        self.nodes[node].disk_state = if full { DiskState::Full } else { DiskState::Works };
-    }
-
-    /// A node that has a vote for another under way to its disk, which a crash may lose.
-    pub fn writes_vote(&self) -> Option<usize> {
-        let is_for_another = |n: &SimNode| {
-            n.writing.iter().any(|item| matches!(item, Persist::Vote { vote, .. } if vote.vouched().candidate != n.id))
-        };
-        self.nodes.iter().position(is_for_another)
-    }
-
-    /// Cuts the network in two: node `i` is on side `side[i]`. Connections notice late.
-    pub fn partition(&mut self, side: &[u8]) {
-        self.side = side.to_vec();
-        for a in 0..self.nodes.len() {
-            for b in a + 1..self.nodes.len() {
-                if self.side[a] != self.side[b] {
-                    self.unlink_later(a, b, (2_000, 6_000));
-                } else if !self.nodes[a].links.contains(&b) {
-                    self.link_later(a, b);
-                }
-            }
-        }
-    }
-
-    /// Cuts the one wire between two nodes. Connections notice late.
-    pub fn cut(&mut self, a: usize, b: usize) {
-        self.cut.insert((a.min(b), a.max(b)));
-        self.unlink_later(a, b, (2_000, 6_000));
-    }
-
-    /// Ends every partition and cut.
-    pub fn heal(&mut self) {
-        self.cut.clear();
-        self.partition(&vec![0; self.nodes.len()]);
-    }
-
-    /// What people ask of a node.
-    pub fn command(&mut self, node: usize, command: Command) {
-        self.give(node, Input::Command(command));
-    }
-
-    /// Gives a node's `--part`. Before it starts.
-    pub fn set_part(&mut self, node: usize, part: Part) {
-        self.nodes[node].part = Some(part);
-    }
-
-    /// Names the only chain that a node may enter. Before it starts.
-    pub fn pin(&mut self, node: usize, genesis: Hash) {
-        self.nodes[node].pinned = Some(genesis);
-    }
-
-    /// From now on every training of a node fails.
-    pub fn fail_training(&mut self, node: usize) {
-        self.nodes[node].untrainable = true;
-    }
-
-    /// From now on messages are counted by their bytes, see [`Sim::sent`].
-    pub fn weigh(&mut self) {
-        self.weighs = true;
-        self.nodes.iter_mut().for_each(|n| n.sent.clear());
     }
 
     /// Runs until `done` or until so much virtual time has passed. Whether `done` came true; never, once a promise is
@@ -447,17 +418,22 @@ impl Sim {
         self.queue.insert((at, self.sequence), happening);
     }
 
-    fn after(&mut self, ms: (u64, u64)) -> Time {
-        self.now.plus_ms(self.rng.between(ms))
+    fn after(&mut self, node: usize, ms: (u64, u64)) -> Time {
+        self.now.plus_ms(self.nodes[node].rng.between(ms))
     }
 
-    fn link_later(&mut self, a: usize, b: usize) {
-        let at = self.after((5, 500));
+    pub(super) fn start_after(&mut self, node: usize, ms: (u64, u64)) {
+        let at = self.after(node, ms);
+        self.schedule(at, Happening::Start { node });
+    }
+
+    pub(super) fn link_later(&mut self, a: usize, b: usize) {
+        let at = self.after(a, (5, 500));
         self.schedule(at, Happening::Link { a, b });
     }
 
-    fn unlink_later(&mut self, a: usize, b: usize, ms: (u64, u64)) {
-        let at = self.after(ms);
+    pub(super) fn unlink_later(&mut self, a: usize, b: usize, ms: (u64, u64)) {
+        let at = self.after(a, ms);
         self.schedule(at, Happening::Unlink { a, b });
     }
 
@@ -465,18 +441,13 @@ impl Sim {
         self.nodes[node].machine.is_some() || (self.is_stranger(node) && self.nodes[node].boot > 0)
     }
 
-    /// Whether a message would get from one to the other now.
-    fn reaches(&self, a: usize, b: usize) -> bool {
-        self.is_up(a) && self.is_up(b) && self.is_wired(a, b)
-    }
-
-    /// Whether the network carries anything between the two.
-    fn is_wired(&self, a: usize, b: usize) -> bool {
-        self.side[a] == self.side[b] && !self.cut.contains(&(a.min(b), a.max(b)))
+    /// Whether two nodes can have a connection now.
+    fn meet(&self, a: usize, b: usize) -> bool {
+        self.is_up(a) && self.is_up(b) && self.wires.join(a, b)
     }
 
     fn index_of(&self, id: NodeId) -> Option<usize> {
-        self.nodes.iter().position(|n| n.id == id)
+        self.places.get(&id).copied()
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -487,6 +458,7 @@ impl Sim {
             | Happening::Confirmed { node, .. }
             | Happening::Start { node }
             | Happening::Mischief { node }
+            | Happening::Strike { node, .. }
             | Happening::Done { node, .. } => (*node, *node),
             Happening::Link { a, b } | Happening::Unlink { a, b } => (*a, *b),
         };
@@ -500,6 +472,7 @@ impl Sim {
             }
             return self.schedule(thaws, happening);
         }
+        self.note(&happening, first, second);
         match happening {
             Happening::Deliver { to, from, message, gossip } => self.deliver(to, from, *message, gossip),
             Happening::Tick { node } => {
@@ -530,7 +503,7 @@ impl Sim {
                 }
             }
             Happening::Link { a, b } => {
-                if self.reaches(a, b) && self.nodes[a].links.insert(b) {
+                if self.meet(a, b) && self.nodes[a].links.insert(b) {
                     self.nodes[b].links.insert(a);
                     let (ida, idb) = (self.nodes[a].id, self.nodes[b].id);
                     self.give(a, Input::PeerUp(idb));
@@ -538,7 +511,7 @@ impl Sim {
                 }
             }
             Happening::Unlink { a, b } => {
-                if !self.reaches(a, b) {
+                if !self.meet(a, b) {
                     for (this, other) in [(a, b), (b, a)] {
                         self.nodes[this].links.remove(&other);
                         let id = self.nodes[other].id;
@@ -552,12 +525,17 @@ impl Sim {
                 }
             }
             Happening::Mischief { node } => self.mischief(node),
+            Happening::Strike { node, boot, blow } => {
+                if self.nodes[node].boot == boot {
+                    self.strike(node, blow);
+                }
+            }
         }
     }
 
     fn deliver(&mut self, to: usize, from: NodeId, message: Message, gossip: bool) {
-        if !self.index_of(from).is_some_and(|s| self.is_wired(s, to)) {
-            return;
+        if !self.index_of(from).is_some_and(|s| self.wires.carry(s, to)) {
+            return self.tally.fault("message cut off");
         }
         if let Some(liar) = &mut self.nodes[to].liar {
             liar.hear(&mut self.rng, &message);
@@ -577,19 +555,19 @@ impl Sim {
             let gossip = self.rng.chance(0.3);
             self.transmit(node, to, message, gossip);
         }
-        let at = self.after((20, 300));
+        let at = self.after(node, (20, 300));
         self.schedule(at, Happening::Mischief { node });
     }
 
     fn outcome(&mut self, node: usize, outcome: Outcome) {
-        let full = self.nodes[node].disk_state == DiskState::Full;
+        let full = self.nodes[node].health.is_full;
         let input = match outcome {
             Outcome::Fetched { blob, .. } if full => Input::FetchFailed { blob: blob.id, failure: FetchFailure::Disk },
             Outcome::Fetched { blob, sources } => {
                 let serves = |id: &NodeId| {
                     self.index_of(*id).is_some_and(|s| {
                         let honest = self.nodes[s].liar.as_ref().is_none_or(Liar::serves_blobs);
-                        let here = s == node || self.reaches(node, s);
+                        let here = s == node || self.meet(node, s);
                         honest && here && self.nodes[s].disk.blobs.contains(&blob.id)
                     })
                 };
@@ -604,10 +582,11 @@ impl Sim {
                 if self.nodes[node].work != work {
                     return;
                 }
-                if self.nodes[node].untrainable || full {
+                if full || matches!(self.nodes[node].health.trainer, Trainer::Fails(_)) {
+                    self.tally.fault("failed training");
                     return self.give(node, Input::Trained { round, parent, outcome: Err("it diverged".to_owned()) });
                 }
-                let id = Hash::of_parts("sim update", &[parent.as_bytes(), &[node as u8]]);
+                let id = Hash::of_parts("sim update", &[parent.as_bytes(), &node.to_le_bytes()]);
                 self.nodes[node].disk.blobs.insert(id);
                 let trained = TrainedUpdate {
                     update: BlobRef { id, len: self.options.model_bytes },
@@ -637,20 +616,21 @@ impl Sim {
         self.give(node, input);
     }
 
-    fn give(&mut self, node: usize, input: Input) {
-        let now = self.now;
-        if let Some(machine) = &mut self.nodes[node].machine {
-            machine.handle(now, input);
+    pub(super) fn give(&mut self, node: usize, input: Input) {
+        let this = &mut self.nodes[node];
+        if let Some(machine) = &mut this.machine {
+            machine.handle(this.clock.read(self.now), input);
             self.drain(node);
         }
     }
 
     /// Carries out what a machine wants, and sets its alarm.
-    fn drain(&mut self, node: usize) {
+    pub(super) fn drain(&mut self, node: usize) {
         while let Some(effect) = self.nodes[node].machine.as_mut().and_then(Machine::poll_effect) {
             self.carry_out(node, effect);
         }
-        let deadline = self.nodes[node].machine.as_ref().and_then(Machine::deadline);
+        let this = &self.nodes[node];
+        let deadline = this.machine.as_ref().and_then(Machine::deadline).map(|shown| this.clock.when(shown, self.now));
         // An alarm that is due and changes nothing would stop virtual time: a millisecond always passes.
         let tick_at = deadline.map(|d| d.max(self.now.plus_ms(1)));
         if let Some(at) = tick_at.filter(|_| tick_at != self.nodes[node].tick_at) {
@@ -683,28 +663,39 @@ impl Sim {
             let (messages, bytes) = self.nodes[from].sent.entry(to).or_default();
             (*messages, *bytes) = (*messages + 1, *bytes + len);
         }
-        if !self.reaches(from, to) || !self.nodes[from].links.contains(&to) {
+        if !self.is_up(from) || !self.is_up(to) || !self.nodes[from].links.contains(&to) {
             return;
         }
-        let copies = 1 + usize::from(self.rng.chance(self.options.duplicate));
-        for _ in 0..copies {
-            if self.rng.chance(self.options.loss) {
+        if !self.wires.carry(from, to) {
+            return self.tally.fault("message cut off");
+        }
+        let twice = self.nodes[from].rng.chance(self.network.duplicate);
+        if twice {
+            self.tally.fault("message twice");
+        }
+        for _ in 0..1 + usize::from(twice) {
+            if self.nodes[from].rng.chance(self.network.loss) {
+                self.tally.fault("message lost");
                 continue;
             }
-            let (slow, slow_ms) = self.options.slow;
-            let latency_ms = if self.rng.chance(slow) { slow_ms } else { self.options.latency_ms };
-            let at = self.after(latency_ms);
+            let (slow, slow_ms) = self.network.slow;
+            let is_slow = self.nodes[from].rng.chance(slow);
+            if is_slow {
+                self.tally.fault("message late");
+            }
+            let at = self.after(from, if is_slow { slow_ms } else { self.network.latency_ms });
             let from = self.nodes[from].id;
             self.schedule(at, Happening::Deliver { to, from, message: Box::new(message.clone()), gossip });
         }
     }
 
     fn work(&mut self, node: usize, ms: (u64, u64), outcome: Outcome) {
-        let (at, boot) = (self.after(ms), self.nodes[node].boot);
+        let (at, boot) = (self.after(node, ms), self.nodes[node].boot);
         self.schedule(at, Happening::Done { node, boot, outcome });
     }
 
     fn carry_out(&mut self, node: usize, effect: Effect) {
+        self.spring(node, &effect);
         match effect {
             Effect::Send { to, message } => {
                 if let Some(to) = self.index_of(to) {
@@ -720,7 +711,7 @@ impl Sim {
             Effect::Persist { id, item } => self.begin_write(node, id, item),
             Effect::Fetch { blob, origin, mut others, .. } => {
                 others.push(origin);
-                let transfer_ms = blob.len / self.options.bytes_per_ms;
+                let transfer_ms = blob.len / self.network.bytes_per_ms.max(1);
                 self.work(node, (5 + transfer_ms, 30 + 2 * transfer_ms), Outcome::Fetched { blob, sources: others });
             }
             Effect::Train { round, parent, .. } => {
@@ -729,7 +720,12 @@ impl Sim {
                 *this.trainings.entry(round).or_default() += 1;
                 let (work, id) = (this.work, this.id);
                 self.invariants.trains(id, round, &self.nodes[node].disk);
-                self.work(node, self.options.train_ms, Outcome::Trained { work, round, parent });
+                match self.nodes[node].health.trainer {
+                    Trainer::Takes(ms) | Trainer::Fails(ms) => {
+                        self.work(node, ms, Outcome::Trained { work, round, parent });
+                    }
+                    Trainer::Hangs => self.tally.fault("stuck training"),
+                }
             }
             Effect::Evaluate { round, .. } => {
                 self.nodes[node].work += 1;
@@ -750,6 +746,9 @@ impl Sim {
             }
             Effect::Emit(event) => {
                 let is_end = event == Event::Left;
+                if let Event::Rejected { reject, .. } = &event {
+                    self.tally.refusal(*reject);
+                }
                 self.invariants.happened(self.nodes[node].id, &event);
                 self.nodes[node].events.push(event);
                 if is_end {
@@ -765,8 +764,8 @@ impl Sim {
         if let Persist::Committed { chain, committed, .. } = &item {
             self.invariants.committed(self.nodes[node].id, *chain, committed);
         }
-        let took = self.rng.between(self.options.disk_ms);
         let this = &mut self.nodes[node];
+        let took = this.rng.between(this.health.disk_ms);
         this.disk_free = this.disk_free.max(self.now).plus_ms(took);
         this.writing.push_back(item.clone());
         let (at, boot) = (this.disk_free, this.boot);
@@ -786,143 +785,41 @@ fn is_large(message: &Message) -> bool {
     matches!(message.body, Body::Paxos { .. } | Body::Sync(_))
 }
 
-/// What tests ask of a world.
+/// Traps and traces.
 impl Sim {
-    /// Node ids, by index.
-    pub fn id(&self, node: usize) -> NodeId {
-        self.nodes[node].id
+    /// If somebody waits for the moment that an effect shows, its blow falls on this node.
+    fn spring(&mut self, node: usize, effect: &Effect) {
+        if self.traps.is_empty() || self.nodes[node].liar.is_some() {
+            return;
+        }
+        let Some(moment) = Moment::of(self.nodes[node].id, effect) else { return };
+        let Some(place) = self.traps.iter().position(|t| t.moment == moment) else { return };
+        let trap = self.traps.remove(place);
+        let boot = self.nodes[node].boot;
+        self.schedule(self.now.plus_ms(trap.after_ms), Happening::Strike { node, boot, blow: trap.blow });
     }
 
-    /// The machine of a node that runs.
-    pub fn machine(&self, node: usize) -> Option<&Machine> {
-        self.nodes[node].machine.as_ref()
-    }
-
-    /// What a node said that happened, in all its lives.
-    pub fn events(&self, node: usize) -> &[Event] {
-        &self.nodes[node].events
-    }
-
-    /// How often a node began to train in a round.
-    pub fn trainings(&self, node: usize, round: u64) -> u32 {
-        self.nodes[node].trainings.get(&round).copied().unwrap_or(0)
-    }
-
-    /// Messages and bytes that a node has sent since [`Sim::weigh`].
-    pub fn sent(&self, node: usize) -> (u64, u64) {
-        self.nodes[node].sent.values().fold((0, 0), |(messages, bytes), (m, b)| (messages + m, bytes + b))
-    }
-
-    /// The bytes of it that went to this other.
-    pub fn sent_to(&self, node: usize, to: usize) -> u64 {
-        self.nodes[node].sent.get(&to).map_or(0, |(_, bytes)| *bytes)
-    }
-
-    /// The chains that were founded.
-    pub fn chains(&self) -> Vec<Hash> {
-        self.invariants.chains().collect()
-    }
-
-    /// The state of a node that runs.
-    pub fn state(&self, node: usize) -> Option<State> {
-        self.machine(node).map(Machine::state)
-    }
-
-    /// What is in a node's way, in its own words.
-    pub fn reason(&self, node: usize) -> Option<String> {
-        self.machine(node).and_then(|m| m.view(self.now).reason)
-    }
-
-    /// The round that a node is in; 0 without a chain.
-    pub fn round(&self, node: usize) -> u64 {
-        self.chain(node).map_or(0, Chain::next_round)
-    }
-
-    /// A node's chain.
-    pub fn chain(&self, node: usize) -> Option<&Chain> {
-        self.machine(node).and_then(Machine::chain)
-    }
-
-    /// The hash of a node's last record.
-    pub fn head(&self, node: usize) -> Option<Hash> {
-        self.chain(node).map(Chain::head_hash)
-    }
-
-    /// Who coordinates with a plan of its own, in which phase.
-    pub fn coordinator(&self) -> Option<(usize, Phase)> {
-        (0..self.nodes.len()).find_map(|n| {
-            let view = self.machine(n)?.view(self.now);
-            match view.phase {
-                ViewPhase::Round(phase) if view.coordinator == Some(view.me) => Some((n, phase)),
-                _ => None,
-            }
-        })
-    }
-
-    /// Whether every honest node that runs and did not leave holds the closing record, the same one.
-    pub fn all_closed(&self) -> bool {
-        let honest = |n: &usize| self.nodes[*n].liar.is_none() && self.state(*n) != Some(State::Left);
-        let running: Vec<&Machine> = (0..self.nodes.len()).filter(honest).filter_map(|n| self.machine(n)).collect();
-        let heads: BTreeSet<_> = running.iter().map(|m| m.chain().map(Chain::head_hash)).collect();
-        heads.len() == 1 && running.iter().all(|m| m.chain().is_some_and(Chain::is_closed))
-    }
-
-    /// Whether every honest node that runs and did not leave is at the end of a run. Groups that founded apart and had a
-    /// round each go on as two.
-    pub fn all_ended(&self) -> bool {
-        let honest = (0..self.nodes.len()).filter(|n| self.nodes[*n].liar.is_none());
-        honest.filter_map(|n| self.state(n)).all(|state| matches!(state, State::Finished | State::Left))
-    }
-
-    /// Whether, where a node that lies brought about a second truth, an honest one has shown it.
-    pub fn lies_are_shown(&self) -> bool {
-        self.invariants.lies_are_shown()
-    }
-
-    /// Records with contributions on the chain of a node.
-    pub fn trained(&self, node: usize) -> u64 {
-        self.chain(node).map_or(0, Chain::trained)
-    }
-
-    /// The kinds of the records of a node's chain, from the genesis on.
-    pub fn kinds(&self, node: usize) -> Vec<&'static str> {
-        let records = self.chain(node).map(Chain::records).unwrap_or_default();
-        records.iter().map(|c| Kind::name(&c.record.kind)).collect()
-    }
-
-    /// The rounds of the chain that is on a node's disk.
-    #[cfg(test)]
-    pub(super) fn rounds_on_disk(&self, node: usize) -> Vec<u64> {
-        self.nodes[node].disk.rounds()
-    }
-
-    /// Where every node stands, a line each: what a failing test prints.
-    pub fn describe(&self) -> String {
-        let line = |n: usize| match self.machine(n).map(|m| m.view(self.now)) {
-            Some(v) => format!(
-                "node {n} {:?}: {} chain {:?} round {}.{} {} coordinator {:?} reason {:?}\n",
-                v.me,
-                v.state.name(),
-                v.genesis,
-                v.round,
-                v.attempt,
-                v.phase.name(),
-                v.coordinator,
-                v.reason
-            ),
-            None => format!("node {n} {:?}: down\n", self.nodes[n].id),
+    /// Takes what happens into the trace.
+    fn note(&mut self, happening: &Happening, first: usize, second: usize) {
+        let (kind, content) = match happening {
+            Happening::Deliver { message, gossip, .. } => (u8::from(*gossip), message.encode()),
+            Happening::Tick { .. } => (2, Vec::new()),
+            Happening::Written { id, .. } => (3, id.0.to_le_bytes().to_vec()),
+            Happening::Confirmed { id, .. } => (4, id.0.to_le_bytes().to_vec()),
+            Happening::Done { .. } => (5, Vec::new()),
+            Happening::Link { .. } => (6, Vec::new()),
+            Happening::Unlink { .. } => (7, Vec::new()),
+            Happening::Start { .. } => (8, Vec::new()),
+            Happening::Mischief { .. } => (9, Vec::new()),
+            Happening::Strike { .. } => (10, Vec::new()),
         };
-        (0..self.nodes.len()).map(line).collect()
-    }
-
-    /// Random numbers of this world, for a test's own choices.
-    pub fn rng(&mut self) -> &mut Rng {
-        &mut self.rng
+        let place = [self.now.0, first as u64, second as u64].map(u64::to_le_bytes).concat();
+        self.trace = Hash::of_parts("sim trace", &[self.trace.as_bytes(), &[kind], &place, &content]);
     }
 }
 
 impl SimNode {
-    fn new(rng: &mut Rng, initial_model: Hash) -> Self {
+    fn new(rng: &mut Rng, options: &SimOptions, initial_model: Hash) -> Self {
         let secret = *Hash::of_parts("sim identity", &[&rng.draw().to_le_bytes()]).as_bytes();
         let identity = Identity::from_secret(&secret);
         let id = identity.node_id();
@@ -935,12 +832,16 @@ impl SimNode {
             pinned: None,
             machine: None,
             liar: None,
+            stranded: false,
+            rng: Rng::new(rng.draw()),
+            clock: Clock::new(),
             disk,
-            disk_state: DiskState::Works,
+            copy: None,
+            health: options.health(),
+            fails_record: None,
             boot: 0,
             disk_free: Time::default(),
             writing: VecDeque::new(),
-            untrainable: false,
             work: 0,
             tick_at: None,
             frozen_until: Time::default(),
