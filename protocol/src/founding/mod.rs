@@ -214,11 +214,19 @@ impl Foundings {
     }
 
     /// Whoever did not say yes in time is left out.
-    fn invitation_failed(&mut self, ctx: &Context) {
+    fn invitation_failed(&mut self, ctx: &mut Context) {
         let Some(invitation) = self.invitation.take() else { return };
+        Self::withdraw(ctx, &invitation);
         let silent = invitation.members.iter().map(|m| m.node).filter(|n| !invitation.consents.contains_key(n));
         let silent: Vec<NodeId> = silent.collect();
         self.leave_out(ctx, silent);
+    }
+
+    /// Those who said yes are told that nothing comes of it: until their consent runs out they would say no to everybody else.
+    fn withdraw(ctx: &mut Context, invitation: &Invitation) {
+        let word = Message::founding(invitation.id, Word::Decline { because_of: None });
+        let me = ctx.me;
+        invitation.members.iter().filter(|m| m.node != me).for_each(|m| ctx.send(m.node, word.clone()));
     }
 
     fn leave_out(&mut self, ctx: &Context, nodes: Vec<NodeId>) {
@@ -305,7 +313,11 @@ impl Foundings {
             let because_of = Self::not_free(ctx, members, None);
             return ctx.send(from, Message::founding(id, Word::Decline { because_of }));
         }
-        self.invitation = None;
+        if let Some(own) = self.invitation.take() {
+            Self::withdraw(ctx, &own);
+        }
+        // As after its own try, this node waits anew: else all who said yes would ask at once as soon as it came to nothing.
+        self.candidates_since = ctx.now;
         let consent = ctx.draw();
         self.given = Some(Given { to: from, invitation: id, consent, until: ctx.now.plus_ms(2 * CONSENT_MS) });
         ctx.send(from, Message::founding(id, Word::Consent { consent }));
@@ -319,10 +331,13 @@ impl Foundings {
         }
     }
 
-    /// Somebody says no, perhaps because of another whom it does not see: neither is asked for a while.
+    /// Somebody says no, perhaps because of another whom it does not see: neither is asked for a while. Or whoever asked this
+    /// node does so no more.
     fn on_decline(&mut self, ctx: &mut Context, from: NodeId, id: Hash, because_of: Option<NodeId>) {
+        self.given.take_if(|g| g.invitation == id && g.to == from);
         let invited = |i: &Invitation, node: NodeId| i.members.iter().any(|m| m.node == node);
         if let Some(invitation) = self.invitation.take_if(|i| i.id == id && invited(i, from)) {
+            Self::withdraw(ctx, &invitation);
             let other = because_of.filter(|node| *node != from && invited(&invitation, *node));
             self.leave_out(ctx, other.into_iter().chain([from]).collect());
         }

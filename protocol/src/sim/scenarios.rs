@@ -224,6 +224,16 @@ fn a_founding_survives_crashes_in_the_middle() {
     founding_with_crashes(50, 0..2);
 }
 
+/// An invitation that one of many declines used to leave the others bound to say no to everybody for seconds, and then to ask
+/// all at once: found by chaos as a founding that did not come about for minutes (`--seed 1067 --faults 1,3`).
+#[test]
+fn many_who_must_all_found_do_so_though_messages_are_lost() {
+    for (nodes, seed) in [(22, 6), (22, 20), (22, 29), (22, 39), (40, 18), (40, 19)] {
+        let mut sim = start(SimOptions { min_nodes: nodes, loss: 0.05, ..SimOptions::calm(nodes, 1, seed) });
+        must(&mut sim, 100_000, seed, "the founding", |s| (0..nodes).all(|n| s.round(n) >= 1));
+    }
+}
+
 /// Two groups, each large enough to found, that share nodes: first one of them is together, then the other.
 fn overlapping_groups(nodes: usize, seeds: Range<u64>) {
     let group = nodes / 2 + 1;
