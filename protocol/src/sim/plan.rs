@@ -500,10 +500,11 @@ impl Drawing {
             }
         }
         let least = if lies { NODES_BESIDE_A_LIAR } else { 3 };
-        if lies && self.rng.chance(0.3) {
-            if let Some(node) = self.take_away(least) {
-                self.push(0, Fault::Lies { node, how: Hostility::Stranger });
-            }
+        if lies
+            && self.rng.chance(0.3)
+            && let Some(node) = self.take_away(least)
+        {
+            self.push(0, Fault::Lies { node, how: Hostility::Stranger });
         }
         if self.rng.chance(0.12)
             && let Some(node) = self.take_away(least)

@@ -87,6 +87,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
+    #[expect(dead_code, reason = "read through Debug, which is what is tried here")]
     struct Waits {
         until: Option<Time>,
         served_until: Time,

@@ -65,6 +65,7 @@ pub(super) struct Word {
 }
 
 #[derive(Debug, Clone)]
+#[expect(dead_code, reason = "a life is read through Debug, where a trace is printed")]
 enum What {
     Said {
         message: Message,
