@@ -87,6 +87,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
+    #[expect(dead_code, reason = "it is only printed")]
     struct Waits {
         until: Option<Time>,
         served_until: Time,
