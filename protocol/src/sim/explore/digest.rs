@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    #[expect(dead_code, reason = "read through Debug, which is what is tried here")]
+    #[expect(dead_code, reason = "it is only printed")]
     struct Waits {
         until: Option<Time>,
         served_until: Time,

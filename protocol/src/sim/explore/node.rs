@@ -14,7 +14,7 @@ use crate::io::{Effect, Event, Input, Persist, PersistId, TrainedUpdate};
 use crate::machine::{Config, Machine};
 use crate::message::{Body, Message};
 use crate::paxos::message::Message as Paxos;
-use crate::record::{AbortProof, Committed, Evaluation};
+use crate::record::{AbortProof, Committed, Evaluation, Kind};
 use crate::sim::disk::Disk;
 use crate::sim::invariants::Invariants;
 
@@ -133,6 +133,8 @@ pub(super) struct Node {
     /// All that it ever gave to others.
     pub(super) said: BTreeSet<u32>,
     pub(super) facts: Vec<u32>,
+    /// Whether its chain gave itself up: what it does from then on is beyond the search.
+    gave_up: bool,
     /// A law that it broke on its own.
     pub(super) broken: Option<String>,
 }
@@ -191,6 +193,7 @@ impl World {
             heard: BTreeMap::new(),
             said: BTreeSet::new(),
             facts: Vec::new(),
+            gave_up: false,
             broken: None,
         };
         self.start(&mut node);
@@ -211,16 +214,16 @@ impl World {
 
     /// What can happen to a node without another's doing.
     pub(super) fn own_acts(&self, node: &Node) -> Vec<Act> {
-        let Some(machine) = &node.machine else { return vec![Act::Restart] };
+        if node.machine.is_none() {
+            return vec![Act::Restart];
+        }
         let mut acts = Vec::new();
-        if self.is_within(machine, node.now) {
+        if self.is_within(node) {
             acts.extend([Act::Wake, Act::Sleep]);
+            acts.extend(node.training.map(|_| Act::Train));
         }
         if !node.writing.is_empty() {
             acts.push(Act::Write);
-        }
-        if node.training.is_some() {
-            acts.push(Act::Train);
         }
         if node.budget.crashes > 0 {
             acts.extend((0..=node.writing.len()).map(Act::Crash));
@@ -229,9 +232,12 @@ impl World {
     }
 
     /// Whether a node is where the search looks at.
-    fn is_within(&self, machine: &Machine, now: Time) -> bool {
-        let round = machine.chain().map_or(0, Chain::next_round);
-        round <= self.rules.round_max && machine.view(now).attempt <= self.rules.attempt_max
+    fn is_within(&self, node: &Node) -> bool {
+        let within = |m: &Machine| {
+            let round = m.chain().map_or(0, Chain::next_round);
+            round <= self.rules.round_max && m.view(node.now).attempt <= self.rules.attempt_max
+        };
+        !node.gave_up && node.machine.as_ref().is_some_and(within)
     }
 
     fn act(&mut self, node: &mut Node, act: Act) -> bool {
@@ -310,8 +316,8 @@ impl World {
 
     fn hear(&mut self, node: &mut Node, word: u32) -> bool {
         let Word { from, what, .. } = self.words[word as usize].clone();
-        let is_within = node.machine.as_ref().is_some_and(|m| self.is_within(m, node.now));
-        if !is_within && !self.rules.helps && matches!(what, What::Said { .. }) {
+        let is_deaf = node.gave_up || !self.rules.helps && !self.is_within(node);
+        if is_deaf && matches!(what, What::Said { .. }) {
             return false;
         }
         let times_max = match &what {
@@ -421,6 +427,7 @@ impl World {
             Effect::Persist { id, item } => {
                 match &item {
                     Persist::Committed { chain, committed, .. } => {
+                        node.gave_up |= matches!(committed.record.kind, Kind::Yield { .. });
                         self.note(node, Fact::Committed(*chain, committed.clone()));
                     }
                     Persist::Aborted { founding, proof } => self.note(node, Fact::Aborted(*founding, proof.clone())),
@@ -446,7 +453,7 @@ impl World {
                 laws.trains(self.id(node.index), round, &node.disk);
                 node.broken = node.broken.take().or(laws.violation.map(|v| v.what));
                 node.training = Some((round, parent));
-                if !self.rules.trains_later {
+                if !self.rules.trains_later && round <= self.rules.round_max {
                     node.training = None;
                     self.train(node, round, parent);
                 }
@@ -505,7 +512,9 @@ impl World {
         let from = node.index;
         let bytes = match &what {
             What::Said { message, gossip } => [message.encode(), vec![u8::from(*gossip)]].concat(),
-            What::Holds(_) | What::Ended { .. } | What::Began { .. } => format!("{what:?}").into_bytes(),
+            What::Holds(blob) => blob.as_bytes().to_vec(),
+            What::Ended { life } => format!("ended {life}").into_bytes(),
+            What::Began { life } => format!("began {life}").into_bytes(),
         };
         let key = Hash::of_parts("explored word", &[&[from as u8, to as u8], &bytes]);
         let next = self.words.len() as u32;

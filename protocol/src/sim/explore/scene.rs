@@ -80,6 +80,21 @@ impl Scene {
         }
     }
 
+    /// Each node's clock goes on so often to what is due next.
+    pub fn wakes(self, wakes: [u8; 3]) -> Self {
+        Self { wakes, ..self }
+    }
+
+    /// Each node sleeps so often past everything that is due.
+    pub fn sleeps(self, sleeps: [u8; 3]) -> Self {
+        Self { sleeps, ..self }
+    }
+
+    /// This node crashes once.
+    pub fn crash(self, node: usize) -> Self {
+        Self { crashes: Some(node), ..self }
+    }
+
     /// Sees every state within the bounds, or so many, or all up to one that breaks a law.
     pub fn explore(&self, states_max: usize) -> Report {
         let (world, first) = self.begin();
@@ -121,8 +136,21 @@ impl Scene {
         }
     }
 
-    /// The world as the search finds it.
+    /// The world as the search finds it: what was heard before it begins is forgotten, and the budgets are full.
     pub(super) fn begin(&self) -> (World, Vec<Node>) {
+        let (world, mut nodes) = self.prelude();
+        for node in &mut nodes {
+            node.heard.clear();
+            node.budget = Budget {
+                wakes: self.wakes[node.index],
+                sleeps: self.sleeps[node.index],
+                crashes: u8::from(self.crashes == Some(node.index)),
+            };
+        }
+        (world, nodes)
+    }
+
+    fn prelude(&self) -> (World, Vec<Node>) {
         match self.story {
             Story::Round => {
                 let mut world = World::new(self.rules(0));
@@ -146,7 +174,7 @@ impl Scene {
                 world.rules.sleep_ms = crate::base::timing::BIND_MS;
                 world.rules.loses = match self.chatter {
                     true => is_of_later_round,
-                    false => |m| is_of_later_round(m) || is_chatter(m),
+                    false => |m| is_of_later_round(m) || is_chatter(m) || is_presence(m),
                 };
                 (self.bounded(world), nodes)
             }
@@ -171,7 +199,6 @@ impl Scene {
                 })
                 .expect("one of two orders comes up in 256 tries"),
         }
-        .into_bounds(self)
     }
 
     fn bounded(&self, mut world: World) -> World {
@@ -210,7 +237,8 @@ impl Scene {
             }
             let due = |n: &Node| n.machine.as_ref().and_then(Machine::deadline);
             let Some(first) = (0..nodes.len()).min_by_key(|i| due(&nodes[*i])) else { break };
-            let at = due(&nodes[first]).unwrap_or_default();
+            // What is due and changes nothing would stop time.
+            let at = due(&nodes[first]).unwrap_or_default().max(nodes[first].now.plus_ms(1));
             nodes.iter_mut().for_each(|n| n.now = n.now.max(at));
             nodes[first].budget.wakes = 1;
             if let Some(next) = world.step(&nodes[first], Act::Wake) {
@@ -219,26 +247,6 @@ impl Scene {
         }
         assert!(done(nodes), "the world did not come to where the search begins");
         nodes.iter_mut().for_each(|n| n.said.retain(|word| !heard.contains(word)));
-    }
-}
-
-/// What a search begins with.
-trait IntoBounds {
-    fn into_bounds(self, scene: &Scene) -> Self;
-}
-
-impl IntoBounds for (World, Vec<Node>) {
-    /// What was said before has been heard, and the budgets begin.
-    fn into_bounds(mut self, scene: &Scene) -> Self {
-        for node in &mut self.1 {
-            node.heard.clear();
-            node.budget = Budget {
-                wakes: scene.wakes[node.index],
-                sleeps: scene.sleeps[node.index],
-                crashes: u8::from(scene.crashes == Some(node.index)),
-            };
-        }
-        self
     }
 }
 

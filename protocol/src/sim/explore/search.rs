@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_types, reason = "looked up and never walked through: their order shows in nothing")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
@@ -37,14 +38,27 @@ pub struct Report {
     pub nodes: u64,
     /// Inputs that machines handled.
     pub handled: u64,
-    /// Different messages and other things that nodes gave to each other.
-    pub words: u64,
     /// What came about in some state.
     pub outcomes: BTreeSet<String>,
     /// Whether every state within the bounds was seen.
     pub complete: bool,
     /// A broken law, and how it came to that.
     pub violation: Option<(String, Vec<String>)>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { states, transitions, depth, nodes, handled, .. } = self;
+        let all = if self.complete { "all" } else { "not all" };
+        writeln!(
+            f,
+            "{all} states: {states}, transitions {transitions}, depth {depth}, nodes {nodes}, inputs {handled}"
+        )?;
+        self.outcomes.iter().try_for_each(|outcome| writeln!(f, "  comes about: {outcome}"))?;
+        let Some((what, way)) = &self.violation else { return Ok(()) };
+        writeln!(f, "  BROKEN: {what}")?;
+        way.iter().try_for_each(|step| writeln!(f, "    {step}"))
+    }
 }
 
 pub(super) struct Search {
@@ -153,7 +167,6 @@ impl Search {
         self.report.states = seen.len() as u64;
         self.report.nodes = self.nodes.len() as u64;
         self.report.handled = self.world.handled;
-        self.report.words = self.world.words.len() as u64;
         self.report.violation = broken.map(|(what, state)| {
             let mut way = vec![state];
             while let Some(before) = way.last().and_then(|s| seen.get(s)).copied().filter(|b| *b != way[way.len() - 1])
