@@ -65,7 +65,6 @@ pub(super) struct Word {
 }
 
 #[derive(Debug, Clone)]
-#[expect(dead_code, reason = "a life is read through Debug, where a trace is printed")]
 enum What {
     Said {
         message: Message,
