@@ -37,7 +37,5 @@ pub(super) fn at_fault(error: PlanError, run_file: &Path) -> CliError {
 /// Where a run file has the learning rate, which a training that diverges is about.
 pub(super) fn lr_place(run_file: &Path) -> String {
     let text = std::fs::read_to_string(run_file).unwrap_or_default();
-    // Others read it, too: the folder is nothing to them.
-    let name = run_file.file_name().unwrap_or(run_file.as_os_str()).display().to_string();
-    RunFile::place(&text, &name, "train", "lr", None)
+    RunFile::place(&text, &run_file.display().to_string(), "train", "lr", None)
 }

@@ -112,7 +112,8 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         device,
         blobs: blobs.clone(),
         controls: ControlVariates::at(home.controls()),
-        lr_place: lr_place(&origin),
+        // Others read it, too: the folder is nothing to them.
+        lr_place: Path::new(&lr_place(&origin)).file_name().map_or_else(String::new, |p| p.display().to_string()),
     };
     let trainer = Trainer::start(context, threads, move |outcome| {
         let _ = tell.blocking_send(input_of(outcome));
