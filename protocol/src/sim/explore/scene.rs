@@ -55,9 +55,9 @@ pub struct Scene {
     /// How many of three train in a round.
     pub trainers: usize,
     /// Planted: these items are confirmed before they are on disk.
-    pub(super) early: Option<fn(&Persist) -> bool>,
+    pub early: Option<fn(&Persist) -> bool>,
     /// Planted: a restart forgets what was accepted.
-    pub(super) forgets_accepts: bool,
+    pub forgets_accepts: bool,
 }
 
 /// Steps that it takes at most to come to where a search begins.
