@@ -1,6 +1,6 @@
 //! The learning side of a node: its data, the trainer's thread, and the aggregator's.
 //!
-//! The run file becomes what the model crate understands in [`plan`]; the [`Trainer`] evaluates and trains when the
+//! The run file becomes what the model crate understands in `plan`; the [`Trainer`] evaluates and trains when the
 //! machine wants it and can be stopped; the [`Aggregator`] checks updates and folds them into the exact sum. Both work on
 //! threads of their own and put what they make on disk before they say that it is there.
 

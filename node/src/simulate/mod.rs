@@ -3,7 +3,7 @@
 //! What a round computes is what the nodes of a run with those parts compute: the same participants, the same streams,
 //! the same exact sums, so the models have the same bits. What is left out is everything between the nodes.
 //!
-//! [`Simulation`] computes rounds, [`Folder`] keeps them, [`Summary`] and [`accuracy`] show what they came to.
+//! `Simulation` computes rounds, `Folder` keeps them, `Summary` and [`accuracy`] show what they came to.
 
 mod curve;
 mod folder;
