@@ -143,7 +143,7 @@ def tallied(options: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
     except KeyboardInterrupt:
         say("interrupted")
     tally.save(options.totals)
-    return tally.summary(), tally.violations[known:]
+    return tally.summary(), [f"world {v['world']}: {v['what']}" for v in tally.violations[known:]]
 
 
 def print_summary(summary: dict[str, object]) -> None:
