@@ -80,16 +80,20 @@ class Churn:
 
     def come(self) -> None:
         """Whoever was killed is back, and for each that has left somebody new comes."""
-        for node in self.down:
-            node.start()
-            self.counts["back"] += 1
-        self.down = []
+        self.all_back()
         for node in [n for n in self.leaving if not n.is_running]:
             self.leaving.remove(node)
             self.free_parts.append(self.parts[node.name])
             self.counts["left"] += 1
             self.add(self.free_parts.pop(0))
             self.counts["joined"] += 1
+
+    def all_back(self) -> None:
+        """Whoever was killed is back."""
+        for node in self.down:
+            node.start()
+            self.counts["back"] += 1
+        self.down = []
 
     def three_go(self, head: int) -> bool:
         """Three go within the round after this one; whether so many could be spared."""
@@ -176,8 +180,7 @@ def one_run(
                 if world.head() // 10 > head // 10:
                     say(f"{name}: round {world.head()}, {state.counts}, {statistics.median(state.gaps):.2f} s a round")
             is_over = world.head() >= rounds
-            for node in state.down:
-                node.start()
+            state.all_back()
             wait_until(STUCK_S, lambda: world.lost() is not None or all(not n.is_running for n in state.leaving))
             world.await_all()
         except Violation as violation:

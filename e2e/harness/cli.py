@@ -17,6 +17,7 @@ from .churn import churn
 from .deaths import deaths
 from .faults import KINDS
 from .many import many
+from .nodes import Violation
 from .storm import SHORT_PLAN, SHORT_SEED, Plan, storm
 from .tally import Tally
 from .world import say
@@ -137,10 +138,12 @@ def tallied(options: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
             plan = SHORT_PLAN if options.short else Plan(tuple(options.kinds))
             plan = replace(plan, keeps_all=options.keep is not None)
             storm(tally, options.paceline, options.minutes, options.totals, plan)
+    except Violation as violation:
+        tally.violated("earlier run", str(violation))
     except KeyboardInterrupt:
         say("interrupted")
     tally.save(options.totals)
-    return tally.summary(), tally.violations[known:]
+    return tally.summary(), [f"world {v['world']}: {v['what']}" for v in tally.violations[known:]]
 
 
 def print_summary(summary: dict[str, object]) -> None:
