@@ -4,6 +4,10 @@
 //! A contact's way: learned (given, discovered, introduced) -> dialled, with growing waits -> connected -> identified. A
 //! node of the run is *up* then, until its last connection is gone and an immediate redial failed: a broken connection
 //! alone is no news to the layers above.
+//!
+//! A connection may be there and carry nothing: a cable that was out, an address that changed. A peer that is silent is
+//! dialled anew beside it. If it answers, the new connection replaces the silent ones; if it doesn't, they are closed in
+//! the end, and it is down.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -17,9 +21,9 @@ use paceline_protocol::bounds::ADDRESSES_MAX;
 
 use crate::addresses::{self, Transport};
 use crate::bounds::{
-    BACK_OFF_MAX, BACK_OFF_MIN, CONTACTS_MAX, DIALS_MAX, DISCONNECTED_REST, FAILURES_UNTIL_FORGOTTEN, IDENTIFY_TIMEOUT,
-    INTRODUCE_INTERVAL, LASTING_CONNECTION, REDIAL_TIMEOUT, REQUEST_EARNED_EVERY, REQUESTS_BURST, STRANGER_REST,
-    STRANGER_STAY,
+    BACK_OFF_MAX, BACK_OFF_MIN, CONTACTS_MAX, DIAL_PATIENCE, DIALS_MAX, DISCONNECTED_REST, FAILURES_UNTIL_FORGOTTEN,
+    IDENTIFY_TIMEOUT, INTRODUCE_INTERVAL, LASTING_CONNECTION, LOST_BACK_OFF_MAX, LOST_LATELY, QUIET, REDIAL_TIMEOUT,
+    REQUEST_EARNED_EVERY, REQUESTS_BURST, SILENCE, SILENCE_MAX, STALL, STRANGER_REST, STRANGER_STAY,
 };
 use crate::discovery::Role;
 use crate::token_bucket::TokenBucket;
@@ -31,6 +35,8 @@ pub(crate) enum Action {
     Dial(DialOpts),
     /// Close all connections to a peer.
     Close(PeerId),
+    /// Close one connection to a peer.
+    CloseOne(PeerId, ConnectionId),
     /// A node of this run is connected and identified.
     Up(PeerId),
     /// A node of this run is gone.
@@ -87,6 +93,10 @@ struct Contact {
     /// The last connection is gone; until then a redial may save the peer.
     redial_until: Option<Instant>,
     dialing: Option<ConnectionId>,
+    /// When the last dial began.
+    dialled: Instant,
+    /// When it was last connected.
+    seen: Option<Instant>,
     failures: u32,
     next_dial: Instant,
     refused_until: Option<Instant>,
@@ -116,12 +126,16 @@ pub(crate) struct AddressBook {
     unknown: Vec<UnknownPeerAddress>,
     actions: VecDeque<Action>,
     random: Random,
+    /// The last look at the time.
+    ticked: Option<Instant>,
+    /// Since when this process has run without a stall.
+    awake_since: Option<Instant>,
 }
 
 impl AddressBook {
     pub(crate) fn new(me: PeerId, role: Role) -> Self {
         let (contacts, unknown, actions) = (BTreeMap::new(), Vec::new(), VecDeque::new());
-        Self { me, role, contacts, unknown, actions, random: Random::new() }
+        Self { me, role, contacts, unknown, actions, random: Random::new(), ticked: None, awake_since: None }
     }
 
     /// An address that is dialled forever.
@@ -228,7 +242,8 @@ impl AddressBook {
         self.actions.pop_front()
     }
 
-    /// A connection was opened. `remote` is the other end's address, `dialled` whether this end opened it.
+    /// A connection was opened. `remote` is the other end's address, `dialled` whether this end opened it, `heard`
+    /// when the peer was last heard over those that were there before.
     pub(crate) fn on_connected(
         &mut self,
         now: Instant,
@@ -236,6 +251,7 @@ impl AddressBook {
         id: ConnectionId,
         remote: &Multiaddr,
         dialled: bool,
+        heard: Option<Instant>,
     ) {
         if let Some(unknown) = self.unknown.iter_mut().find(|unknown| unknown.dialing == Some(id)) {
             (unknown.dialing, unknown.peer, unknown.failures) = (None, Some(peer), 0);
@@ -246,6 +262,9 @@ impl AddressBook {
             self.learn(now, peer, std::slice::from_ref(remote));
         }
         let contact = self.contacts.entry(peer).or_insert_with(|| Contact::new(now));
+        if is_silent(now, self.awake_since, heard, QUIET) {
+            self.actions.extend(contact.connections.keys().map(|old| Action::CloseOne(peer, *old)));
+        }
         contact.connections.insert(id, now);
         contact.last_remote = Some(addresses::without_peer(remote));
         if dialled {
@@ -264,7 +283,7 @@ impl AddressBook {
         if !contact.connections.is_empty() {
             return;
         }
-        (contact.next_introduction, contact.reserved) = (None, false);
+        (contact.next_introduction, contact.reserved, contact.seen) = (None, false, Some(now));
         // Who closes at once doesn't want this node, or has no room: dialling again at once would go on forever.
         let lasted = since.is_some_and(|since| now >= since + LASTING_CONNECTION);
         if !lasted {
@@ -272,13 +291,11 @@ impl AddressBook {
         }
         contact.next_dial = match contact.kind {
             Kind::Stranger { .. } => now + self.random.jitter(INTRODUCE_INTERVAL),
-            _ => now + self.random.back_off(contact.failures),
+            _ => now + self.random.back_off(contact.failures, BACK_OFF_MAX),
         };
         if contact.up && lasted && contact.refused_until.is_none() && !contact.addresses.is_empty() {
             contact.redial_until = Some(now + REDIAL_TIMEOUT);
-            let opts = dial(peer, contact.redial_addresses());
-            contact.dialing = Some(opts.connection_id());
-            self.actions.push_back(Action::Dial(opts));
+            self.actions.push_back(contact.dial(now, peer, contact.redial_addresses()));
         } else {
             self.take_down(peer);
         }
@@ -289,14 +306,14 @@ impl AddressBook {
     pub(crate) fn on_dial_failed(&mut self, now: Instant, id: ConnectionId) -> Option<u32> {
         if let Some(unknown) = self.unknown.iter_mut().find(|unknown| unknown.dialing == Some(id)) {
             unknown.dialing = None;
-            unknown.next_dial = now + self.random.back_off(unknown.failures);
+            unknown.next_dial = now + self.random.back_off(unknown.failures, BACK_OFF_MAX);
             unknown.failures = unknown.failures.saturating_add(1);
             return Some(unknown.failures);
         }
         let (peer, contact) = self.contacts.iter_mut().find(|(_, c)| c.dialing == Some(id))?;
         let peer = *peer;
         contact.dialing = None;
-        contact.next_dial = now + self.random.back_off(contact.failures);
+        contact.next_dial = now + self.random.back_off(contact.failures, contact.back_off_max(now));
         contact.failures = contact.failures.saturating_add(1);
         let kept_failures = contact.kept.then_some(contact.failures);
         if contact.redial_until.take().is_some() && contact.connections.is_empty() {
@@ -385,8 +402,13 @@ impl AddressBook {
         }
     }
 
-    /// Time has passed: dials, introduces, and ends what took too long.
-    pub(crate) fn tick(&mut self, now: Instant) {
+    /// Time has passed: dials, introduces, and ends what took too long. `heard` says when a peer was last heard.
+    pub(crate) fn tick(&mut self, now: Instant, heard: impl Fn(&PeerId) -> Option<Instant>) {
+        let ticked = self.ticked.replace(now);
+        if ticked.is_none_or(|ticked| now >= ticked + STALL) {
+            self.awake_since = Some(now);
+        }
+        let awake_since = self.awake_since;
         let ups = self.contacts.values().filter(|c| c.up).count() as u32;
         let mut dials = self.contacts.values().filter(|c| c.dialing.is_some()).count();
         let (mut gone, mut dead) = (Vec::new(), Vec::new());
@@ -405,13 +427,20 @@ impl AddressBook {
                 contact.next_introduction = Some(now + self.random.jitter(INTRODUCE_INTERVAL * share));
                 self.actions.push_back(Action::Introduce(*peer));
             }
+            contact.lose_patience(now);
+            let heard = heard(peer);
+            if !contact.connections.is_empty() && is_silent(now, awake_since, heard, SILENCE_MAX) {
+                self.actions.push_back(Action::Close(*peer));
+            }
+            let beside = is_silent(now, awake_since, heard, SILENCE) && contact.is_due_beside(now);
             if contact.is_hopeless() {
                 dead.push(*peer);
-            } else if dials < DIALS_MAX && contact.is_due(now, self.role) {
+            } else if dials < DIALS_MAX && (beside || contact.is_due(now, self.role)) {
                 dials += 1;
-                let opts = dial(*peer, contact.dial_addresses());
-                contact.dialing = Some(opts.connection_id());
-                self.actions.push_back(Action::Dial(opts));
+                // Where it was last, or wherever else it may be by now.
+                let near = beside && contact.failures % 2 == 0;
+                let addresses = if near { contact.redial_addresses() } else { contact.dial_addresses() };
+                self.actions.push_back(contact.dial(now, *peer, addresses));
             }
         }
         gone.into_iter().for_each(|peer| self.take_down(peer));
@@ -468,6 +497,8 @@ impl Contact {
             was_connected: false,
             redial_until: None,
             dialing: None,
+            dialled: now,
+            seen: None,
             failures: 0,
             next_dial: now,
             refused_until: None,
@@ -476,6 +507,31 @@ impl Contact {
             reserved: false,
             requests: TokenBucket::new(now, REQUESTS_BURST, REQUEST_EARNED_EVERY),
         }
+    }
+
+    fn dial(&mut self, now: Instant, peer: PeerId, addresses: Vec<Multiaddr>) -> Action {
+        let opts = dial(peer, addresses);
+        (self.dialing, self.dialled) = (Some(opts.connection_id()), now);
+        Action::Dial(opts)
+    }
+
+    /// A dial that takes long is not waited for; should it come to something, so much the better.
+    fn lose_patience(&mut self, now: Instant) {
+        if self.kind == Kind::Ours && self.dialing.is_some() && now >= self.dialled + DIAL_PATIENCE {
+            (self.dialing, self.next_dial) = (None, now);
+            self.failures = self.failures.saturating_add(1);
+        }
+    }
+
+    /// Whether a connected node may be dialled now as well.
+    fn is_due_beside(&self, now: Instant) -> bool {
+        let is_connected = self.kind == Kind::Ours && !self.connections.is_empty() && self.refused_until.is_none();
+        is_connected && self.dialing.is_none() && now >= self.next_dial && !self.addresses.is_empty()
+    }
+
+    fn back_off_max(&self, now: Instant) -> Duration {
+        let lately = !self.connections.is_empty() || self.seen.is_some_and(|seen| now < seen + LOST_LATELY);
+        if self.kind == Kind::Ours && lately { LOST_BACK_OFF_MAX } else { BACK_OFF_MAX }
     }
 
     fn is_due(&self, now: Instant, role: Role) -> bool {
@@ -534,6 +590,11 @@ impl Contact {
     }
 }
 
+/// Whether a peer was not heard for so long. Where nobody listens, nobody is silent.
+fn is_silent(now: Instant, awake_since: Option<Instant>, heard: Option<Instant>, long: Duration) -> bool {
+    heard.is_some_and(|heard| now >= awake_since.map_or(heard, |awake| awake.max(heard)) + long)
+}
+
 fn is_direct(address: &Multiaddr) -> bool {
     matches!(addresses::transport(address), Some(Transport::Tcp | Transport::Quic))
 }
@@ -562,9 +623,9 @@ impl Random {
         base.mul_f64(0.75 + 0.5 * (self.0 >> 11) as f64 / (1u64 << 53) as f64)
     }
 
-    fn back_off(&mut self, failures: u32) -> Duration {
+    fn back_off(&mut self, failures: u32, max: Duration) -> Duration {
         let doubled = BACK_OFF_MIN.saturating_mul(1 << failures.min(16));
-        self.jitter(doubled.min(BACK_OFF_MAX))
+        self.jitter(doubled.min(max))
     }
 }
 

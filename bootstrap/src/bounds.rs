@@ -93,11 +93,35 @@ pub const QUIC_SILENCE_MAX_MS: u32 = 5_000;
 /// How often a QUIC connection shows that it lives.
 pub const QUIC_KEEP_ALIVE: Duration = Duration::from_millis(1_250);
 
-/// How often a peer is pinged, to notice a machine that is gone without a word.
-pub const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a peer is pinged, so that each hears the other at least so often.
+pub const PING_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long an answer to a ping may take; a machine that trains on all cores is slow to answer.
+/// How long an answer to a ping may take, on connections that are not listened to; a machine that trains on all cores is
+/// slow to answer.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// More than one ping was missed: should a new connection come up now, it replaces those that are there.
+pub const QUIET: Duration = Duration::from_secs(3);
+
+/// A peer that was not heard for so long is dialled anew, beside the connections that are there. After a cable was out TCP
+/// waits about as long again before it tries. Long for a busy machine.
+pub const SILENCE: Duration = Duration::from_secs(5);
+
+/// A peer that was not heard for so long, and didn't answer the dials meanwhile, is not connected any more.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a dial to a node that was connected before may take until another one is begun beside it: its first packet may
+/// have gone while the cable was out, and the next comes late. Seven are under way at most, as the transport gives up each
+/// after 10 s, so that `DIALS_MAX` nodes have fewer than `CONNECTIONS_PENDING_MAX`.
+pub const DIAL_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Longest wait between two dials to a node that was connected until a moment ago, and how long that moment is.
+pub const LOST_BACK_OFF_MAX: Duration = Duration::from_secs(1);
+/// See [`LOST_BACK_OFF_MAX`].
+pub const LOST_LATELY: Duration = Duration::from_secs(300);
+
+/// When so much time has passed between two looks, this process did not run, or hardly: what it did not hear says nothing.
+pub const STALL: Duration = Duration::from_secs(1);
 
 /// How long the end of a connection may take. Enough to say the last words; a machine that is gone never hears them.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -409,7 +409,7 @@ impl Discovery {
         let up: Vec<PeerId> = self.address_book.up().map(|(peer, _)| peer).collect();
         up.into_iter().for_each(|peer| self.registry.refresh(now, peer));
         self.registry.expire(now);
-        self.address_book.tick(now);
+        self.address_book.tick(now, |peer| self.hearing.last(peer));
     }
 
     fn carry_out(&mut self, action: Action) -> Option<ToSwarm<DiscoveryEvent, THandlerInEvent<Protocols>>> {
@@ -417,6 +417,10 @@ impl Discovery {
             Action::Dial(opts) => return Some(ToSwarm::Dial { opts }),
             Action::Close(peer_id) => {
                 return Some(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::All });
+            }
+            Action::CloseOne(peer_id, id) => {
+                tracing::debug!(peer = %peer_id, "silent: another connection takes its place");
+                return Some(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) });
             }
             Action::Reserve(relay) => {
                 let address = relay.with(libp2p::multiaddr::Protocol::P2pCircuit);
@@ -439,7 +443,8 @@ impl Discovery {
         match event {
             FromSwarm::ConnectionEstablished(e) => {
                 let (remote, dialled) = (e.endpoint.get_remote_address(), e.endpoint.is_dialer());
-                self.address_book.on_connected(now, e.peer_id, e.connection_id, remote, dialled);
+                let heard = self.hearing.last(&e.peer_id);
+                self.address_book.on_connected(now, e.peer_id, e.connection_id, remote, dialled, heard);
             }
             FromSwarm::ConnectionClosed(e) => self.address_book.on_closed(now, e.peer_id, e.connection_id),
             FromSwarm::DialFailure(e) => {
@@ -593,11 +598,12 @@ impl NetworkBehaviour for Discovery {
                 }
             }
             match self.protocols.poll(cx) {
+                // Elsewhere the address book looks at what is heard: an answer may wait behind a large chunk.
                 Poll::Ready(ToSwarm::GenerateEvent(ProtocolsEvent::Ping(ping::Event {
                     peer,
                     connection,
                     result: Err(ping::Failure::Timeout),
-                }))) => {
+                }))) if self.hearing.last(&peer).is_none() => {
                     tracing::debug!(%peer, "no answer to a ping: closing the connection");
                     let connection = CloseConnection::One(connection);
                     return Poll::Ready(ToSwarm::CloseConnection { peer_id: peer, connection });

@@ -40,7 +40,8 @@ impl Default for Hearing {
 }
 
 impl Hearing {
-    /// When something last came from the peer; `None` if there is no connection that is listened to.
+    /// When something last came from the peer, or its first connection was made; `None` if there is no connection that is
+    /// listened to.
     pub fn last(&self, peer: &PeerId) -> Option<Instant> {
         let ear = self.ears().get(peer)?.upgrade()?;
         Some(self.start + Duration::from_millis(ear.last_ms.load(Ordering::Relaxed)))
@@ -51,9 +52,12 @@ impl Hearing {
         let mut ears = self.ears();
         // As many as there are connections: a bound of its own is not needed.
         ears.retain(|_, ear| ear.strong_count() > 0);
-        let known = ears.get(&peer).and_then(Weak::upgrade);
-        let ear = known.unwrap_or_else(|| Arc::new(Ear { start: self.start, last_ms: AtomicU64::new(0) }));
-        ear.hears();
+        // That another connection was made says nothing about the one that is there.
+        let ear = ears.get(&peer).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let ear = Arc::new(Ear { start: self.start, last_ms: AtomicU64::new(0) });
+            ear.hears();
+            ear
+        });
         ears.insert(peer, Arc::downgrade(&ear));
         Heard { muxer, ear, closing: None }
     }

@@ -9,13 +9,15 @@ struct Desk {
     book: AddressBook,
     start: Instant,
     now: Instant,
+    /// When all peers were last heard.
+    heard: Option<Instant>,
     ids: usize,
 }
 
 impl Desk {
     fn new(role: Role) -> Self {
         let now = Instant::now();
-        Self { book: AddressBook::new(PeerId::random(), role), start: now, now, ids: 0 }
+        Self { book: AddressBook::new(PeerId::random(), role), start: now, now, heard: None, ids: 0 }
     }
 
     fn id(&mut self) -> ConnectionId {
@@ -29,7 +31,8 @@ impl Desk {
 
     fn tick(&mut self, after: Duration) -> Vec<Action> {
         self.now += after;
-        self.book.tick(self.now);
+        let heard = self.heard;
+        self.book.tick(self.now, |_| heard);
         self.actions()
     }
 
@@ -41,7 +44,7 @@ impl Desk {
     /// A peer that dialled this node and was identified.
     fn come(&mut self, capabilities: Capabilities) -> (PeerId, ConnectionId) {
         let (peer, id) = (PeerId::random(), self.id());
-        self.book.on_connected(self.now, peer, id, &tcp(9), false);
+        self.book.on_connected(self.now, peer, id, &tcp(9), false, None);
         self.book.on_identified(self.now, peer, capabilities, &[tcp(1), quic(1)]);
         (peer, id)
     }
@@ -70,7 +73,7 @@ fn a_peer_with_two_connections_is_up_once_and_down_after_the_last() {
     let mut desk = Desk::new(Role::Node);
     let (peer, first) = desk.come(OURS);
     let second = desk.id();
-    desk.book.on_connected(desk.now, peer, second, &tcp(8), false);
+    desk.book.on_connected(desk.now, peer, second, &tcp(8), false, None);
     desk.book.on_identified(desk.now, peer, OURS, &[tcp(1)]);
     assert_eq!(ups(&desk.actions()), 1);
     desk.now += LONG;
@@ -94,7 +97,7 @@ fn a_broken_connection_that_is_redialled_is_no_news() {
     desk.book.on_closed(desk.now, peer, id);
     desk.actions();
     let again = desk.id();
-    desk.book.on_connected(desk.now, peer, again, &tcp(1), true);
+    desk.book.on_connected(desk.now, peer, again, &tcp(1), true, None);
     desk.book.on_identified(desk.now, peer, OURS, &[tcp(1)]);
     let actions = desk.tick(REDIAL_TIMEOUT * 2);
     assert_eq!((ups(&actions), downs(&actions)), (0, 0));
@@ -110,6 +113,90 @@ fn a_machine_that_is_gone_without_a_word_is_down_when_the_redial_takes_too_long(
     desk.actions();
     assert_eq!(downs(&desk.tick(REDIAL_TIMEOUT / 2)), 0);
     assert_eq!(downs(&desk.tick(REDIAL_TIMEOUT)), 1);
+}
+
+/// A node that was up for a while, and was last heard just now.
+fn heard_just_now() -> (Desk, PeerId, ConnectionId) {
+    let mut desk = Desk::new(Role::Node);
+    let (peer, id) = desk.come(OURS);
+    desk.tick(LONG);
+    desk.heard = Some(desk.now);
+    (desk, peer, id)
+}
+
+/// What is done in a while, looked at ten times a second.
+fn during(desk: &mut Desk, time: Duration) -> Vec<Action> {
+    let step = Duration::from_millis(100);
+    (0..time.as_millis() / step.as_millis()).flat_map(|_| desk.tick(step)).collect()
+}
+
+fn dials_in(actions: &[Action]) -> usize {
+    actions.iter().filter(|a| matches!(a, Action::Dial(_))).count()
+}
+
+fn closes(actions: &[Action]) -> usize {
+    actions.iter().filter(|a| matches!(a, Action::Close(_))).count()
+}
+
+#[test]
+fn a_silent_peer_is_dialled_again_and_again_beside_its_connection() {
+    let (mut desk, ..) = heard_just_now();
+    let calm = during(&mut desk, SILENCE - Duration::from_millis(100));
+    assert_eq!((dials_in(&calm), closes(&calm)), (0, 0));
+    let silent = during(&mut desk, SILENCE_MAX - SILENCE);
+    // None of the dials ends, and none holds the next one up.
+    assert!((3..=5).contains(&dials_in(&silent)), "{silent:?}");
+    assert_eq!((closes(&silent), downs(&silent)), (0, 0), "the old connection may still live");
+}
+
+#[test]
+fn a_new_connection_replaces_silent_ones_and_no_others() {
+    for (silent, replaced) in [(SILENCE, 1), (Duration::from_millis(500), 0)] {
+        let (mut desk, peer, old) = heard_just_now();
+        during(&mut desk, silent);
+        let new = desk.id();
+        desk.book.on_connected(desk.now, peer, new, &tcp(1), true, desk.heard);
+        let actions = desk.actions();
+        let is_old = |a: &&Action| matches!(a, Action::CloseOne(p, id) if (*p, *id) == (peer, old));
+        assert_eq!(actions.iter().filter(is_old).count(), replaced);
+        desk.heard = Some(desk.now);
+        if replaced == 1 {
+            desk.book.on_closed(desk.now, peer, old);
+        }
+        let actions = during(&mut desk, SILENCE - Duration::from_millis(100));
+        assert_eq!((dials_in(&actions), downs(&actions)), (0, 0));
+        assert!(desk.book.is_up(peer));
+    }
+}
+
+#[test]
+fn a_peer_is_down_when_its_connection_is_silent_and_dials_fail() {
+    let (mut desk, peer, id) = heard_just_now();
+    assert!(closes(&during(&mut desk, SILENCE_MAX)) > 0);
+    desk.book.on_closed(desk.now, peer, id);
+    assert!(desk.book.is_up(peer), "a redial may save it");
+    desk.heard = None;
+    assert_eq!(downs(&during(&mut desk, REDIAL_TIMEOUT)), 1);
+}
+
+#[test]
+fn a_node_that_was_lost_a_moment_ago_is_dialled_every_second_or_two() {
+    let (mut desk, peer, id) = heard_just_now();
+    desk.book.on_closed(desk.now, peer, id);
+    desk.heard = None;
+    during(&mut desk, LONG);
+    let actions = during(&mut desk, LONG);
+    // Each hangs until the next is begun.
+    assert!(dials_in(&actions) >= 35, "{}", dials_in(&actions));
+}
+
+#[test]
+fn a_process_that_stood_still_does_not_take_its_own_silence_for_that_of_others() {
+    let (mut desk, ..) = heard_just_now();
+    let actions = desk.tick(LONG);
+    assert_eq!((dials_in(&actions), closes(&actions)), (0, 0));
+    let actions = during(&mut desk, SILENCE / 2);
+    assert_eq!((dials_in(&actions), closes(&actions)), (0, 0));
 }
 
 #[test]
@@ -149,7 +236,7 @@ fn an_address_without_a_peer_is_dialled_until_it_answers_and_again_when_it_is_go
     let opts = desk.dials(Duration::ZERO).pop().expect("a dial");
     assert_eq!(opts.get_peer_id(), None);
     let peer = PeerId::random();
-    desk.book.on_connected(desk.now, peer, opts.connection_id(), &tcp(1), true);
+    desk.book.on_connected(desk.now, peer, opts.connection_id(), &tcp(1), true, None);
     assert!(desk.dials(LONG).is_empty());
     desk.book.on_closed(desk.now, peer, opts.connection_id());
     assert!(!desk.dials(LONG).is_empty());
@@ -196,7 +283,7 @@ fn other_programs_are_left_at_once_and_other_runs_after_they_asked_the_way() {
 fn who_never_says_what_it_is_is_closed() {
     let mut desk = Desk::new(Role::Node);
     let (peer, id) = (PeerId::random(), desk.id());
-    desk.book.on_connected(desk.now, peer, id, &tcp(1), false);
+    desk.book.on_connected(desk.now, peer, id, &tcp(1), false, None);
     assert!(desk.tick(IDENTIFY_TIMEOUT).iter().any(|a| matches!(a, Action::Close(p) if *p == peer)));
 }
 
@@ -228,7 +315,7 @@ fn an_older_record_does_not_replace_a_newer_one() {
 fn an_address_that_worked_outlives_a_record_without_it() {
     let mut desk = Desk::new(Role::Node);
     let (peer, id) = (PeerId::random(), desk.id());
-    desk.book.on_connected(desk.now, peer, id, &tcp(5), true);
+    desk.book.on_connected(desk.now, peer, id, &tcp(5), true, None);
     desk.book.learn_signed(desk.now, peer, &[tcp(1)], 1);
     assert_eq!(desk.book.addresses_of(peer), [tcp(1), tcp(5)]);
 }

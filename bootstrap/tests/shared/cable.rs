@@ -32,6 +32,13 @@ impl Cable {
         is_up.then_some(cable)
     }
 
+    /// Takes an end of the cable out ("down"), or puts it back ("up").
+    #[allow(dead_code, reason = "each test file uses a part")]
+    pub(crate) fn set(&self, end: usize, to: &str) -> bool {
+        let link = format!("v{}-{}{}", self.network, std::process::id(), ["l", "r"][end]);
+        ip(&["-n", &self.ends[end], "link", "set", &link, to])
+    }
+
     /// The IP address of an end, 0 or 1.
     pub(crate) fn address(&self, end: usize) -> String {
         format!("10.213.{}.{}", self.network, end + 1)

@@ -2,19 +2,31 @@
 //! signature of its own; a node passes on what its machine vouched for.
 
 use std::collections::{HashSet, VecDeque};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
 use libp2p::gossipsub::{
     self, IdentTopic, IdentityTransform, Message, MessageAuthenticity, MessageId, PublishError, ValidationMode,
     WhitelistSubscriptionFilter,
 };
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+};
+use libp2p::{Multiaddr, PeerId};
 use paceline_protocol::bounds::{GOSSIP_BYTES_MAX, PROTOCOL_VERSION};
 use paceline_protocol::{Hash, RunId};
 
 use super::bounds::{GOSSIP_AGE_MAX, GOSSIP_OVERHEAD_BYTES, GOSSIP_WAITING_MAX};
 
+type Inner = gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
+
 /// The behaviour: it takes subscriptions to the run's topic alone.
-pub(super) type Behaviour = gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
+///
+/// It says on each connection to which topic it listens, where gossipsub says so on a peer's first alone: beside a silent
+/// connection a new one is made, and it may be the only one that the other end still has.
+pub(super) struct Behaviour(Inner);
 
 /// Meshes form within one or two of these.
 const HEARTBEAT: Duration = Duration::from_millis(400);
@@ -56,13 +68,62 @@ pub(super) fn behaviour(run: RunId) -> Result<Behaviour, String> {
         .build()
         .map_err(|e| e.to_string())?;
     let topic = topic(run);
-    let mut behaviour = Behaviour::new_with_subscription_filter(
+    let mut behaviour = Inner::new_with_subscription_filter(
         MessageAuthenticity::Anonymous,
         config,
         WhitelistSubscriptionFilter(HashSet::from([topic.hash()])),
     )?;
     behaviour.subscribe(&topic).map_err(|e| e.to_string())?;
-    Ok(behaviour)
+    Ok(Behaviour(behaviour))
+}
+
+impl Behaviour {
+    /// Says of gossip that came whether it is passed on.
+    pub(super) fn judge(&mut self, id: &MessageId, source: &PeerId, verdict: gossipsub::MessageAcceptance) {
+        self.0.report_message_validation_result(id, source, verdict);
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = <Inner as NetworkBehaviour>::ConnectionHandler;
+    type ToSwarm = gossipsub::Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.0.handle_established_inbound_connection(id, peer, local, remote)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        role: Endpoint,
+        port_use: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.0.handle_established_outbound_connection(id, peer, address, role, port_use)
+    }
+
+    fn on_swarm_event(&mut self, mut event: FromSwarm) {
+        if let FromSwarm::ConnectionEstablished(established) = &mut event {
+            // All that it does for the first: it says what it is subscribed to.
+            established.other_established = 0;
+        }
+        self.0.on_swarm_event(event);
+    }
+
+    fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
+        self.0.on_connection_handler_event(peer, id, event);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<gossipsub::Event, THandlerInEvent<Self>>> {
+        self.0.poll(cx)
+    }
 }
 
 /// The content: what proves itself is the same message whoever sends it. A repetition is held back for as long as the ids are
@@ -88,7 +149,7 @@ pub(super) enum Published {
 
 /// Publishes, and says what became of it.
 pub(super) fn publish(behaviour: &mut Behaviour, run: RunId, bytes: Vec<u8>) -> Published {
-    match behaviour.publish(topic(run), bytes) {
+    match behaviour.0.publish(topic(run), bytes) {
         // Somebody said it before.
         Ok(_) | Err(PublishError::Duplicate) => Published::Sent,
         Err(PublishError::NoPeersSubscribedToTopic | PublishError::AllQueuesFull(_)) => Published::Later,

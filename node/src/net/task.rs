@@ -185,8 +185,7 @@ impl Task {
     /// Gossip that nobody vouched for is not passed on. It costs its sender nothing: it may be new to this node alone.
     fn judge(&mut self, receipt: &GossipReceipt, pass_on: bool) {
         let verdict = if pass_on { MessageAcceptance::Accept } else { MessageAcceptance::Ignore };
-        let gossip = &mut self.swarm.behaviour_mut().gossip;
-        gossip.report_message_validation_result(&receipt.id, &receipt.source, verdict);
+        self.swarm.behaviour_mut().gossip.judge(&receipt.id, &receipt.source, verdict);
     }
 
     fn retry_gossip(&mut self) {
