@@ -75,7 +75,9 @@ fn after_a_cable_was_out_nodes_hear_each_other_within_seconds() {
         let tell = tell.clone();
         std::thread::spawn(move || {
             let heard = out.lines().map_while(Result::ok).filter(|line| line == "heard");
-            heard.for_each(|_| drop(tell.send(end)));
+            heard.for_each(|_| {
+                let _ = tell.send(end);
+            });
         });
     }
     let both_hear = |within: Duration| {
