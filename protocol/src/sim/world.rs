@@ -341,8 +341,9 @@ impl Sim {
             _ => "crash after what was being written",
         });
         for _ in 0..done {
-            if let Some(item) = self.nodes[node].writing.pop_front() {
-                self.write(node, item);
+            // What comes after a write that failed is never written.
+            if !self.nodes[node].writing.pop_front().is_some_and(|item| self.write(node, item)) {
+                break;
             }
         }
         self.end_process(node);
