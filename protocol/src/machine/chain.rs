@@ -16,6 +16,7 @@ use crate::record::{Alive, Committed, Contribution, Evidence, Lie, request_scope
 use crate::round::Round;
 use crate::sync::message::Message as Sync;
 use crate::sync::send_records;
+use crate::sync::sighting::is_founder;
 
 impl Machine {
     /// The records on disk were checked before they were written; that they follow on each other is checked here, and
@@ -57,9 +58,11 @@ impl Machine {
         self.sightings.look_away();
         let genesis = chain.genesis();
         let mut in_chain = InChain::new(chain, self.ctx.now);
-        // On its roster and without a promise in it: this node's memory is lost, and it must not vote.
+        // On its roster and without a promise in it: this node's memory is lost, and it must not vote. A founder that was led
+        // to abort the founding remembers that, and never was in the chain.
         let is_member = in_chain.chain.roster().contains(self.ctx.me);
-        in_chain.has_forgotten = is_member && self.ctx.promise(genesis).is_none();
+        let is_absent_founder = is_founder(&in_chain.chain, &self.ctx);
+        in_chain.has_forgotten = is_member && self.ctx.promise(genesis).is_none() && !is_absent_founder;
         for committed in in_chain.chain.records().to_vec() {
             in_chain.last_write = Some(self.write_record(genesis, committed, LocalStats::default()));
         }

@@ -169,6 +169,12 @@ impl Sim {
         records.iter().map(|c| Kind::name(&c.record.kind)).collect()
     }
 
+    /// Whether a node's disk says that it is bound to a founding.
+    #[cfg(test)]
+    pub(super) fn is_bound_on_disk(&self, node: usize) -> bool {
+        self.nodes[node].disk.is_bound()
+    }
+
     /// The rounds of the chain that is on a node's disk.
     #[cfg(test)]
     pub(super) fn rounds_on_disk(&self, node: usize) -> Vec<u64> {

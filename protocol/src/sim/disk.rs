@@ -145,6 +145,12 @@ impl Disk {
         record.is_some_and(|c| self.blobs.contains(&c.record.model.id))
     }
 
+    /// Whether the node is bound to a founding.
+    #[cfg(test)]
+    pub(super) fn is_bound(&self) -> bool {
+        self.bound.is_some()
+    }
+
     /// Whether the node's own contribution to what follows on this record is here.
     pub(super) fn has_contribution(&self, round: u64) -> bool {
         self.contribution.as_ref().is_some_and(|c| c.vouched().round == round)

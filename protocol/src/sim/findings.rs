@@ -101,6 +101,27 @@ fn a_model_is_cleared_away_only_when_its_successor_is_on_disk() {
     }
 }
 
+/// A founder that comes back with the home it had before it bound itself refuses what it is bound to: some abort the
+/// founding on its word, the others may have decided it. Found by chaos (`--seed 201180`): whoever had aborted waited for
+/// ever, since too few were left in the chain to show a quorum, and too few outside to found.
+#[test]
+fn who_was_led_to_abort_a_founding_takes_its_place_in_its_chain() {
+    let mut torn = 0;
+    for seed in 0..60 {
+        let mut sim = Sim::new(SimOptions { latency_ms: (1, 60), min_nodes: 5, ..SimOptions::calm(5, 3, seed) });
+        sim.copy_home(4);
+        sim.start_all();
+        must(&mut sim, MINUTE_MS, seed, "a bind of the last node", |s| s.is_bound_on_disk(4));
+        let moment = sim.rng().below(250) as u64;
+        pass(&mut sim, moment);
+        sim.roll_back(4);
+        must(&mut sim, 10 * MINUTE_MS, seed, "the end of the run", Sim::all_ended);
+        let follows = |e: &Event| matches!(e, Event::Following { .. });
+        torn += (0..4).filter(|n| aborted(&sim, *n) > 0 && sim.events(*n).iter().any(follows)).count();
+    }
+    assert!(torn > 0, "nobody aborted what others decided");
+}
+
 // Chains that are left
 
 /// A chain yields while one of its members is away; then the chain that it yielded to goes away, and the absent one is

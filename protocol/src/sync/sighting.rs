@@ -103,6 +103,17 @@ impl Sighting {
     }
 }
 
+/// Whether this node is on the roster of a chain that began with a founding which it was bound to, and remembers that. Whoever
+/// is in no chain and bound to nothing was then led to abort it, by one who bound itself and refused.
+pub(crate) fn is_founder(chain: &Chain, ctx: &Context) -> bool {
+    let founding = chain.records().first().and_then(|genesis| match &genesis.record.kind {
+        Kind::Genesis { founding, .. } => Some(founding.id()),
+        _ => None,
+    });
+    let is_on = chain.yielded_to().is_none() && chain.roster().contains(ctx.me);
+    is_on && founding.is_some_and(|id| ctx.promise(id).is_some())
+}
+
 /// A chain that gave itself up, by its genesis and its yield.
 type GivenUp = [Committed; 2];
 
@@ -302,12 +313,14 @@ impl Sightings {
     }
 
     /// The chain to follow: alive, and never given up. One that is closed and that the ticket names need not live: nothing
-    /// more is decided in it.
+    /// more is decided in it. Nor need one that this node is a founder of: it may be what the others lack for a quorum.
     pub(crate) fn take_followed(&mut self, ctx: &Context) -> Option<Chain> {
         let pinned = self.pinned;
         let may_follow = |p: &mut Sighting| {
             let is_over = pinned == Some(p.genesis) && p.chain.as_ref().is_some_and(Chain::is_closed);
-            is_over || p.judge(&ctx.peers) == Judgement::Alive
+            let judgement = p.judge(&ctx.peers);
+            let is_own = judgement == Judgement::Proven && p.chain.as_ref().is_some_and(|chain| is_founder(chain, ctx));
+            is_over || is_own || judgement == Judgement::Alive
         };
         let chain = self.present.take_if(may_follow)?.chain?;
         (!self.is_given_up(chain.genesis())).then_some(chain)
