@@ -8,6 +8,7 @@ use crate::io::{Command, Input};
 
 use super::clock::TRUE_PER_MILLE;
 use super::hostile::{Hostility, Liar};
+use super::rng::Rng;
 use super::trap::{Blow, Trap};
 use super::wires::{Block, BlockId};
 use super::world::{Health, Network, Sim, SimOptions, Trainer};
@@ -160,9 +161,11 @@ impl Sim {
     fn rewire(&mut self) {
         for a in 0..self.nodes.len() {
             for b in a + 1..self.nodes.len() {
-                match (self.wires.join(a, b), self.nodes[a].links.contains(&b)) {
-                    (false, true) => self.unlink_later(a, b, NOTICED_MS),
-                    (true, false) => self.link_later(a, b),
+                // After a restart one end may take for a connection what the other knows nothing of.
+                let ends = [self.nodes[a].links.contains(&b), self.nodes[b].links.contains(&a)];
+                match self.wires.join(a, b) {
+                    false if ends.contains(&true) => self.unlink_later(a, b, NOTICED_MS),
+                    true if ends.contains(&false) => self.link_later(a, b),
                     _ => {}
                 }
             }
@@ -201,6 +204,8 @@ impl Sim {
     /// exists any more. Before it starts.
     pub fn strand(&mut self, node: usize, rounds: u64, seed: u64) {
         let members = self.params.min_nodes.max(3);
+        // Its members are none of this world's.
+        let seed = Rng::new(!seed).draw();
         let mut past =
             Sim::new(SimOptions { model_bytes: self.params.update_len, ..SimOptions::calm(members, 0, seed) });
         past.params = self.params.clone();

@@ -505,8 +505,7 @@ impl Sim {
                 }
             }
             Happening::Link { a, b } => {
-                if self.meet(a, b) && self.nodes[a].links.insert(b) {
-                    self.nodes[b].links.insert(a);
+                if self.meet(a, b) && (self.nodes[a].links.insert(b) | self.nodes[b].links.insert(a)) {
                     let (ida, idb) = (self.nodes[a].id, self.nodes[b].id);
                     self.give(a, Input::PeerUp(idb));
                     self.give(b, Input::PeerUp(ida));
