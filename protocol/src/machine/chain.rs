@@ -466,6 +466,8 @@ impl Machine {
         let is_told = match &self.standing {
             Standing::Over(_, End::Finished { told: true } | End::Left) => true,
             Standing::Member(c, round) if c.chain.is_halted() => c.halt_told || !round.is_halted(),
+            // It is no end for who wants to join: the run may be resumed.
+            Standing::Following(c) if c.chain.is_halted() => true,
             Standing::Gathering | Standing::Following(_) | Standing::Member(..) | Standing::Over(..) => false,
         };
         let waits = !is_told && !self.ctx.is_fetching(c.chain.head().model.id);

@@ -150,7 +150,23 @@ impl Sim {
     /// round each go on as two.
     pub fn all_ended(&self) -> bool {
         let honest = (0..self.nodes.len()).filter(|n| self.is_counted_on(*n));
-        honest.filter_map(|n| self.state(n)).all(|state| matches!(state, State::Finished | State::Left))
+        honest
+            .filter(|n| !self.is_left_behind(*n))
+            .filter_map(|n| self.state(n))
+            .all(|state| matches!(state, State::Finished | State::Left))
+    }
+
+    /// Whether a node is in a chain without a round that can't have a quorum any more: a founder that lied led so many others
+    /// to abort its founding, and they are in another chain since. Nothing is promised to it (docs/protocol.md, 2.2).
+    pub fn is_left_behind(&self, node: usize) -> bool {
+        let Some(chain) = self.chain(node).filter(|c| c.next_round() == 1) else { return false };
+        let roster = chain.roster();
+        let lies = roster.nodes().any(|n| self.invariants.distrusts(n));
+        let is_elsewhere = |n: &usize| {
+            roster.contains(self.id(*n)) && self.chain(*n).is_some_and(|other| other.genesis() != chain.genesis())
+        };
+        let elsewhere = (0..self.nodes.len()).filter(is_elsewhere).count();
+        lies && roster.len() - elsewhere < roster.quorum()
     }
 
     /// Whether, where a node that lies brought about a second truth, an honest one has shown it.

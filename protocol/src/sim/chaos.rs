@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::base::ids::Hash;
-use crate::io::Command;
+use crate::io::{Command, State};
 
 use super::invariants::Violation;
 use super::plan::{Fault, LASTING, Plan};
@@ -310,6 +310,7 @@ impl<'a> Story<'a> {
             if gone_ms >= within_ms {
                 return Err(Failure::NoCommit { within_ms, stands: self.sim.describe() });
             }
+            self.resume();
             self.sim.run_until(LOOK_MS, |s| s.decided() > decided);
             self.unbroken()?;
         }
@@ -322,9 +323,19 @@ impl<'a> Story<'a> {
             if self.sim.now_ms() >= end_ms {
                 return Err(Failure::NoEnd { within_ms, stands: self.sim.describe() });
             }
+            self.resume();
             self.pass(LOOK_MS)?;
         }
+        for _ in (0..self.plan.nodes).filter(|n| self.sim.is_left_behind(*n)).collect::<Vec<_>>() {
+            self.sim.tally_mut().fault("member left behind by a founder that lied");
+        }
         Ok(())
+    }
+
+    /// A run that stopped since training failed everywhere is resumed, as people do who have mended that.
+    fn resume(&mut self) {
+        let halted = self.plan.present.iter().find(|n| self.sim.state(**n) == Some(State::Halted));
+        halted.into_iter().for_each(|node| self.sim.command(*node, Command::Resume));
     }
 }
 

@@ -122,6 +122,25 @@ fn who_was_led_to_abort_a_founding_takes_its_place_in_its_chain() {
     assert!(torn > 0, "nobody aborted what others decided");
 }
 
+/// Found by chaos (`--seed 402147`): who followed a run as it stopped called it finished after a while, and was lost to it.
+#[test]
+fn who_follows_a_run_that_stops_joins_once_it_is_resumed() {
+    for seed in 0..4 {
+        let mut sim = Sim::new(SimOptions { min_nodes: 3, ..SimOptions::calm(4, 6, seed) });
+        (0..3).for_each(|n| sim.fail_training(n));
+        (0..3).for_each(|n| sim.start(n));
+        must(&mut sim, 5 * MINUTE_MS, seed, "the stop", |s| (0..3).all(|n| s.state(n) == Some(State::Halted)));
+        sim.start(3);
+        pass(&mut sim, 2 * MINUTE_MS);
+        assert_eq!(sim.state(3), Some(State::Joining), "seed {seed}");
+        let health = SimOptions::calm(4, 6, seed).health();
+        (0..3).for_each(|n| sim.set_health(n, health));
+        sim.command(0, Command::Resume);
+        must(&mut sim, 5 * MINUTE_MS, seed, "the end of the run", Sim::all_closed);
+        assert!((1..40).any(|round| sim.trainings(3, round) > 0), "seed {seed}: it never trained");
+    }
+}
+
 // Chains that are left
 
 /// A chain yields while one of its members is away; then the chain that it yielded to goes away, and the absent one is
