@@ -69,9 +69,10 @@ impl ExactSum {
             return Err(ExactError::Samples { samples });
         }
         weights::check_delta(delta, self.sums.len()).map_err(ExactError::Delta)?;
-        let factor = samples as i64;
+        // At most 2^30 times 2^20: exact in f64.
+        let factor = samples as f64;
         for (sum, value) in self.sums.iter_mut().zip(weights::values(delta)) {
-            *sum += fixed(value) * factor;
+            *sum += integer(fixed(value) * factor);
         }
         self.samples += samples;
         self.contributions += 1;
@@ -107,9 +108,18 @@ impl ExactSum {
     }
 }
 
-/// A checked delta's value as fixed point: the product is exact in f64, the rounding is half to even.
-fn fixed(value: f32) -> i64 {
-    (f64::from(value) * SCALE).round_ties_even() as i64
+/// 1.5 · 2^52. The sum of it and a number within ±2^51 has no fractional bits: it is rounded half to even, and the integer
+/// stands in its low bits. Unlike `round_ties_even` and `as i64`, every vector unit adds so: a fold is six times as fast.
+const ROUNDER: f64 = 6_755_399_441_055_744.0;
+
+/// A checked delta's value as fixed point, an integer: the product is exact in f64, the rounding is half to even.
+fn fixed(value: f32) -> f64 {
+    (f64::from(value) * SCALE + ROUNDER) - ROUNDER
+}
+
+/// An integer within ±2^51.
+fn integer(value: f64) -> i64 {
+    (value + ROUNDER).to_bits() as i64 - ROUNDER.to_bits() as i64
 }
 
 #[cfg(test)]
@@ -177,7 +187,7 @@ mod tests {
         fn fixed_point_rounds_half_to_even(bits in any::<u32>()) {
             let value = f32::from_bits(bits);
             prop_assume!(value.abs() <= 16.0);
-            prop_assert_eq!(i128::from(fixed(value)), half_even(value));
+            prop_assert_eq!(i128::from(integer(fixed(value))), half_even(value));
         }
     }
 

@@ -111,7 +111,7 @@ impl Rule {
             return Ok(());
         }
         let first = 2 * parameter_count;
-        match weights::values(&bytes[4 * first..]).enumerate().find(|(_, v)| *v < 0.0) {
+        match weights::first_not(&bytes[4 * first..], |v| v >= 0.0) {
             Some((i, value)) => Err(WeightsError::OutOfRange { index: first + i, value }),
             None => Ok(()),
         }
@@ -178,17 +178,21 @@ impl Rule {
 /// Writes the sections of a new state, each value rounded once.
 fn write<const N: usize>(len: usize, values: impl Iterator<Item = [f64; N]>) -> Result<Vec<u8>, ExactError> {
     let mut state = vec![0; 4 * len * N];
-    for (index, sections) in values.enumerate() {
-        for (section, value) in sections.into_iter().enumerate() {
-            let value = value as f32;
-            if !value.is_finite() {
-                return Err(ExactError::Overflow { index: section * len + index });
+    let mut places: [_; N] = {
+        let mut sections = state.chunks_exact_mut(4 * len.max(1));
+        std::array::from_fn(|_| sections.next().unwrap_or_default().chunks_exact_mut(4))
+    };
+    for sections in values {
+        for (places, value) in places.iter_mut().zip(sections) {
+            if let Some(place) = places.next() {
+                place.copy_from_slice(&(value as f32).to_le_bytes());
             }
-            let at = 4 * (section * len + index);
-            state[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
     }
-    Ok(state)
+    match weights::first_not(&state, f32::is_finite) {
+        Some((index, _)) => Err(ExactError::Overflow { index }),
+        None => Ok(state),
+    }
 }
 
 #[cfg(test)]

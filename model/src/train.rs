@@ -253,15 +253,19 @@ impl TrainJob<'_> {
 
     fn delta(&self, model: &Model, last: (usize, usize)) -> Result<Vec<u8>, TrainError> {
         let new = model.to_bytes()?;
-        let mut delta = Vec::with_capacity(new.len());
-        for (new, old) in weights::values(&new).zip(weights::values(self.parent)) {
-            let change = new - old;
-            if !is_in_range(change) {
-                return Err(self.diverged(last, format!("a weight went from {old} to {new}")));
-            }
-            delta.extend_from_slice(&change.to_le_bytes());
+        let mut delta = vec![0; new.len()];
+        let values = weights::values(&new).zip(weights::values(self.parent));
+        for (place, (new, old)) in delta.chunks_exact_mut(4).zip(values) {
+            place.copy_from_slice(&(new - old).to_le_bytes());
         }
-        Ok(delta)
+        match weights::first_not(&delta, is_in_range) {
+            Some((index, _)) => {
+                let weight = |of: &[u8]| weights::values(of).nth(index).unwrap_or(f32::NAN);
+                let (old, new) = (weight(self.parent), weight(&new));
+                Err(self.diverged(last, format!("a weight went from {old} to {new}")))
+            }
+            None => Ok(delta),
+        }
     }
 
     /// Adds to the update the change of the control variate, c_i⁺ - c_i = (x - y)/(K·lr) - c after K steps, and gives

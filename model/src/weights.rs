@@ -35,8 +35,8 @@ pub enum WeightsError {
 /// Checks a model's bytes: the length, and that every value is finite.
 pub fn check_weights(bytes: &[u8], parameter_count: usize) -> Result<(), WeightsError> {
     check_length(bytes, parameter_count)?;
-    match values(bytes).position(|value| !value.is_finite()) {
-        Some(index) => Err(WeightsError::NotFinite { index }),
+    match first_not(bytes, f32::is_finite) {
+        Some((index, _)) => Err(WeightsError::NotFinite { index }),
         None => Ok(()),
     }
 }
@@ -45,7 +45,7 @@ pub fn check_weights(bytes: &[u8], parameter_count: usize) -> Result<(), Weights
 pub fn check_delta(bytes: &[u8], parameter_count: usize) -> Result<(), WeightsError> {
     check_length(bytes, parameter_count)?;
     // NaN compares false, so it is found here too.
-    match values(bytes).enumerate().find(|(_, value)| !matches!(value.abs(), size if size <= DELTA_MAX)) {
+    match first_not(bytes, |value| value.abs() <= DELTA_MAX) {
         Some((index, value)) if value.is_finite() => Err(WeightsError::OutOfRange { index, value }),
         Some((index, _)) => Err(WeightsError::NotFinite { index }),
         None => Ok(()),
@@ -55,6 +55,16 @@ pub fn check_delta(bytes: &[u8], parameter_count: usize) -> Result<(), WeightsEr
 fn check_length(bytes: &[u8], parameter_count: usize) -> Result<(), WeightsError> {
     let expected = parameter_count.saturating_mul(4);
     if bytes.len() == expected { Ok(()) } else { Err(WeightsError::WrongLength { expected, found: bytes.len() }) }
+}
+
+/// The first value that is not as it should be, with its index. Block by block: within one, nothing hangs on what was found
+/// so far, and vector units compare many at a time.
+pub(crate) fn first_not(bytes: &[u8], is_right: impl Fn(f32) -> bool) -> Option<(usize, f32)> {
+    const BLOCK: usize = 1024;
+    let blocks = bytes.chunks(4 * BLOCK).enumerate();
+    let mut wrong = blocks.filter(|(_, block)| !values(block).fold(true, |all, value| all & is_right(value)));
+    let (number, block) = wrong.next()?;
+    values(block).enumerate().find(|(_, value)| !is_right(*value)).map(|(i, value)| (number * BLOCK + i, value))
 }
 
 /// The values of bytes whose length is a multiple of four.
@@ -83,6 +93,14 @@ mod tests {
             assert_eq!(check_weights(&bytes(&[0.0, bad]), 2), Err(WeightsError::NotFinite { index: 1 }));
             assert_eq!(check_delta(&bytes(&[0.0, bad]), 2), Err(WeightsError::NotFinite { index: 1 }));
         }
+    }
+
+    #[test]
+    fn the_first_wrong_value_of_many_is_named() {
+        let mut many = vec![1.0f32; 5_000];
+        (many[2_047], many[4_999]) = (-17.0, f32::NAN);
+        assert_eq!(check_delta(&bytes(&many), 5_000), Err(WeightsError::OutOfRange { index: 2_047, value: -17.0 }));
+        assert_eq!(check_weights(&bytes(&many), 5_000), Err(WeightsError::NotFinite { index: 4_999 }));
     }
 
     #[test]
