@@ -7,6 +7,7 @@ use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::roster::{Part, Roster};
 use crate::base::signed::Verifier;
+use crate::base::timing::DISK_REST_MS;
 use crate::chain::RunParams;
 use crate::io::{Effect, Event, Persist, PersistId, Purpose};
 use crate::message::Message;
@@ -28,6 +29,8 @@ pub(crate) struct Context {
     promises: BTreeMap<Hash, Ballot>,
     /// Blobs that are being fetched.
     fetching: BTreeSet<Hash>,
+    /// When this node's disk last took or gave no blob, unless it has taken one since.
+    disk_failed_at: Option<Time>,
     effects: VecDeque<Effect>,
     /// What waits for a `Persist` to be confirmed.
     held: BTreeMap<PersistId, Vec<Held>>,
@@ -75,6 +78,7 @@ impl Context {
             blobs,
             promises,
             fetching: BTreeSet::new(),
+            disk_failed_at: None,
             effects: VecDeque::new(),
             held: BTreeMap::new(),
             loopback: VecDeque::new(),
@@ -201,6 +205,7 @@ impl Context {
     }
 
     pub(crate) fn fetched(&mut self, blob: Hash) {
+        self.disk_failed_at = None;
         // One that was cancelled meanwhile may be cleared away already.
         if self.fetching.remove(&blob) {
             self.blobs.insert(blob);
@@ -209,6 +214,16 @@ impl Context {
 
     pub(crate) fn fetch_failed(&mut self, blob: Hash) {
         self.fetching.remove(&blob);
+    }
+
+    /// A blob can't be written here, or not be read back.
+    pub(crate) fn disk_failed(&mut self) {
+        self.disk_failed_at = Some(self.now);
+    }
+
+    /// Whether this node's disk failed a moment ago, so that it had better not coordinate.
+    pub(crate) fn is_disk_failing(&self) -> bool {
+        self.disk_failed_at.is_some_and(|at| self.now.since_ms(at) < DISK_REST_MS)
     }
 
     pub(crate) fn is_fetching(&self, blob: Hash) -> bool {

@@ -12,7 +12,7 @@ use paceline_protocol::io::Input;
 use paceline_protocol::{Ballot, BlobRef, NodeId, Reject};
 
 use super::reject_of;
-use crate::blobs::{BlobError, BlobStore};
+use crate::blobs::BlobStore;
 
 /// Jobs that may wait: one for each member of a large roster.
 const QUEUE: usize = 4096;
@@ -100,9 +100,10 @@ fn fold(sum: &mut Sum, blobs: &BlobStore, node: NodeId, update: BlobRef, samples
     if let Some(before) = sum.folded.get(&node) {
         return if *before == (update, samples) { Ok(()) } else { Err(Reject::Twice) };
     }
-    let delta = blobs.read(update.id).map_err(|error| match error {
-        BlobError::Damaged(_) => Reject::WrongHash,
-        BlobError::Missing(_) | BlobError::Disk { .. } => Reject::ModelMissing,
+    // Its bytes were right when they were written: what is wrong now is this node's disk.
+    let delta = blobs.read(update.id).map_err(|error| {
+        tracing::error!("an update can't be folded: {error}");
+        Reject::ModelMissing
     })?;
     sum.exact.add(&delta, samples).map_err(|error| match error {
         ExactError::Delta(error) => reject_of(&error),

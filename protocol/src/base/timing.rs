@@ -19,6 +19,10 @@ pub const STEP_MS_MIN: u64 = 100;
 /// And at most: beyond it, slow votes are no reason to wait longer.
 pub const STEP_MS_MAX: u64 = 2_000;
 
+/// Whose disk failed does not stand for coordinator for so long, unless it takes a blob before: the model of the next round
+/// is such a try.
+pub const DISK_REST_MS: u64 = 30_000;
+
 /// An election without result is given up after this time, doubled with each failure.
 pub const ELECTION_MS: u64 = 1_000;
 

@@ -100,6 +100,13 @@ impl Machine {
                     let members = chain.roster().len();
                     return Some(format!("only {here} of {members} members are reachable; {quorum} must be"));
                 }
+                if self.ctx.is_disk_failing() {
+                    return Some(
+                        "this node's disk takes no model and no update (its log names the file): it only votes; make room, \
+                         or mend the disk"
+                            .to_owned(),
+                    );
+                }
                 let failure = self.standing.round().and_then(Round::failure);
                 failure.map(|why| format!("this node has no update for this round: {why}"))
             }

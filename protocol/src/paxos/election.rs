@@ -54,10 +54,11 @@ impl Instance {
     }
 
     /// It is this node's turn. In attempt 0 it asks for votes at once; later it first asks, unbound, whether a quorum would
-    /// vote for it, so that a node that is cut off does not run ahead.
+    /// vote for it, so that a node that is cut off does not run ahead. Whose disk fails leaves it to others: it could take no
+    /// update.
     pub(super) fn campaign(&mut self, ctx: &mut Context) {
         let ballot = self.ballot();
-        if !self.has_model(ctx) || self.acceptor.would_vote(ctx, ballot, ctx.me).is_err() {
+        if !self.has_model(ctx) || ctx.is_disk_failing() || self.acceptor.would_vote(ctx, ballot, ctx.me).is_err() {
             return;
         }
         if self.attempt == 0 {

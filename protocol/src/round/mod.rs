@@ -521,7 +521,8 @@ impl Round {
             match failure {
                 FetchFailure::Invalid(reject) => self.settle(ctx, chain, node, Err(reject)),
                 // The participant offers again, if it lives.
-                FetchFailure::Unreachable | FetchFailure::Disk => self.forget_intake(node),
+                FetchFailure::Unreachable => self.forget_intake(node),
+                FetchFailure::Disk => return self.own_disk_failed(ctx),
             }
         }
         let invalid = match failure {
@@ -529,6 +530,12 @@ impl Round {
             FetchFailure::Unreachable | FetchFailure::Disk => None,
         };
         self.paxos.fetch_failed(ctx, blob, invalid);
+    }
+
+    /// A coordinator that can't keep an update would wait for it until the round's timeout: another takes its place.
+    fn own_disk_failed(&mut self, ctx: &mut Context) {
+        ctx.disk_failed();
+        self.paxos.step_down(ctx, "this node's disk fails");
     }
 
     fn forget_intake(&mut self, node: NodeId) {
@@ -548,8 +555,9 @@ impl Round {
     ) {
         if self.collection.as_ref().is_some_and(|c| c.ballot == ballot) {
             match result {
-                // Trouble of this node's own is not the participant's fault: it offers again.
-                Err(Reject::ModelMissing | Reject::TooMany) => self.forget_intake(node),
+                // Trouble of this node's own is not the participant's fault.
+                Err(Reject::ModelMissing) => self.own_disk_failed(ctx),
+                Err(Reject::TooMany) => self.forget_intake(node),
                 result => self.settle(ctx, chain, node, result),
             }
         }

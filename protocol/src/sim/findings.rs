@@ -8,6 +8,7 @@ use super::{Hostility, Sim, SimOptions};
 use crate::base::ids::Hash;
 use crate::base::roster::Part;
 use crate::io::{Command, Event, State};
+use crate::paxos::message::Phase;
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -83,6 +84,33 @@ fn a_full_disk_stops_its_node_alone_and_only_while_it_is_full() {
         must(&mut sim, MINUTE_MS, seed, "progress of the others", |s| s.round(0) >= round + 3);
         sim.fill_disk(2, false);
         end(&mut sim, 10, seed);
+    }
+}
+
+/// Found with real processes (`e2e/chaos --seed 2026`): it beat on, was followed, and took no update, until the round timed
+/// out.
+#[test]
+fn a_coordinator_with_a_full_disk_gives_its_round_to_another_at_once() {
+    for seed in 0..8 {
+        let mut sim = start(SimOptions { round_timeout_ms: 20 * MINUTE_MS, ..SimOptions::calm(4, 40, seed) });
+        reach(&mut sim, 0, 2, seed);
+        must(&mut sim, MINUTE_MS, seed, "a coordinator", |s| {
+            s.coordinator().is_some_and(|(_, p)| p == Phase::Collecting)
+        });
+        let (full, _) = sim.coordinator().expect("there is one");
+        let other = (full + 1) % 4;
+        let round = sim.round(other);
+        sim.fill_disk(full, true);
+        let says_so = |s: &Sim| s.reason(full).is_some_and(|reason| reason.contains("disk"));
+        must(&mut sim, 10_000, seed, "its word on it", says_so);
+        must(&mut sim, 10_000, seed, "the round", |s| s.round(other) > round);
+        let elected = |s: &Sim| s.events(full).iter().filter(|e| matches!(e, Event::Elected { .. })).count();
+        let before = elected(&sim);
+        must(&mut sim, MINUTE_MS, seed, "ten rounds of the others", |s| s.round(other) > round + 10);
+        assert_eq!(elected(&sim), before, "seed {seed}: it was elected again");
+        sim.fill_disk(full, false);
+        end(&mut sim, 40, seed);
+        assert!(elected(&sim) > before, "seed {seed}: it never coordinates again");
     }
 }
 
