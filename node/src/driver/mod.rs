@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::blobs::{BlobStore, serve};
 use crate::learn::{Aggregator, Job, Outcome, StateCheck, Trainer};
 use crate::net::{GossipReceipt, NetEvent, Network};
-use crate::store::{HistoryEntry, Home, StoreError, Writer, Written};
+use crate::store::{HistoryEntry, Home, StoreError, Whereabouts, Writer, Written};
 
 use fetches::Fetches;
 pub use node_state::NodeState;
@@ -51,12 +51,10 @@ pub struct Driver {
     fetches: Fetches,
     serving: Arc<Semaphore>,
     node_state: Arc<NodeState>,
-    home: Home,
+    whereabouts: Whereabouts,
     started: Instant,
     /// Bytes sent and received when the last record was committed.
     bytes_at_commit: (u64, u64),
-    /// The addresses that are on disk for the next start.
-    saved_peers: Vec<String>,
     /// Rounds whose updates stay on disk.
     keep_updates: usize,
     /// When the snapshot was published last, and whether it has changed since.
@@ -102,7 +100,7 @@ pub struct Parts {
     pub state: StateCheck,
     /// What others may look at.
     pub node_state: Arc<NodeState>,
-    /// The home, in which the addresses of peers are kept.
+    /// The home, in which addresses are kept.
     pub home: Home,
     /// Rounds whose updates stay on disk.
     pub keep_updates: usize,
@@ -143,10 +141,9 @@ impl Driver {
             fetches,
             serving: Arc::new(Semaphore::new(SERVING_MAX)),
             node_state: parts.node_state,
-            home: parts.home,
+            whereabouts: Whereabouts::of(parts.home),
             started,
             bytes_at_commit: (0, 0),
-            saved_peers: Vec::new(),
             keep_updates: parts.keep_updates,
             published: started,
             is_stale: true,
@@ -262,7 +259,10 @@ impl Driver {
             NetEvent::Malformed { from, protocol, reason } => {
                 self.refuse(from, Reject::Malformed, &format!("{protocol}: {reason}"));
             }
-            NetEvent::Listening(address) => tracing::info!("listens on {address}"),
+            NetEvent::Listening(address) => {
+                tracing::info!("listens on {address}");
+                self.whereabouts.keep_ports(self.network.ports());
+            }
         }
     }
 
@@ -370,21 +370,9 @@ impl Driver {
         self.blobs.retain(&keep);
     }
 
-    /// Addresses for the next start, in case nobody is found otherwise; written when they have changed.
+    /// Addresses for the next start, in case nobody is found otherwise.
     fn save_peers(&mut self) {
-        let addresses: Vec<String> =
-            self.network.peers().into_iter().flat_map(|(_, a)| a).map(|a| a.to_string()).collect();
-        // Whoever stops last sees nobody, and still wants to know where the others were.
-        if addresses.is_empty() || addresses == self.saved_peers {
-            return;
-        }
-        self.saved_peers.clone_from(&addresses);
-        let home = self.home.clone();
-        tokio::task::spawn_blocking(move || {
-            let json = serde_json::to_vec(&addresses).unwrap_or_default();
-            if let Err(error) = home.write("peers.json", &json) {
-                tracing::debug!("{error}");
-            }
-        });
+        let roster = self.machine.chain().map(|chain| chain.roster());
+        self.whereabouts.keep_peers(self.network.peers(), |node| roster.is_none_or(|roster| roster.contains(node)));
     }
 }
