@@ -242,6 +242,17 @@ impl AddressBook {
         self.contacts.get(&peer).map(|c| c.addresses.clone()).unwrap_or_default()
     }
 
+    /// Whether somebody answers at an address that was given: `None` before it is known.
+    pub(crate) fn is_answered(&self, given: &Multiaddr) -> Option<bool> {
+        let unknown = self.unknown.iter().find(|u| addresses::peer_of(given).is_none() && u.address == *given);
+        let peer = addresses::peer_of(given).or(unknown.and_then(|u| u.peer));
+        match peer.and_then(|peer| self.contacts.get(&peer)) {
+            Some(contact) if !contact.connections.is_empty() => Some(true),
+            Some(contact) => contact.complaint.is_open().then_some(false),
+            None => unknown.is_some_and(|u| u.complaint.is_open()).then_some(false),
+        }
+    }
+
     /// Whether the peer may ask one thing more; counts it.
     pub(crate) fn may_ask(&mut self, now: Instant, peer: PeerId) -> bool {
         self.contacts.get_mut(&peer).is_some_and(|c| c.requests.take(now))

@@ -35,6 +35,11 @@ impl Complaint {
         is_due
     }
 
+    /// Whether it was tried in vain since it was last reached.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.told.is_empty()
+    }
+
     /// It was reached: the next failure is news.
     pub(crate) fn settle(&mut self) {
         self.told.clear();

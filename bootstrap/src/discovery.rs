@@ -125,6 +125,8 @@ pub struct Discovery {
     run: Option<OwnRun>,
     direct: Option<StreamProtocol>,
     address_book: AddressBook,
+    /// First addresses, as they were given.
+    given: Vec<Multiaddr>,
     registry: RunRegistry,
     listening: ListenAddresses,
     observed: Vec<Multiaddr>,
@@ -163,6 +165,7 @@ impl Discovery {
             direct: options.run.as_ref().map(|own| run_protocol(own.run, "direct")),
             run: options.run,
             address_book,
+            given: options.bootstrap,
             registry,
             listening: ListenAddresses::default(),
             observed: Vec::new(),
@@ -195,6 +198,12 @@ impl Discovery {
     /// Where a peer can be reached, as far as is known, without the peer at the end.
     pub fn addresses_of(&self, peer: PeerId) -> Vec<Multiaddr> {
         self.address_book.addresses_of(peer)
+    }
+
+    /// The first addresses that were given, if there are some and nobody answers at any.
+    pub fn unanswered(&self) -> &[Multiaddr] {
+        let all_fail = self.given.iter().all(|address| self.address_book.is_answered(address) == Some(false));
+        if all_fail { &self.given } else { &[] }
     }
 
     /// When each peer was last heard.

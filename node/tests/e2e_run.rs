@@ -98,6 +98,8 @@ fn after_a_power_cut_nodes_find_each_other_without_bootstrap_and_mdns() {
     let before = cluster.rounds(0).len();
     (0..3).for_each(|n| cluster.start(n, &[]));
     cluster.wait("a round", |c| (0..3).all(|n| c.round(n) > before as u64 + 2).then_some(()));
+    let reason = cluster.status(0).expect("it runs")["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("nobody answers at /ip4/127.0.0.1/tcp/") && reason.contains("paceline ticket"), "{reason}");
 }
 
 #[test]

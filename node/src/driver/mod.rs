@@ -36,6 +36,9 @@ pub const INPUTS_MAX: usize = 4_096;
 /// The snapshot that others look at is at most so old: making it costs as much as the roster is large.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
+/// The driver looks at the time at least as often as it shows its presence: after so long without, it was asleep.
+const OVERSLEPT: Duration = Duration::from_secs(4);
+
 /// Chunks that are read from disk for peers at a time.
 const SERVING_MAX: usize = 64;
 
@@ -60,6 +63,8 @@ pub struct Driver {
     /// When the snapshot was published last, and whether it has changed since.
     published: Instant,
     is_stale: bool,
+    /// Since when this process has run without a long break.
+    awake_since: Instant,
     /// The gossip at hand, and whether the machine vouched for it.
     receipt: Option<GossipReceipt>,
     relays: bool,
@@ -147,6 +152,7 @@ impl Driver {
             keep_updates: parts.keep_updates,
             published: started,
             is_stale: true,
+            awake_since: started,
             receipt: None,
             relays: false,
             over: None,
@@ -293,8 +299,29 @@ impl Driver {
 
     /// Shows where the node stands to those who only look.
     fn publish(&mut self) {
-        self.node_state.publish(self.machine.view(self.now()));
-        (self.published, self.is_stale) = (Instant::now(), false);
+        let now = Instant::now();
+        // After a sleep of its own this node has heard nobody for long, which says nothing of them.
+        if now >= self.published + OVERSLEPT {
+            self.awake_since = now;
+        }
+        let silent_ms = |node| {
+            let heard = self.network.last_heard(node).map(|at| self.awake_since.max(at.into()));
+            heard.map_or(0, |at| now.saturating_duration_since(at).as_millis() as u64)
+        };
+        self.node_state.publish(self.machine.view(self.now(), silent_ms), self.obstacles());
+        (self.published, self.is_stale) = (now, false);
+    }
+
+    /// What is in the way of this node outside of the protocol.
+    fn obstacles(&self) -> Vec<String> {
+        let disk =
+            self.blobs.trouble().map(|why| format!("this node's disk fails ({why}): make room on it, or mend it"));
+        let first = self.network.unanswered();
+        let unanswered = first.first().map(|address| {
+            let others = if first.len() > 1 { " and the other first addresses" } else { "" };
+            format!("nobody answers at {address}{others}: newcomers need what `paceline ticket` prints now")
+        });
+        disk.into_iter().chain(unanswered).collect()
     }
 
     fn carry_out(&mut self, effect: Effect, is_over: &impl Fn(&Event) -> bool) {

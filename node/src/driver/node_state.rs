@@ -19,6 +19,8 @@ const EVENTS_MAX: usize = 256;
 pub struct NodeState {
     info: NodeInfo,
     view: watch::Sender<Option<View>>,
+    /// What is in the way of this node outside of the protocol.
+    obstacles: Mutex<Vec<String>>,
     history: RwLock<Vec<HistoryEntry>>,
     refused: Mutex<BTreeMap<Reject, u64>>,
     progress: watch::Receiver<Progress>,
@@ -30,7 +32,15 @@ impl NodeState {
     pub fn new(info: NodeInfo, history: Vec<HistoryEntry>, progress: watch::Receiver<Progress>) -> Self {
         let (view, _) = watch::channel(None);
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        Self { info, view, history: RwLock::new(history), refused: Mutex::default(), progress, events }
+        Self {
+            info,
+            view,
+            obstacles: Mutex::default(),
+            history: RwLock::new(history),
+            refused: Mutex::default(),
+            progress,
+            events,
+        }
     }
 
     /// The status now; `None` until the driver has begun.
@@ -38,6 +48,9 @@ impl NodeState {
         let view = self.view.borrow().clone()?;
         let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
         let mut status = Status::running(&self.info, &view, &history);
+        let obstacles = self.obstacles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reasons: Vec<String> = status.reason.take().into_iter().chain(obstacles).collect();
+        status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         status.training = Training::of(*self.progress.borrow());
         status.refused = self.refused().iter().map(|(reject, n)| (reject.to_string(), *n)).collect();
         Some(status)
@@ -68,7 +81,8 @@ impl NodeState {
         self.progress.clone()
     }
 
-    pub(super) fn publish(&self, view: View) {
+    pub(super) fn publish(&self, view: View, obstacles: Vec<String>) {
+        *self.obstacles.lock().unwrap_or_else(PoisonError::into_inner) = obstacles;
         self.view.send_replace(Some(view));
     }
 

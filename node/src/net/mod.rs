@@ -141,6 +141,7 @@ struct NetSnapshot {
     addresses: RwLock<Vec<Multiaddr>>,
     peers: RwLock<Vec<(NodeId, Vec<Multiaddr>)>>,
     ports: RwLock<Ports>,
+    unanswered: RwLock<Vec<Multiaddr>>,
     counters: Arc<NetCounters>,
     hearing: OnceLock<Hearing>,
 }
@@ -229,6 +230,11 @@ impl Network {
     /// The nodes that are up, with their addresses, each with its `/p2p/`: what to give as `known` at the next start.
     pub fn peers(&self) -> Vec<(NodeId, Vec<Multiaddr>)> {
         self.snapshot.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first addresses, if nobody answers at any of them.
+    pub fn unanswered(&self) -> Vec<Multiaddr> {
+        self.snapshot.unanswered.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The ports that the system chose: what to give as `ports` at the next start.

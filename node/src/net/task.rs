@@ -250,6 +250,7 @@ impl Task {
         let discovery = &self.swarm.behaviour().discovery;
         *self.snapshot.addresses.write().unwrap_or_else(PoisonError::into_inner) = discovery.addresses();
         *self.snapshot.peers.write().unwrap_or_else(PoisonError::into_inner) = discovery.peers();
+        *self.snapshot.unanswered.write().unwrap_or_else(PoisonError::into_inner) = discovery.unanswered().to_vec();
     }
 
     fn emit(&mut self, event: NetEvent) {
