@@ -29,6 +29,7 @@ use crate::store::{HistoryEntry, Home, StoreError, Whereabouts, Writer, Written}
 
 use fetches::Fetches;
 pub use node_state::NodeState;
+use node_state::Obstacles;
 
 /// Results of workers that may wait for the driver. It is never away for long.
 pub const INPUTS_MAX: usize = 4_096;
@@ -313,15 +314,15 @@ impl Driver {
     }
 
     /// What is in the way of this node outside of the protocol.
-    fn obstacles(&self) -> Vec<String> {
-        let disk =
-            self.blobs.trouble().map(|why| format!("this node's disk fails ({why}): make room on it, or mend it"));
+    fn obstacles(&self) -> Obstacles {
         let first = self.network.unanswered();
         let unanswered = first.first().map(|address| {
             let others = if first.len() > 1 { " and the other first addresses" } else { "" };
             format!("nobody answers at {address}{others}: newcomers need what `paceline ticket` prints now")
         });
-        disk.into_iter().chain(unanswered).collect()
+        let disk =
+            self.blobs.trouble().map(|why| format!("this node's disk fails ({why}): make room on it, or mend it"));
+        Obstacles { disk, unanswered }
     }
 
     fn carry_out(&mut self, effect: Effect, is_over: &impl Fn(&Event) -> bool) {

@@ -14,13 +14,21 @@ use crate::store::{HistoryEntry, settled_chain};
 /// Events that a slow listener may be behind before it misses some.
 const EVENTS_MAX: usize = 256;
 
+/// What is in the way of this node outside of the protocol, in words.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Obstacles {
+    /// What its disk fails with.
+    pub(super) disk: Option<String>,
+    /// That nobody answers at the addresses that it was given.
+    pub(super) unanswered: Option<String>,
+}
+
 /// Read by the control API and the console, written by the driver only.
 #[derive(Debug)]
 pub struct NodeState {
     info: NodeInfo,
     view: watch::Sender<Option<View>>,
-    /// What is in the way of this node outside of the protocol.
-    obstacles: Mutex<Vec<String>>,
+    obstacles: Mutex<Obstacles>,
     history: RwLock<Vec<HistoryEntry>>,
     refused: Mutex<BTreeMap<Reject, u64>>,
     progress: watch::Receiver<Progress>,
@@ -49,7 +57,8 @@ impl NodeState {
         let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
         let mut status = Status::running(&self.info, &view, &history);
         let obstacles = self.obstacles.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let reasons: Vec<String> = status.reason.take().into_iter().chain(obstacles).collect();
+        let reasons = [obstacles.disk, status.reason.take(), obstacles.unanswered];
+        let reasons: Vec<String> = reasons.into_iter().flatten().collect();
         status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         status.training = Training::of(*self.progress.borrow());
         status.refused = self.refused().iter().map(|(reject, n)| (reject.to_string(), *n)).collect();
@@ -81,7 +90,7 @@ impl NodeState {
         self.progress.clone()
     }
 
-    pub(super) fn publish(&self, view: View, obstacles: Vec<String>) {
+    pub(super) fn publish(&self, view: View, obstacles: Obstacles) {
         *self.obstacles.lock().unwrap_or_else(PoisonError::into_inner) = obstacles;
         self.view.send_replace(Some(view));
     }

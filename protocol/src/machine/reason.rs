@@ -107,7 +107,7 @@ impl Look<'_> {
             None => self.waits().map_or((None, Vec::new()), |(text, named)| (Some(text), named)),
         };
         let unheard = if lost.is_some() { None } else { self.unheard(&named) };
-        let clauses: Vec<String> = [lost, waits, unheard, self.failed(), own].into_iter().flatten().collect();
+        let clauses: Vec<String> = [own, lost, waits, unheard, self.failed()].into_iter().flatten().collect();
         (!clauses.is_empty()).then(|| clauses.join("; "))
     }
 
@@ -148,10 +148,10 @@ impl Look<'_> {
                 (format!("this node lacks the model of round {}, and fetches it", head.round), Vec::new())
             }
             Waits::Election => (format!("round {number} has waited {seconds} for a coordinator"), Vec::new()),
-            Waits::Updates { of, are_some_in } => {
-                // That everybody trains is nothing in the way.
+            Waits::Updates { of, are_most_in } => {
+                // That most still train is nothing in the way.
                 let named: Vec<NodeId> =
-                    of.into_iter().filter(|n| are_some_in || self.unheard_ms(*n).is_some()).collect();
+                    of.into_iter().filter(|n| are_most_in || self.unheard_ms(*n).is_some()).collect();
                 if named.is_empty() {
                     return None;
                 }
@@ -198,7 +198,7 @@ impl Look<'_> {
             (false, true) => Some(advice.to_owned()),
             (false, false) => {
                 let names = list(others.iter().map(|n| self.described_one(*n)));
-                Some(format!("the run goes on without {names}: {advice}"))
+                Some(format!("the run can do without {names}; {advice}"))
             }
         }
     }
