@@ -25,6 +25,7 @@ use crate::bounds::{
     IDENTIFY_TIMEOUT, INTRODUCE_INTERVAL, LASTING_CONNECTION, LOST_BACK_OFF_MAX, LOST_LATELY, QUIET, REDIAL_TIMEOUT,
     REQUEST_EARNED_EVERY, REQUESTS_BURST, SILENCE, SILENCE_MAX, STALL, STRANGER_REST, STRANGER_STAY,
 };
+use crate::complaint::Complaint;
 use crate::discovery::Role;
 use crate::token_bucket::TokenBucket;
 
@@ -88,6 +89,8 @@ struct Contact {
     last_remote: Option<Multiaddr>,
     /// The address that was last dialled with success.
     worked: Option<Multiaddr>,
+    /// It was last met on this machine, or is looked for there: its addresses of loopback are of use.
+    near: bool,
     up: bool,
     was_connected: bool,
     /// The last connection is gone; until then a redial may save the peer.
@@ -98,6 +101,7 @@ struct Contact {
     /// When it was last connected.
     seen: Option<Instant>,
     failures: u32,
+    complaint: Complaint,
     next_dial: Instant,
     refused_until: Option<Instant>,
     next_introduction: Option<Instant>,
@@ -112,6 +116,7 @@ struct UnknownPeerAddress {
     address: Multiaddr,
     dialing: Option<ConnectionId>,
     failures: u32,
+    complaint: Complaint,
     next_dial: Instant,
     /// Who answered there last.
     peer: Option<PeerId>,
@@ -144,7 +149,7 @@ impl AddressBook {
             Some(peer) => {
                 self.learn(now, peer, std::slice::from_ref(address));
                 if let Some(contact) = self.contacts.get_mut(&peer) {
-                    contact.kept = true;
+                    (contact.kept, contact.near) = (true, contact.near || addresses::is_loopback(address));
                 }
             }
             None => {
@@ -153,6 +158,7 @@ impl AddressBook {
                     address,
                     dialing: None,
                     failures: 0,
+                    complaint: Complaint::default(),
                     next_dial: now,
                     peer: None,
                 });
@@ -189,6 +195,10 @@ impl AddressBook {
                 found.extend(contact.worked.clone());
             }
             None => found.extend(contact.addresses.iter().cloned()),
+        }
+        // Those of another machine lead back to this one. Who listens on nothing else can only be here.
+        if !contact.near && !found.iter().all(addresses::is_loopback) {
+            found.retain(|address| !addresses::is_loopback(address));
         }
         if found.iter().any(|address| !contact.addresses.contains(address)) && contact.failures > 0 {
             // Something new: worth a try at once.
@@ -232,6 +242,17 @@ impl AddressBook {
         self.contacts.get(&peer).map(|c| c.addresses.clone()).unwrap_or_default()
     }
 
+    /// Whether somebody answers at an address that was given: `None` before it is known.
+    pub(crate) fn is_answered(&self, given: &Multiaddr) -> Option<bool> {
+        let unknown = self.unknown.iter().find(|u| addresses::peer_of(given).is_none() && u.address == *given);
+        let peer = addresses::peer_of(given).or(unknown.and_then(|u| u.peer));
+        match peer.and_then(|peer| self.contacts.get(&peer)) {
+            Some(contact) if !contact.connections.is_empty() => Some(true),
+            Some(contact) => contact.complaint.is_open().then_some(false),
+            None => unknown.is_some_and(|u| u.complaint.is_open()).then_some(false),
+        }
+    }
+
     /// Whether the peer may ask one thing more; counts it.
     pub(crate) fn may_ask(&mut self, now: Instant, peer: PeerId) -> bool {
         self.contacts.get_mut(&peer).is_some_and(|c| c.requests.take(now))
@@ -255,9 +276,11 @@ impl AddressBook {
     ) {
         if let Some(unknown) = self.unknown.iter_mut().find(|unknown| unknown.dialing == Some(id)) {
             (unknown.dialing, unknown.peer, unknown.failures) = (None, Some(peer), 0);
+            unknown.complaint.settle();
             let address = unknown.address.clone();
             self.keep(now, &addresses::with_peer(&address, peer));
         }
+        self.contacts.entry(peer).or_insert_with(|| Contact::new(now)).near = addresses::is_loopback(remote);
         if dialled {
             self.learn(now, peer, std::slice::from_ref(remote));
         }
@@ -271,6 +294,7 @@ impl AddressBook {
             contact.worked = contact.last_remote.clone();
         }
         (contact.redial_until, contact.was_connected) = (None, true);
+        contact.complaint.settle();
         if contact.dialing == Some(id) {
             contact.dialing = None;
         }
@@ -302,25 +326,26 @@ impl AddressBook {
         self.forget_idle(peer);
     }
 
-    /// A dial came to nothing. If it was to an address that the user gave, answers how often that failed in a row.
-    pub(crate) fn on_dial_failed(&mut self, now: Instant, id: ConnectionId) -> Option<u32> {
+    /// A dial came to nothing. Answers whether people should hear of it: it was to somebody that is to be there, and this
+    /// cause is news.
+    pub(crate) fn on_dial_failed(&mut self, now: Instant, id: ConnectionId, cause: &str) -> bool {
         if let Some(unknown) = self.unknown.iter_mut().find(|unknown| unknown.dialing == Some(id)) {
             unknown.dialing = None;
             unknown.next_dial = now + self.random.back_off(unknown.failures, BACK_OFF_MAX);
             unknown.failures = unknown.failures.saturating_add(1);
-            return Some(unknown.failures);
+            return unknown.complaint.is_due(now, cause);
         }
-        let (peer, contact) = self.contacts.iter_mut().find(|(_, c)| c.dialing == Some(id))?;
+        let Some((peer, contact)) = self.contacts.iter_mut().find(|(_, c)| c.dialing == Some(id)) else { return false };
         let peer = *peer;
         contact.dialing = None;
         contact.next_dial = now + self.random.back_off(contact.failures, contact.back_off_max(now));
         contact.failures = contact.failures.saturating_add(1);
-        let kept_failures = contact.kept.then_some(contact.failures);
+        let is_news = contact.kept && contact.complaint.is_due(now, cause);
         if contact.redial_until.take().is_some() && contact.connections.is_empty() {
             self.take_down(peer);
         }
         self.forget_idle(peer);
-        kept_failures
+        is_news
     }
 
     /// A given address turned out to be this node's own.
@@ -493,6 +518,7 @@ impl Contact {
             connections: BTreeMap::new(),
             last_remote: None,
             worked: None,
+            near: false,
             up: false,
             was_connected: false,
             redial_until: None,
@@ -500,6 +526,7 @@ impl Contact {
             dialled: now,
             seen: None,
             failures: 0,
+            complaint: Complaint::default(),
             next_dial: now,
             refused_until: None,
             next_introduction: None,

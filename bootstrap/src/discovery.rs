@@ -1,7 +1,7 @@
 //! The behaviour by which nodes meet: identify, mDNS, ping, peer exchange, relays, and the dialling that follows from
 //! them. What goes on by itself stays inside; what the owner should know comes out as a [`DiscoveryEvent`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,9 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Addresses under which others see this node, and which it can't know by itself, that it passes on.
 const OBSERVED_MAX: usize = 2;
+
+/// Characters of the cause of a failed dial.
+const CAUSE_CHARS_MAX: usize = 120;
 
 /// Events that wait for the owner. They wait only if it doesn't poll, and then the newest are dropped.
 const EVENTS_MAX: usize = 1024;
@@ -122,6 +125,8 @@ pub struct Discovery {
     run: Option<OwnRun>,
     direct: Option<StreamProtocol>,
     address_book: AddressBook,
+    /// First addresses, as they were given.
+    given: Vec<Multiaddr>,
     registry: RunRegistry,
     listening: ListenAddresses,
     observed: Vec<Multiaddr>,
@@ -160,6 +165,7 @@ impl Discovery {
             direct: options.run.as_ref().map(|own| run_protocol(own.run, "direct")),
             run: options.run,
             address_book,
+            given: options.bootstrap,
             registry,
             listening: ListenAddresses::default(),
             observed: Vec::new(),
@@ -192,6 +198,12 @@ impl Discovery {
     /// Where a peer can be reached, as far as is known, without the peer at the end.
     pub fn addresses_of(&self, peer: PeerId) -> Vec<Multiaddr> {
         self.address_book.addresses_of(peer)
+    }
+
+    /// The first addresses that were given, if there are some and nobody answers at any.
+    pub fn unanswered(&self) -> &[Multiaddr] {
+        let all_fail = self.given.iter().all(|address| self.address_book.is_answered(address) == Some(false));
+        if all_fail { &self.given } else { &[] }
     }
 
     /// When each peer was last heard.
@@ -242,9 +254,9 @@ impl Discovery {
                 self.address_book.on_identified(now, peer_id, capabilities, &useful);
             }
             ProtocolsEvent::Mdns(mdns::Event::Discovered(found)) => {
-                for (peer, address) in found {
-                    self.address_book.learn(now, peer, &[address]);
-                }
+                let mut by_peer: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+                found.into_iter().for_each(|(peer, address)| by_peer.entry(peer).or_default().push(address));
+                by_peer.iter().for_each(|(peer, addresses)| self.address_book.learn(now, *peer, addresses));
             }
             // A live peer's record runs out as well: that it is gone shows on its connection.
             ProtocolsEvent::Mdns(mdns::Event::Expired(_)) => {}
@@ -452,8 +464,12 @@ impl Discovery {
                 if matches!(e.error, DialError::LocalPeerId { .. } | DialError::NoAddresses) {
                     self.address_book.on_dialled_itself(e.connection_id);
                 }
-                let failures = self.address_book.on_dial_failed(now, e.connection_id);
-                tell_dial_failure(e.peer_id, e.error, failures);
+                let causes = dial_causes(e.error);
+                let cause = causes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                if self.address_book.on_dial_failed(now, e.connection_id, &cause) {
+                    tell_dial_failure(e.peer_id, &causes);
+                }
+                tracing::debug!(peer = ?e.peer_id, ?causes, "dial failed");
             }
             FromSwarm::NewExternalAddrCandidate(e) => self.on_observed(now, e.addr),
             _ => {}
@@ -513,15 +529,33 @@ fn protocols(options: &DiscoveryOptions, key: &Keypair, relay_client: relay::cli
     }
 }
 
-/// A first address that doesn't answer is what people look for when nobody comes: it is told at the 1st, 2nd, 4th ...
-/// failure.
-fn tell_dial_failure(peer: Option<PeerId>, error: &DialError, failures: Option<u32>) {
-    match failures {
-        Some(failures) if failures.is_power_of_two() => {
-            tracing::warn!(?peer, failures, "an address that was given doesn't answer, trying on: {error}");
+/// Why a dial failed, in a few words each, and where so.
+fn dial_causes(error: &DialError) -> BTreeMap<String, Vec<String>> {
+    let mut causes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    match error {
+        DialError::Transport(tried) => {
+            for (address, error) in tried {
+                causes.entry(innermost(error)).or_default().push(addresses::without_peer(address).to_string());
+            }
         }
-        _ => tracing::debug!(?peer, "dial failed: {error}"),
+        other => drop(causes.insert(innermost(other), Vec::new())),
     }
+    causes
+}
+
+/// What the system said, below all the layers that pass it on.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let last = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error);
+    last.to_string().lines().next().unwrap_or_default().chars().take(CAUSE_CHARS_MAX).collect()
+}
+
+/// Somebody who should be there and doesn't answer is what people look for when nobody comes.
+fn tell_dial_failure(peer: Option<PeerId>, causes: &BTreeMap<String, Vec<String>>) {
+    let who = peer
+        .and_then(|peer| node_id(&peer))
+        .map_or_else(|| "an address that was given".to_owned(), |node| node.short());
+    let why: Vec<String> = causes.iter().map(|(cause, at)| format!("{cause} {}", at.join(" "))).collect();
+    tracing::warn!("{who} can't be reached, and is tried on: {}", why.join(", ").trim_end());
 }
 
 fn take<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool) -> Option<T> {

@@ -17,6 +17,7 @@ pub mod bounds;
 pub mod frame;
 
 mod address_book;
+mod complaint;
 mod discovery;
 mod hearing;
 mod peer_exchange;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use libp2p::Multiaddr;
 use paceline_bootstrap::Ticket;
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Identity, NodeId};
@@ -12,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::http::COMMAND_HEADER;
 use crate::report::{Peer, Round, Status};
-use crate::store::{Contents, Database, HistoryEntry, Home, HomeError, HomeLock, settled_chain};
+use crate::store::{Contents, Database, HistoryEntry, Home, HomeError, HomeLock, known_addresses, settled_chain};
 
 /// A node on this machine answers at once; whatever takes longer is no node.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -165,13 +164,6 @@ pub(crate) fn run_file(home: &Home) -> anyhow::Result<RunFile> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(&path).with_context(|| format!("{name} can't be read"))?;
     Ok(RunFile::parse(&text, &name)?)
-}
-
-/// Addresses of nodes that a home's node has met.
-pub(crate) fn known_addresses(home: &Home) -> Vec<Multiaddr> {
-    let json = std::fs::read(home.peers()).unwrap_or_default();
-    let texts: Vec<String> = serde_json::from_slice(&json).unwrap_or_default();
-    texts.iter().filter_map(|t| t.parse().ok()).collect()
 }
 
 /// Opens the database of a home whose node does not run; `None` before its first start.

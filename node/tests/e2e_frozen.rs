@@ -26,6 +26,13 @@ fn nobody_waits_for_a_frozen_node() {
     cluster.signal(frozen, "STOP");
     let began = cluster.round(survivor);
     cluster.wait("some rounds without it", |c| (c.round(survivor) > began + ROUNDS + 1).then_some(()));
+    let name = cluster.nodes[frozen].name.clone();
+    let names_it = |c: &Cluster| {
+        let status = c.status(survivor)?;
+        let reason = status["reason"].as_str()?;
+        (reason.contains(&name) && reason.contains("see whether it runs")).then_some(())
+    };
+    cluster.wait("the frozen node's name in the status", names_it);
     let rounds = cluster.rounds(survivor);
     let overheads: Vec<u64> = rounds
         .iter()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cluster::{Cluster, shapes};
 use paceline::blobs::Manifest;
-use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network};
+use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network, Ports};
 use paceline_bootstrap::{Ticket, fresh_secret};
 use paceline_protocol::base::signed::{Scope, Signed};
 use paceline_protocol::message::{Body, Message};
@@ -84,6 +84,7 @@ async fn attack(attack: Attack, ticket: Ticket, secret: [u8; 32], stop: tokio::s
         bootstrap: ticket.addresses,
         mdns: false,
         known: vec![],
+        ports: Ports::new(),
     };
     let network = Network::start(options, events_in).await.expect("loopback works");
     let mut met: Vec<NodeId> = Vec::new();

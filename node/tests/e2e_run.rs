@@ -89,6 +89,20 @@ fn a_run_goes_on_when_its_bootstrap_is_gone() {
 }
 
 #[test]
+fn after_a_power_cut_nodes_find_each_other_without_bootstrap_and_mdns() {
+    let mut cluster = Cluster::new(&shapes(3, 1_000, 600, "shapes-cnn"));
+    cluster.start_all(3);
+    cluster.wait("the founding", |c| (0..3).all(|i| c.round(i) >= 2).then_some(()));
+    cluster.kill_bootstrap();
+    (0..3).for_each(|n| cluster.kill(n));
+    let before = cluster.rounds(0).len();
+    (0..3).for_each(|n| cluster.start(n, &[]));
+    cluster.wait("a round", |c| (0..3).all(|n| c.round(n) > before as u64 + 2).then_some(()));
+    let reason = cluster.status(0).expect("it runs")["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("nobody answers at /ip4/127.0.0.1/tcp/") && reason.contains("paceline ticket"), "{reason}");
+}
+
+#[test]
 fn the_same_parts_give_the_same_models_with_fresh_identities() {
     let models = || {
         let run = shapes(3, 3, 600, "shapes-cnn") + "min_updates = 3\n";

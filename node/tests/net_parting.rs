@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use net_common::{TestNet, options, run_file};
-use paceline::net::NetEvent;
+use paceline::net::{NetEvent, Ports};
 use paceline_bootstrap::fresh_secret;
 
 /// Set in the process that is to be killed: the address to dial first.
@@ -103,6 +103,27 @@ async fn nodes_that_knew_each_other_meet_again_without_a_bootstrap() {
     let mut b = TestNet::start(b_options).await;
     a.until_up(b.id).await;
     b.until_up(a.id).await;
+}
+
+#[tokio::test]
+async fn ports_that_were_free_are_taken_again_unless_somebody_has_them_by_now() {
+    let start = async |ports| {
+        let mut options = options(&run_file(1), &[]);
+        options.ports = ports;
+        let mut net = TestNet::start(options).await;
+        while net.net.ports().len() < 2 {
+            net.until(|event| matches!(event, NetEvent::Listening(_)).then_some(())).await;
+        }
+        net.net
+    };
+    let first = start(Ports::new()).await;
+    let ports = first.ports();
+    assert_eq!(ports.keys().collect::<Vec<_>>(), ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"]);
+    first.shutdown().await;
+    let again = start(ports.clone()).await;
+    assert_eq!(again.ports(), ports);
+    let other = start(ports.clone()).await.ports();
+    assert!(other.iter().all(|(asked, port)| *port != 0 && ports[asked] != *port), "{other:?} beside {ports:?}");
 }
 
 #[tokio::test]

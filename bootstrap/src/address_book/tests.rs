@@ -84,7 +84,7 @@ fn a_peer_with_two_connections_is_up_once_and_down_after_the_last() {
         Some(Action::Dial(opts)) => opts,
         other => panic!("expected a redial, got {other:?}"),
     };
-    desk.book.on_dial_failed(desk.now, redial.connection_id());
+    desk.book.on_dial_failed(desk.now, redial.connection_id(), "refused");
     assert_eq!(downs(&desk.actions()), 1);
 }
 
@@ -221,7 +221,7 @@ fn waits_between_dials_double_up_to_a_bound_and_never_end_for_a_given_address() 
         for opts in desk.dials(Duration::from_millis(50)) {
             waits.push(desk.now - last);
             last = desk.now;
-            desk.book.on_dial_failed(desk.now, opts.connection_id());
+            desk.book.on_dial_failed(desk.now, opts.connection_id(), "refused");
         }
         assert!(desk.now - desk.start < Duration::from_secs(3600), "the dials end after {waits:?}");
     }
@@ -259,7 +259,7 @@ fn a_peer_that_never_answers_is_forgotten() {
     desk.book.learn(desk.now, PeerId::random(), &[tcp(1)]);
     for _ in 0..2 * FAILURES_UNTIL_FORGOTTEN {
         for opts in desk.dials(LONG) {
-            desk.book.on_dial_failed(desk.now, opts.connection_id());
+            desk.book.on_dial_failed(desk.now, opts.connection_id(), "refused");
         }
     }
     assert!(desk.book.contacts.is_empty());
@@ -318,6 +318,44 @@ fn an_address_that_worked_outlives_a_record_without_it() {
     desk.book.on_connected(desk.now, peer, id, &tcp(5), true, None);
     desk.book.learn_signed(desk.now, peer, &[tcp(1)], 1);
     assert_eq!(desk.book.addresses_of(peer), [tcp(1), tcp(5)]);
+}
+
+#[test]
+fn addresses_of_loopback_are_for_those_who_were_met_there() {
+    let on_loopback = |port: u16| format!("/ip4/127.0.0.1/tcp/{port}").parse::<Multiaddr>().expect("a multiaddr");
+    let both = [tcp(1), on_loopback(1)];
+    // Where it was met, and what is known of it then.
+    for (remote, expected) in [(tcp(9), vec![tcp(1)]), (on_loopback(9), both.to_vec())] {
+        let mut desk = Desk::new(Role::Node);
+        let (peer, id) = (PeerId::random(), desk.id());
+        desk.book.learn(desk.now, peer, &[on_loopback(1)]);
+        assert_eq!(desk.book.addresses_of(peer), [on_loopback(1)], "it has no other");
+        desk.book.on_connected(desk.now, peer, id, &remote, false, None);
+        desk.book.on_identified(desk.now, peer, OURS, &both);
+        assert_eq!(desk.book.addresses_of(peer), expected);
+        desk.book.learn_signed(desk.now, peer, &both, 1);
+        assert_eq!(desk.book.addresses_of(peer), expected);
+    }
+    let mut desk = Desk::new(Role::Node);
+    let given = PeerId::random();
+    desk.book.keep(desk.now, &addresses::with_peer(&on_loopback(1), given));
+    desk.book.learn(desk.now, given, &[tcp(1)]);
+    assert_eq!(desk.book.addresses_of(given), both);
+}
+
+#[test]
+fn people_hear_of_a_failed_dial_once_a_cause_and_only_if_the_address_was_given() {
+    let mut desk = Desk::new(Role::Node);
+    desk.book.keep(desk.now, &addresses::with_peer(&tcp(1), PeerId::random()));
+    desk.book.keep(desk.now, &tcp(2));
+    desk.book.learn(desk.now, PeerId::random(), &[tcp(3)]);
+    let mut told = 0;
+    for _ in 0..100 {
+        for opts in desk.dials(Duration::from_millis(100)) {
+            told += usize::from(desk.book.on_dial_failed(desk.now, opts.connection_id(), "refused"));
+        }
+    }
+    assert_eq!(told, 2);
 }
 
 #[test]

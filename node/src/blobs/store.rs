@@ -53,6 +53,8 @@ pub enum BlobError {
 pub struct BlobStore {
     dir: PathBuf,
     state: Mutex<State>,
+    /// What the disk last failed with.
+    trouble: Mutex<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +109,7 @@ impl BlobStore {
     pub fn open(dir: &Path) -> Result<Self, BlobError> {
         fs::create_dir_all(dir).map_err(disk(dir))?;
         files::sweep(dir).map_err(disk(dir))?;
-        let store = Self { dir: dir.to_owned(), state: Mutex::default() };
+        let store = Self { dir: dir.to_owned(), state: Mutex::default(), trouble: Mutex::default() };
         let mut found: BTreeMap<Hash, bool> = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(disk(dir))? {
             let path = entry.map_err(disk(dir))?.path();
@@ -138,6 +140,24 @@ impl BlobStore {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the disk last failed with, until something is written to it again.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn forget_trouble(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A failure of the disk, which is remembered.
+    fn disk<'a>(&'a self, path: &'a Path) -> impl FnOnce(io::Error) -> BlobError + 'a {
+        move |source| {
+            let error = disk(path)(source);
+            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            error
+        }
     }
 
     fn path(&self, id: Hash, extension: &str) -> PathBuf {
@@ -193,9 +213,10 @@ impl BlobStore {
         }
         for (extension, bytes) in [(MANIFEST, &manifest.encode()[..]), (WHOLE, bytes)] {
             let path = self.path(blob.id, extension);
-            files::write_whole(&path, bytes).map_err(disk(&path))?;
+            files::write_whole(&path, bytes).map_err(self.disk(&path))?;
         }
         self.sync_dir()?;
+        self.forget_trouble();
         self.count_as_whole(blob.id, Arc::new(manifest), true);
         // One that was being fetched meanwhile: the fetch finds it whole.
         let _ = fs::remove_file(self.path(blob.id, PART));
@@ -212,7 +233,7 @@ impl BlobStore {
     }
 
     fn sync_dir(&self) -> Result<(), BlobError> {
-        files::sync_dir(&self.dir).map_err(disk(&self.dir))
+        files::sync_dir(&self.dir).map_err(self.disk(&self.dir))
     }
 
     /// All of a blob, checked against its hash.
@@ -224,7 +245,7 @@ impl BlobStore {
         // A part may have become a blob meanwhile.
         let path = self.path(id, whole.extension());
         let read = fs::read(&path).or_else(|_| fs::read(self.path(id, WHOLE)));
-        let bytes = read.map_err(disk(&path))?;
+        let bytes = read.map_err(self.disk(&path))?;
         if Manifest::of(&bytes) != *whole.manifest {
             self.forget_damaged(id);
             return Err(BlobError::Damaged(path));
@@ -303,13 +324,18 @@ impl BlobStore {
         // One that is resumed on a full disk needs no more room.
         if self.manifest_on_disk(blob.id).as_ref() != Some(&manifest) {
             let path = self.path(blob.id, MANIFEST);
-            files::write_whole(&path, &manifest.encode()).map_err(disk(&path))?;
+            files::write_whole(&path, &manifest.encode()).map_err(self.disk(&path))?;
         }
         let path = self.path(blob.id, PART);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(disk(&path))?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(self.disk(&path))?;
         // What an earlier try left counts, chunk by chunk, if it hashes right.
-        let found = file.metadata().map_err(disk(&path))?.len();
+        let found = file.metadata().map_err(self.disk(&path))?.len();
         let mut have = BTreeSet::new();
         for index in 0..manifest.chunks() {
             let Some(range) = manifest.range(index).filter(|r| r.end <= found) else { break };
@@ -317,7 +343,7 @@ impl BlobStore {
                 have.insert(index);
             }
         }
-        file.set_len(blob.len).map_err(disk(&path))?;
+        file.set_len(blob.len).map_err(self.disk(&path))?;
         let mut state = self.state();
         // Another may have been quicker.
         if let Some(missing) = state.missing(blob.id) {
@@ -356,8 +382,9 @@ impl BlobStore {
         };
         if let Err(source) = write() {
             // It may have become whole by another way meanwhile, and the part be gone.
-            return if self.is_whole(id) { Ok(true) } else { Err(BlobError::Disk { path, source }) };
+            return if self.is_whole(id) { Ok(true) } else { Err(self.disk(&path)(source)) };
         }
+        self.forget_trouble();
         let mut state = self.state();
         if let Some(partial) = state.partial.get_mut(&id) {
             partial.have.insert(index);
@@ -388,9 +415,10 @@ impl BlobStore {
             match finish() {
                 // It was put there by another way meanwhile.
                 Err(_) if self.state().whole.get(&id).is_some_and(|w| w.durable) => return Ok(()),
-                result => result.map_err(disk(&part))?,
+                result => result.map_err(self.disk(&part))?,
             }
             self.sync_dir()?;
+            self.forget_trouble();
         }
         self.count_as_whole(id, manifest, durable);
         Ok(())

@@ -25,16 +25,20 @@ use tokio::time::Instant;
 use crate::blobs::{BlobStore, serve};
 use crate::learn::{Aggregator, Job, Outcome, StateCheck, Trainer};
 use crate::net::{GossipReceipt, NetEvent, Network};
-use crate::store::{HistoryEntry, Home, StoreError, Writer, Written};
+use crate::store::{HistoryEntry, Home, StoreError, Whereabouts, Writer, Written};
 
 use fetches::Fetches;
 pub use node_state::NodeState;
+use node_state::Obstacles;
 
 /// Results of workers that may wait for the driver. It is never away for long.
 pub const INPUTS_MAX: usize = 4_096;
 
 /// The snapshot that others look at is at most so old: making it costs as much as the roster is large.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
+
+/// The driver looks at the time at least as often as it shows its presence: after so long without, it was asleep.
+const OVERSLEPT: Duration = Duration::from_secs(4);
 
 /// Chunks that are read from disk for peers at a time.
 const SERVING_MAX: usize = 64;
@@ -51,17 +55,17 @@ pub struct Driver {
     fetches: Fetches,
     serving: Arc<Semaphore>,
     node_state: Arc<NodeState>,
-    home: Home,
+    whereabouts: Whereabouts,
     started: Instant,
     /// Bytes sent and received when the last record was committed.
     bytes_at_commit: (u64, u64),
-    /// The addresses that are on disk for the next start.
-    saved_peers: Vec<String>,
     /// Rounds whose updates stay on disk.
     keep_updates: usize,
     /// When the snapshot was published last, and whether it has changed since.
     published: Instant,
     is_stale: bool,
+    /// Since when this process has run without a long break.
+    awake_since: Instant,
     /// The gossip at hand, and whether the machine vouched for it.
     receipt: Option<GossipReceipt>,
     relays: bool,
@@ -102,7 +106,7 @@ pub struct Parts {
     pub state: StateCheck,
     /// What others may look at.
     pub node_state: Arc<NodeState>,
-    /// The home, in which the addresses of peers are kept.
+    /// The home, in which addresses are kept.
     pub home: Home,
     /// Rounds whose updates stay on disk.
     pub keep_updates: usize,
@@ -143,13 +147,13 @@ impl Driver {
             fetches,
             serving: Arc::new(Semaphore::new(SERVING_MAX)),
             node_state: parts.node_state,
-            home: parts.home,
+            whereabouts: Whereabouts::of(parts.home),
             started,
             bytes_at_commit: (0, 0),
-            saved_peers: Vec::new(),
             keep_updates: parts.keep_updates,
             published: started,
             is_stale: true,
+            awake_since: started,
             receipt: None,
             relays: false,
             over: None,
@@ -262,7 +266,10 @@ impl Driver {
             NetEvent::Malformed { from, protocol, reason } => {
                 self.refuse(from, Reject::Malformed, &format!("{protocol}: {reason}"));
             }
-            NetEvent::Listening(address) => tracing::info!("listens on {address}"),
+            NetEvent::Listening(address) => {
+                tracing::info!("listens on {address}");
+                self.whereabouts.keep_ports(self.network.ports());
+            }
         }
     }
 
@@ -293,8 +300,29 @@ impl Driver {
 
     /// Shows where the node stands to those who only look.
     fn publish(&mut self) {
-        self.node_state.publish(self.machine.view(self.now()));
-        (self.published, self.is_stale) = (Instant::now(), false);
+        let now = Instant::now();
+        // After a sleep of its own this node has heard nobody for long, which says nothing of them.
+        if now >= self.published + OVERSLEPT {
+            self.awake_since = now;
+        }
+        let silent_ms = |node| {
+            let heard = self.network.last_heard(node).map(|at| self.awake_since.max(at.into()));
+            heard.map_or(0, |at| now.saturating_duration_since(at).as_millis() as u64)
+        };
+        self.node_state.publish(self.machine.view(self.now(), silent_ms), self.obstacles());
+        (self.published, self.is_stale) = (now, false);
+    }
+
+    /// What is in the way of this node outside of the protocol.
+    fn obstacles(&self) -> Obstacles {
+        let first = self.network.unanswered();
+        let unanswered = first.first().map(|address| {
+            let others = if first.len() > 1 { " and the other first addresses" } else { "" };
+            format!("nobody answers at {address}{others}: newcomers need what `paceline ticket` prints now")
+        });
+        let disk =
+            self.blobs.trouble().map(|why| format!("this node's disk fails ({why}): make room on it, or mend it"));
+        Obstacles { disk, unanswered }
     }
 
     fn carry_out(&mut self, effect: Effect, is_over: &impl Fn(&Event) -> bool) {
@@ -370,21 +398,9 @@ impl Driver {
         self.blobs.retain(&keep);
     }
 
-    /// Addresses for the next start, in case nobody is found otherwise; written when they have changed.
+    /// Addresses for the next start, in case nobody is found otherwise.
     fn save_peers(&mut self) {
-        let addresses: Vec<String> =
-            self.network.peers().into_iter().flat_map(|(_, a)| a).map(|a| a.to_string()).collect();
-        // Whoever stops last sees nobody, and still wants to know where the others were.
-        if addresses.is_empty() || addresses == self.saved_peers {
-            return;
-        }
-        self.saved_peers.clone_from(&addresses);
-        let home = self.home.clone();
-        tokio::task::spawn_blocking(move || {
-            let json = serde_json::to_vec(&addresses).unwrap_or_default();
-            if let Err(error) = home.write("peers.json", &json) {
-                tracing::debug!("{error}");
-            }
-        });
+        let roster = self.machine.chain().map(|chain| chain.roster());
+        self.whereabouts.keep_peers(self.network.peers(), |node| roster.is_none_or(|roster| roster.contains(node)));
     }
 }

@@ -14,11 +14,21 @@ use crate::store::{HistoryEntry, settled_chain};
 /// Events that a slow listener may be behind before it misses some.
 const EVENTS_MAX: usize = 256;
 
+/// What is in the way of this node outside of the protocol, in words.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Obstacles {
+    /// What its disk fails with.
+    pub(super) disk: Option<String>,
+    /// That nobody answers at the addresses that it was given.
+    pub(super) unanswered: Option<String>,
+}
+
 /// Read by the control API and the console, written by the driver only.
 #[derive(Debug)]
 pub struct NodeState {
     info: NodeInfo,
     view: watch::Sender<Option<View>>,
+    obstacles: Mutex<Obstacles>,
     history: RwLock<Vec<HistoryEntry>>,
     refused: Mutex<BTreeMap<Reject, u64>>,
     progress: watch::Receiver<Progress>,
@@ -30,7 +40,15 @@ impl NodeState {
     pub fn new(info: NodeInfo, history: Vec<HistoryEntry>, progress: watch::Receiver<Progress>) -> Self {
         let (view, _) = watch::channel(None);
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        Self { info, view, history: RwLock::new(history), refused: Mutex::default(), progress, events }
+        Self {
+            info,
+            view,
+            obstacles: Mutex::default(),
+            history: RwLock::new(history),
+            refused: Mutex::default(),
+            progress,
+            events,
+        }
     }
 
     /// The status now; `None` until the driver has begun.
@@ -38,6 +56,10 @@ impl NodeState {
         let view = self.view.borrow().clone()?;
         let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
         let mut status = Status::running(&self.info, &view, &history);
+        let obstacles = self.obstacles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reasons = [obstacles.disk, status.reason.take(), obstacles.unanswered];
+        let reasons: Vec<String> = reasons.into_iter().flatten().collect();
+        status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         status.training = Training::of(*self.progress.borrow());
         status.refused = self.refused().iter().map(|(reject, n)| (reject.to_string(), *n)).collect();
         Some(status)
@@ -68,7 +90,8 @@ impl NodeState {
         self.progress.clone()
     }
 
-    pub(super) fn publish(&self, view: View) {
+    pub(super) fn publish(&self, view: View, obstacles: Obstacles) {
+        *self.obstacles.lock().unwrap_or_else(PoisonError::into_inner) = obstacles;
         self.view.send_replace(Some(view));
     }
 

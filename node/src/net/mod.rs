@@ -8,6 +8,7 @@ mod codecs;
 mod counters;
 mod gossip;
 mod outbox;
+mod ports;
 mod serving;
 mod task;
 mod wire;
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 
 use codecs::Asker;
 pub use counters::{Counter, NetCounters};
+pub use ports::Ports;
 pub use wire::{AskError, BITMAP_BYTES_MAX, BlobAnswer, BlobRequest};
 
 /// How a network is started.
@@ -48,6 +50,9 @@ pub struct NetOptions {
     pub mdns: bool,
     /// Addresses of nodes from an earlier start, each with its `/p2p/`.
     pub known: Vec<Multiaddr>,
+    /// Ports of an earlier start, for addresses in `listen` that leave them to the system; one that is taken by now is
+    /// replaced.
+    pub ports: Ports,
 }
 
 /// What the network tells.
@@ -135,6 +140,8 @@ pub struct Network {
 struct NetSnapshot {
     addresses: RwLock<Vec<Multiaddr>>,
     peers: RwLock<Vec<(NodeId, Vec<Multiaddr>)>>,
+    ports: RwLock<Ports>,
+    unanswered: RwLock<Vec<Multiaddr>>,
     counters: Arc<NetCounters>,
     hearing: OnceLock<Hearing>,
 }
@@ -223,6 +230,16 @@ impl Network {
     /// The nodes that are up, with their addresses, each with its `/p2p/`: what to give as `known` at the next start.
     pub fn peers(&self) -> Vec<(NodeId, Vec<Multiaddr>)> {
         self.snapshot.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first addresses, if nobody answers at any of them.
+    pub fn unanswered(&self) -> Vec<Multiaddr> {
+        self.snapshot.unanswered.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The ports that the system chose: what to give as `ports` at the next start.
+    pub fn ports(&self) -> Ports {
+        self.snapshot.ports.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What was counted since the start.

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use futures::StreamExt;
+use libp2p::core::transport::ListenerId;
 use libp2p::gossipsub::{self, MessageAcceptance};
 use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId, ProtocolSupport, ResponseChannel};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
@@ -25,6 +26,7 @@ use super::bounds::{
 use super::codecs::{Asker, Batch, BlobAsk, BlobCodec, DirectCodec, Incoming};
 use super::gossip::{self, Published};
 use super::outbox::Outbox;
+use super::ports::{self, Ports};
 use super::serving::{RateLimits, Served, Serving};
 use super::wire::{AskError, BlobAnswer, BlobRequest};
 use super::{Command, GossipReceipt, NetError, NetEvent, NetOptions, NetSnapshot};
@@ -53,6 +55,8 @@ pub(super) struct Task {
     snapshot: Arc<NetSnapshot>,
     /// Told once the first address is there.
     listening: Option<oneshot::Sender<()>>,
+    /// What was asked of each listener that may choose its port.
+    free: Vec<(ListenerId, Multiaddr)>,
     /// Events that the owner has no room for yet.
     pending: Pending,
     outboxes: BTreeMap<PeerId, Outbox>,
@@ -73,7 +77,8 @@ impl Task {
         snapshot: Arc<NetSnapshot>,
         listening: oneshot::Sender<()>,
     ) -> Result<Self, NetError> {
-        let (run, listen, secret) = (options.run, options.listen.clone(), options.identity);
+        let (run, secret) = (options.run, options.identity);
+        let (listen, known_ports) = (options.listen.clone(), options.ports.clone());
         let mut swarm = build_swarm(&secret, |key, relay| {
             Ok(Node {
                 gossip: gossip::behaviour(run).map_err(BuildError::Behaviour)?,
@@ -84,7 +89,7 @@ impl Task {
         })?;
         // Made for this task, so nobody has set it before.
         let _ = snapshot.hearing.set(swarm.behaviour().discovery.hearing().clone());
-        listen_on(&mut swarm, listen)?;
+        let free = listen_on(&mut swarm, listen, &known_ports)?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -94,6 +99,7 @@ impl Task {
             commands,
             snapshot,
             listening: Some(listening),
+            free,
             pending: Pending::default(),
             outboxes: BTreeMap::new(),
             gossip_backlog: gossip::GossipBacklog::default(),
@@ -244,6 +250,7 @@ impl Task {
         let discovery = &self.swarm.behaviour().discovery;
         *self.snapshot.addresses.write().unwrap_or_else(PoisonError::into_inner) = discovery.addresses();
         *self.snapshot.peers.write().unwrap_or_else(PoisonError::into_inner) = discovery.peers();
+        *self.snapshot.unanswered.write().unwrap_or_else(PoisonError::into_inner) = discovery.unanswered().to_vec();
     }
 
     fn emit(&mut self, event: NetEvent) {
@@ -265,8 +272,9 @@ impl Task {
             SwarmEvent::Behaviour(NodeEvent::Gossip(event)) => self.on_gossip(event),
             SwarmEvent::Behaviour(NodeEvent::Direct(event)) => self.on_direct(event),
             SwarmEvent::Behaviour(NodeEvent::Blobs(event)) => self.on_blobs(event),
-            SwarmEvent::NewListenAddr { address, .. } => {
+            SwarmEvent::NewListenAddr { listener_id, address } => {
                 self.share();
+                self.keep_port(listener_id, &address);
                 if addresses::transport(&address).is_some() {
                     let me = *self.swarm.local_peer_id();
                     self.emit(NetEvent::Listening(addresses::with_peer(&address, me)));
@@ -275,6 +283,13 @@ impl Task {
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
             _ => {}
+        }
+    }
+
+    fn keep_port(&self, listener: ListenerId, address: &Multiaddr) {
+        let asked = self.free.iter().find(|(id, _)| *id == listener).map(|(_, asked)| asked.to_string());
+        if let (Some(asked), Some(port)) = (asked, ports::port(address)) {
+            self.snapshot.ports.write().unwrap_or_else(PoisonError::into_inner).insert(asked, port);
         }
     }
 
@@ -459,14 +474,23 @@ fn blobs(run: RunId) -> request_response::Behaviour<BlobCodec> {
     )
 }
 
-/// Of the default addresses one is enough; those that were asked for must all work.
-fn listen_on(swarm: &mut Swarm<Node>, listen: Vec<Multiaddr>) -> Result<(), NetError> {
+/// Of the default addresses one is enough; those that were asked for must all work. Answers which may choose their port.
+fn listen_on(
+    swarm: &mut Swarm<Node>,
+    listen: Vec<Multiaddr>,
+    known: &Ports,
+) -> Result<Vec<(ListenerId, Multiaddr)>, NetError> {
     let given = !listen.is_empty();
     let mut failed = None;
     let mut works = false;
+    let mut free = Vec::new();
     for address in if given { listen } else { default_listen() } {
-        match swarm.listen_on(address.clone()) {
-            Ok(_) => works = true,
+        let again = ports::again(&address, known).and_then(|again| swarm.listen_on(again).ok());
+        match again.map_or_else(|| swarm.listen_on(address.clone()), Ok) {
+            Ok(listener) => {
+                works = true;
+                free.extend(ports::is_free(&address).then_some((listener, address)));
+            }
             Err(error) => {
                 tracing::warn!(%address, %error, "can't listen");
                 failed = Some(NetError::Listen { address, reason: error.to_string() });
@@ -475,7 +499,7 @@ fn listen_on(swarm: &mut Swarm<Node>, listen: Vec<Multiaddr>) -> Result<(), NetE
     }
     match failed {
         Some(error) if given || !works => Err(error),
-        _ => Ok(()),
+        _ => Ok(free),
     }
 }
 

@@ -45,7 +45,8 @@ pub struct Status {
     pub is_coordinator: bool,
     /// gathering, founding, joining, member, leaving, left, finished, stopped.
     pub state: String,
-    /// What is in the way, in words.
+    /// What is in the way, in words: who is waited for and since when, who is not heard, what fails here, and what helps.
+    /// Null while all is well.
     pub reason: Option<String>,
     /// Votes and accepts that a decision needs.
     pub quorum: usize,
@@ -80,7 +81,8 @@ pub struct MemberStatus {
     pub state: String,
     /// Whether it is connected to this node.
     pub reachable: bool,
-    /// Milliseconds since its connection was lost; null while it is connected, and for this node.
+    /// Milliseconds since its connection was lost, or since it was heard over one, from 4 s on; null while it is heard, and
+    /// for this node.
     pub silent_ms: Option<u64>,
     /// Its part of the data, `K/N`.
     pub part: Option<String>,

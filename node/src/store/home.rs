@@ -8,6 +8,7 @@
 //! blobs/         models and updates
 //! controls/      with SCAFFOLD: this node's control variate
 //! peers.json     addresses of nodes seen last
+//! ports.json     the free ports that this node found, to take them again
 //! http           address of the control API while the node runs
 //! lock           held while the node runs
 //! reserve        room on the disk that a start needs
@@ -151,6 +152,11 @@ impl Home {
     /// Addresses of nodes seen last.
     pub fn peers(&self) -> PathBuf {
         self.dir.join("peers.json")
+    }
+
+    /// The free ports that this node found.
+    pub fn ports(&self) -> PathBuf {
+        self.dir.join("ports.json")
     }
 
     /// Where the control API's address is written.

@@ -3,9 +3,11 @@
 mod database;
 pub(crate) mod files;
 mod home;
+mod whereabouts;
 mod writer;
 
 pub(crate) use database::settled_chain;
 pub use database::{Contents, Database, HistoryEntry, StoreError};
 pub use home::{Home, HomeError, HomeLock};
+pub(crate) use whereabouts::{Whereabouts, known_addresses, known_ports};
 pub use writer::{Writer, Written};

@@ -110,7 +110,9 @@ fn last_commit(c: &LastCommit) -> String {
 }
 
 fn another_chain(genesis: &str) -> String {
-    format!("another chain of this run was seen: {genesis}")
+    format!(
+        "another chain of this run was seen: {genesis}; its nodes stay apart until they are started with a new --home"
+    )
 }
 
 /// A round of a run of `rounds` as it commits. What its model is worth is known only when the next round's updates tell, so

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{Multiaddr, Swarm};
-use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network};
+use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network, Ports};
 use paceline_bootstrap::{
     Discovery, DiscoveryOptions, OwnRun, Role, ServeOptions, build_swarm, fresh_secret, run_protocol, serve,
 };
@@ -43,6 +43,7 @@ pub fn options(file: &RunFile, bootstrap: &[Multiaddr]) -> NetOptions {
         bootstrap: bootstrap.to_vec(),
         mdns: false,
         known: Vec::new(),
+        ports: Ports::new(),
     }
 }
 

@@ -48,6 +48,13 @@ pub const STRAGGLER_MS_MIN: u64 = 1_000;
 /// How often a node shows that it is there.
 pub const PRESENCE_MS: u64 = 2_000;
 
+/// A wait that lasts so long is named to people who ask for the status.
+pub const NAMED_MS: u64 = 2_000;
+
+/// A connected peer of which nothing was heard for so long is shown as silent: two of the pings that everybody sends every
+/// two seconds are missing.
+pub const HUSH_MS: u64 = 4_000;
+
 /// A member that was not connected for so long, and for `SILENT_ROUNDS`, may be evicted.
 pub const SILENT_MS: u64 = 60_000;
 

@@ -29,9 +29,9 @@ pub(crate) fn identities(first: u8, count: u8) -> Vec<Identity> {
     all
 }
 
-/// A member without a part.
+/// A member without a part, which is called by the end of its id.
 pub(crate) fn member(node: NodeId) -> Member {
-    Member { node, name: "n".into(), part: None }
+    Member { node, name: node.short(), part: None }
 }
 
 /// The word that a founder gave.

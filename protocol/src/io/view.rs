@@ -55,7 +55,7 @@ pub struct MemberView {
     pub activity: Option<Activity>,
     /// Whether it is connected.
     pub reachable: bool,
-    /// Milliseconds since its connection was lost.
+    /// Milliseconds since its connection was lost, or since it was heard over one, if that is long.
     pub silent_ms: Option<u64>,
 }
 

@@ -12,6 +12,7 @@
 
 mod chain;
 mod members;
+mod reason;
 mod standing;
 mod view;
 

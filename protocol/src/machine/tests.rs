@@ -18,8 +18,8 @@ use crate::io::{Event, Persist, RecoveredBallot, RecoveredFounding, State, Train
 use crate::membership::message::{Activity, Presence};
 use crate::paxos::message::{Heartbeat, Message as Paxos, Phase, RoundOpened, RoundPlan, Task};
 use crate::record::{
-    Accept, Alive, Committed, Contribution, Evaluation, Eviction, Evidence, Founding, Join, Kind, Leave, Lie, Proposed,
-    Record, Refusal, Vote, founding_scope, request_scope,
+    Accept, Alive, Committed, Contribution, Evaluation, Eviction, Evidence, Failure, Founding, Join, Kind, Leave, Lie,
+    Proposed, Record, Refusal, Vote, founding_scope, request_scope,
 };
 use crate::round::message::Message as Work;
 use crate::sync::message::Message as Sync;
@@ -1185,4 +1185,198 @@ fn what_waits_for_the_disk_leaves_when_it_is_there_and_not_before() {
     assert_eq!(ctx.poll_effect(), Some(Effect::Send { to, message }));
     ctx.persisted(id);
     assert_eq!(ctx.poll_effect(), None, "once");
+}
+
+// What the status says
+
+impl Scene {
+    /// Says which members a test means: 1 and 2 are the others.
+    fn told(&self, silent: [u64; 3]) -> Option<String> {
+        let index = |node| self.identities.iter().position(|i| i.node_id() == node).unwrap_or_default();
+        let reason = self.machine.view(self.now, |node| silent[index(node)]).reason;
+        let names = |text: String| (0..3).fold(text, |text, i| text.replace(&self.id(i).short(), &format!("node-{i}")));
+        reason.map(names)
+    }
+
+    /// The same, while everybody connected is heard.
+    fn reason(&self) -> Option<String> {
+        self.told([0; 3])
+    }
+
+    /// Lets time pass while the others answer the heartbeats of this node.
+    fn pass_led(&mut self, ms: u64) {
+        for _ in 0..ms / 200 {
+            self.pass(200);
+            let promised = self.ballot();
+            for peer in [1, 2] {
+                self.say_paxos(self.id(peer), promised, Paxos::HeartbeatAck { promised });
+            }
+        }
+    }
+
+    /// It follows node 1, which plans that all take part.
+    fn following() -> Self {
+        let mut scene = Self::listening();
+        let (from, scope, ballot) = (scene.id(1), scene.scope(), Ballot { round: 1, attempt: 0 });
+        let votes = votes(&[&scene.identities[1], &scene.identities[2]], &scope, ballot, from);
+        let chain = scene.chain();
+        let participants = chain.roster().participant_order(chain.head().model.id, 1);
+        let plan = RoundPlan { ballot, version: 1, task: Some(Task::Train { participants }) };
+        let plan = Signed::new(&scene.identities[1], &scope, plan);
+        scene.say_paxos(from, ballot, Paxos::RoundOpened(RoundOpened { votes, plan }));
+        assert_eq!(scene.paxos().phase(), Some(Phase::Collecting));
+        scene
+    }
+
+    /// Lets time pass while node 1, which it follows, says what participants do.
+    fn pass_following(&mut self, ms: u64, does: impl Fn(usize) -> Activity) {
+        for _ in 0..ms / 200 {
+            self.pass(200);
+            let (from, ballot, phase) = (self.id(1), self.ballot(), Phase::Collecting);
+            let opened = self.paxos().opened().expect("it follows");
+            let Some(Task::Train { participants }) = &opened.plan.task else { panic!("{opened:?}") };
+            let progress = participants.iter().map(|n| does(self.index(*n))).collect();
+            let plan = RoundOpened {
+                votes: opened.votes.clone(),
+                plan: Signed::new(&self.identities[1], &self.scope(), opened.plan.clone()),
+            }
+            .plan_hash();
+            let heartbeat = Heartbeat { phase, plan, proposal: None, progress };
+            self.say_paxos(from, ballot, Paxos::Heartbeat(heartbeat));
+        }
+    }
+}
+
+#[test]
+fn while_all_train_nothing_is_in_the_way() {
+    let mut scene = Scene::leading();
+    scene.pass_led(20_000);
+    assert_eq!(scene.reason(), None);
+    let mut scene = Scene::following();
+    scene.pass_following(20_000, |_| Activity::Training);
+    assert_eq!(scene.reason(), None);
+}
+
+#[test]
+fn a_coordinator_names_whose_update_it_waits_for_and_who_is_silent() {
+    let mut scene = Scene::leading();
+    scene.pass_led(3_000);
+    let waits =
+        "round 1 has waited 3 s for the update of node-2 (silent for 5 s); see whether it runs and has a network";
+    assert_eq!(scene.told([0, 0, 5_000]).as_deref(), Some(waits));
+    let (ballot, node, me) = (scene.ballot(), scene.id(1), scene.id(0));
+    let good = scene.signed(1, scene.contribution(1, b"good"));
+    let blob = good.vouched().update.id;
+    scene.offers(node, good);
+    scene.input(Input::Fetched { blob });
+    scene.input(Input::Folded { ballot, node, result: Ok(()) });
+    assert_eq!(scene.reason(), None, "as many train as are in");
+    let Contribution { update, samples, train_loss, train_ms, .. } = scene.contribution(0, b"own");
+    let trained = TrainedUpdate { update, samples, train_loss, train_ms, evaluation: None };
+    let parent = scene.chain().head_hash();
+    scene.input(Input::Trained { round: 1, parent, outcome: Ok(trained) });
+    scene.input(Input::Folded { ballot, node: me, result: Ok(()) });
+    scene.pass_led(1_000);
+    assert_eq!(scene.reason().as_deref(), Some("round 1 has waited 4 s for the update of node-2"));
+}
+
+#[test]
+fn a_follower_names_whose_update_its_coordinator_waits_for() {
+    let mut scene = Scene::following();
+    scene.pass_following(4_000, |i| if i == 2 { Activity::Training } else { Activity::Done });
+    assert_eq!(scene.reason(), None, "this node trains, too");
+    let (parent, ballot, from) = (scene.chain().head_hash(), scene.ballot(), scene.id(1));
+    let Contribution { update, samples, train_loss, train_ms, .. } = scene.contribution(0, b"own");
+    let trained = TrainedUpdate { update, samples, train_loss, train_ms, evaluation: None };
+    scene.input(Input::Trained { round: 1, parent, outcome: Ok(trained) });
+    scene.say_round(from, ballot, Work::UpdateAck { update: update.id, result: Ok(()) });
+    assert_eq!(scene.reason().as_deref(), Some("round 1 has waited 4 s for the update of node-2 (trains)"));
+}
+
+#[test]
+fn a_coordinator_names_who_has_not_accepted() {
+    let mut scene = Scene::leading();
+    scene.still_works();
+    let (ballot, model) = (scene.ballot(), BlobRef { id: Hash::of(b"average"), len: 40 });
+    scene.input(Input::Aggregated { ballot, result: Ok(model) });
+    scene.pass_led(3_000);
+    let waits = "round 1 has waited 3 s for accepts: 1 of 2 are in, and none of node-1 and node-2 (silent for 5 s); \
+                 see whether it runs and has a network";
+    assert_eq!(scene.told([0, 0, 5_000]).as_deref(), Some(waits));
+}
+
+#[test]
+fn a_follower_says_that_it_lacks_what_is_proposed_or_waits_for_others() {
+    for lacks in [true, false] {
+        let mut scene = Scene::following();
+        let (from, ballot, scope) = (scene.id(1), scene.ballot(), scene.scope());
+        let model = BlobRef { id: Hash::of(b"average"), len: 40 };
+        let contributions = by_signer((0..2).map(|i| scene.signed(i, scene.contribution(i, b"u"))).collect());
+        let participants = scene.chain().roster().participant_order(scene.chain().head().model.id, 1);
+        let mut record = Record { contributions, participants, ..empty(scene.chain(), 0, from) };
+        (record.kind, record.model) = (Kind::Train, model);
+        let voters = [&scene.identities[1], &scene.identities[2]];
+        let proposal = propose(voters[0], &voters, &scope, ballot, record);
+        scene.say_paxos(from, ballot, Paxos::Proposal(proposal));
+        if !lacks {
+            scene.input(Input::Fetched { blob: model.id });
+        }
+        assert_eq!(scene.paxos().phase(), Some(Phase::Proposing));
+        scene.pass_following(3_000, |_| Activity::Done);
+        let expected = match lacks {
+            true => "this node lacks the model that node-1 proposed 3 s ago, and fetches it",
+            false => "round 1 has waited 3 s for accepts of what node-1 proposes",
+        };
+        assert_eq!(scene.reason().as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn without_a_coordinator_the_wait_for_one_is_named() {
+    let mut scene = Scene::listening();
+    scene.pass(5_000);
+    assert_eq!(scene.reason().as_deref(), Some("round 1 has waited 5 s for a coordinator"));
+}
+
+#[test]
+fn who_is_not_heard_is_named_with_what_helps() {
+    let mut scene = Scene::leading();
+    scene.input(Input::PeerDown(scene.id(2)));
+    assert_eq!(scene.reason(), None, "it may be back in a moment");
+    let (ballot, promised) = (scene.ballot(), scene.ballot());
+    for _ in 0..15 {
+        scene.pass(200);
+        scene.say_paxos(scene.id(1), ballot, Paxos::HeartbeatAck { promised });
+    }
+    let without = "round 1 has waited 3 s for the update of node-2 (not reachable for 3 s); \
+                   see whether it runs and has a network";
+    assert_eq!(scene.reason().as_deref(), Some(without));
+    scene.input(Input::PeerDown(scene.id(1)));
+    let lost = "only 1 of 3 members are reachable; 2 must be: see to this node's network, or start node-1 and node-2";
+    assert_eq!(scene.reason().as_deref(), Some(lost));
+}
+
+#[test]
+fn who_hears_nobody_looks_at_its_own_network_first() {
+    let mut scene = Scene::leading();
+    scene.pass_led(1_000);
+    let lost = "only 1 of 3 members are reachable; 2 must be: see to this node's network, or start node-1 and node-2";
+    assert_eq!(scene.told([0, 4_000, 4_000]).as_deref(), Some(lost));
+    let view = scene.machine.view(scene.now, |_| 4_000);
+    let silent: Vec<Option<u64>> = view.roster.iter().map(|m| m.silent_ms).collect();
+    assert_eq!(silent.iter().flatten().count(), 2, "{silent:?}");
+    assert!(scene.machine.view(scene.now, |_| 3_999).roster.iter().all(|m| m.silent_ms.is_none()));
+}
+
+#[test]
+fn whose_training_failed_is_named_with_the_reason_where_it_is_known() {
+    let mut scene = Scene::leading();
+    let (from, ballot, scope) = (scene.id(1), scene.ballot(), scene.scope());
+    let failure = Failure { round: 1, why: "the disk is full".into() };
+    scene.say_round(from, ballot, Work::Failed(Signed::new(&scene.identities[1], &scope, failure)));
+    scene.pass_led(1_000);
+    assert_eq!(scene.reason().as_deref(), Some("training failed on node-1 (node-1: the disk is full)"));
+    let mut scene = Scene::following();
+    scene.pass_following(1_000, |i| if i == 2 { Activity::Failed } else { Activity::Training });
+    assert_eq!(scene.reason().as_deref(), Some("training failed on node-2, whose own status says why"));
 }

@@ -1,19 +1,20 @@
 //! A copy of what a status line needs.
 
 use super::Machine;
-use super::chain::failures_of;
 use super::standing::Standing;
-use crate::base::bounds::FAILED_ROUNDS_MAX;
 use crate::base::ids::{NodeId, Time};
-use crate::base::reject::Reject;
+use crate::base::roster::Part;
+use crate::base::timing::HUSH_MS;
 use crate::chain::Chain;
-use crate::io::{MemberView, State, View, ViewPhase};
+use crate::io::{MemberView, View, ViewPhase};
 use crate::membership::message::Activity;
+use crate::peers::Peer;
 use crate::round::Round;
 
 impl Machine {
-    /// Where the node stands at `now`.
-    pub fn view(&self, now: Time) -> View {
+    /// Where the node stands at `now`. `silent_ms` says of a connected node for how long nothing has come from it, in
+    /// milliseconds, as the transport knows.
+    pub fn view(&self, now: Time, silent_ms: impl Fn(NodeId) -> u64) -> View {
         let state = self.state();
         let (chain, round) = (self.chain(), self.standing.round());
         let phase = match &self.standing {
@@ -26,7 +27,7 @@ impl Machine {
         View {
             me: self.ctx.me,
             state,
-            reason: self.reason(state),
+            reason: self.reason(state, now, &silent_ms),
             genesis: chain.map(Chain::genesis),
             forks: self.sightings.forks(&self.ctx, chain.map(Chain::genesis)),
             round: self.next_round(),
@@ -34,7 +35,7 @@ impl Machine {
             phase,
             coordinator: round.and_then(|r| r.paxos.opened()).map(|o| o.coordinator),
             quorum: chain.map_or(0, |c| c.roster().quorum()),
-            roster: self.members(now),
+            roster: self.members(now, &silent_ms),
             participants: participants.iter().map(|n| (*n, self.activity_of(*n))).collect(),
             model: chain.map(|c| c.head().model),
             head: chain.map(|c| (c.head().round, c.head_hash())),
@@ -43,7 +44,7 @@ impl Machine {
         }
     }
 
-    fn activity_of(&self, node: NodeId) -> Activity {
+    pub(super) fn activity_of(&self, node: NodeId) -> Activity {
         match &self.standing {
             _ if node == self.ctx.me => self.activity(),
             Standing::Member(c, round) => round.activity_of(&self.ctx, &c.chain, node).unwrap_or(Activity::Idle),
@@ -55,7 +56,7 @@ impl Machine {
     }
 
     /// The roster; before the founding, this node and those that could found with it.
-    fn members(&self, now: Time) -> Vec<MemberView> {
+    fn members(&self, now: Time, silent_ms: &dyn Fn(NodeId) -> u64) -> Vec<MemberView> {
         let me = self.ctx.me;
         let view = |node: NodeId, name: &str, part| {
             let peer = self.ctx.peers.get(node);
@@ -66,95 +67,25 @@ impl Machine {
                 part,
                 activity: is_known.then(|| self.activity_of(node)),
                 reachable: node == me || self.ctx.peers.is_connected(node),
-                silent_ms: peer.filter(|p| node != me && !p.connected).map(|p| now.since_ms(p.since)),
+                silent_ms: peer.filter(|_| node != me).and_then(|p| match p.connected {
+                    true => Some(silent_ms(node)).filter(|ms| *ms >= HUSH_MS),
+                    false => Some(now.since_ms(p.since)),
+                }),
             }
         };
         match self.chain() {
             Some(chain) => chain.roster().members().iter().map(|m| view(m.node, &m.name, m.part)).collect(),
-            None => {
-                let present = |(node, p): (NodeId, &crate::peers::Peer)| {
-                    let (_, presence) = p.presence.as_ref()?;
-                    Some(view(node, &presence.name, presence.part))
-                };
-                let own = view(me, &self.ctx.name, self.ctx.part);
-                [own].into_iter().chain(self.ctx.peers.connected().filter_map(present)).collect()
-            }
+            None => self.candidates().map(|(node, name, part)| view(node, name, part)).collect(),
         }
     }
 
-    /// What is in the way, in words.
-    fn reason(&self, state: State) -> Option<String> {
-        match state {
-            State::Gathering => self.reason_to_gather(),
-            State::Founding => {
-                let (id, silent) = (self.foundings.bound()?, self.foundings.silent());
-                let waits = format!("bound to founding {}; waits for {}", id.short(), silent.join(", "));
-                (!silent.is_empty()).then_some(waits)
-            }
-            State::Joining => Some(self.reason_to_join()),
-            State::Member | State::Leaving => {
-                let chain = self.chain()?;
-                let there = |n: &NodeId| *n == self.ctx.me || self.ctx.peers.is_connected(*n);
-                let (here, quorum) = (chain.roster().nodes().filter(there).count(), chain.roster().quorum());
-                if here < quorum {
-                    let members = chain.roster().len();
-                    return Some(format!("only {here} of {members} members are reachable; {quorum} must be"));
-                }
-                if self.ctx.is_disk_failing() {
-                    return Some(
-                        "this node's disk takes no model and no update (its log names the file): it only votes; make room, \
-                         or mend the disk"
-                            .to_owned(),
-                    );
-                }
-                let failure = self.standing.round().and_then(Round::failure);
-                failure.map(|why| format!("this node has no update for this round: {why}"))
-            }
-            State::Halted => {
-                let failures = self.chain().map(failures_of).unwrap_or_default();
-                Some(format!(
-                    "the run stopped: training failed on all nodes in {FAILED_ROUNDS_MAX} rounds in a row ({failures}); mend that, then `paceline resume` on any node"
-                ))
-            }
-            State::Left | State::Finished => None,
+    /// This node and those in sight that could found with it.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = (NodeId, &str, Option<Part>)> {
+        fn present((node, peer): (NodeId, &Peer)) -> Option<(NodeId, &str, Option<Part>)> {
+            let (_, presence) = peer.presence.as_ref()?;
+            Some((node, presence.name.as_str(), presence.part))
         }
-    }
-
-    fn reason_to_gather(&self) -> Option<String> {
-        let (here, needed) = (self.members(self.ctx.now).len(), self.ctx.params.min_nodes);
-        if let Some((genesis, here, quorum)) = self.sightings.quorum_in_sight(&self.ctx) {
-            let genesis = genesis.short();
-            return Some(format!(
-                "chain {genesis} is shown, but only {here} of the {quorum} members that decide in it are in sight"
-            ));
-        }
-        if let Some(pinned) = self.sightings.pinned() {
-            let pinned = pinned.short();
-            return Some(format!(
-                "chain {pinned} that the ticket names is not in sight; this node waits for it and founds no other"
-            ));
-        }
-        (here < needed).then(|| format!("{here} of the {needed} nodes that the run needs are here"))
-    }
-
-    fn reason_to_join(&self) -> String {
-        let refused = self.standing.in_chain().and_then(|c| c.join_refused);
-        let has_forgotten = self.standing.in_chain().is_some_and(|c| c.has_forgotten);
-        match refused {
-            _ if has_forgotten => {
-                "this node is on the roster, but what it voted is not on its disk any more, so it must not vote \
-                                   again; stop it, move its home away, and join under a new identity"
-                    .to_owned()
-            }
-            _ if !self.sees_quorum() => {
-                "no quorum of the chain that this node follows is in sight; it lets go of it soon".to_owned()
-            }
-            Some(Reject::PartTaken) => format!(
-                "join refused: {}; choose another --part, or wait until its holder is evicted",
-                Reject::PartTaken
-            ),
-            Some(reject) => format!("join refused: {reject}"),
-            None => "joins with the next record".to_owned(),
-        }
+        let own = (self.ctx.me, self.ctx.name.as_str(), self.ctx.part);
+        [own].into_iter().chain(self.ctx.peers.connected().filter_map(present))
     }
 }

@@ -127,6 +127,9 @@ pub(crate) struct Instance {
     /// When something was last asked for, so that a slow answer is not asked for with every heartbeat.
     last_asked: BTreeMap<Hash, Time>,
     outputs: VecDeque<Output>,
+    /// The phase that was seen last, and since when it is that.
+    phase_seen: Option<Phase>,
+    phase_since: Time,
 }
 
 /// How an instance begins.
@@ -183,6 +186,8 @@ impl Instance {
             awaiting: None,
             last_asked: BTreeMap::new(),
             outputs: VecDeque::new(),
+            phase_seen: None,
+            phase_since: ctx.now,
         };
         instance.order = instance.candidate_order();
         if !listens {
@@ -233,6 +238,24 @@ impl Instance {
             Role::Follower { .. } => Some(Phase::Collecting),
             Role::Waiting { .. } | Role::PreCandidate { .. } | Role::Candidate { .. } => None,
         }
+    }
+
+    /// Notes when the phase changed, for people who ask how long it lasts.
+    pub(crate) fn note_phase(&mut self, now: Time) {
+        let phase = self.phase();
+        if self.phase_seen != phase {
+            (self.phase_seen, self.phase_since) = (phase, now);
+        }
+    }
+
+    /// Since when the phase is what it is; after a change as of the last input.
+    pub(crate) fn phase_since(&self) -> Time {
+        self.phase_since
+    }
+
+    /// Whether what is proposed waits for its model to come here.
+    pub(crate) fn lacks_proposed_model(&self) -> bool {
+        self.awaiting.is_some()
     }
 
     fn has_accepted_present(&self) -> bool {

@@ -124,6 +124,14 @@ impl Instance {
         }
     }
 
+    /// To a coordinator's proposal: how many accepts are in, and who has said neither yes nor no.
+    pub(crate) fn answers(&self) -> Option<(usize, Vec<NodeId>)> {
+        let Role::Coordinator(proposer) = &self.role else { return None };
+        let (_, _, accepts) = proposer.proposed.as_ref()?;
+        let has_answered = |n: &NodeId| accepts.contains_key(n) || proposer.refused.contains(n);
+        Some((accepts.len(), self.roster.nodes().filter(|n| !has_answered(n)).collect()))
+    }
+
     /// Bytes of the votes that elected this node: what a proposal has beside its record.
     pub(crate) fn votes_len(&self) -> usize {
         self.opened().map_or(0, |o| crate::base::codec::encode(&o.votes).len())

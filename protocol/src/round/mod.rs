@@ -7,6 +7,7 @@
 mod collection;
 pub mod message;
 pub(crate) mod pending;
+mod waits;
 
 use std::collections::BTreeSet;
 
@@ -28,6 +29,7 @@ use crate::round::message::Message as Work;
 
 use collection::{Collection, Intake};
 use pending::PendingChanges;
+pub(crate) use waits::Waits;
 
 /// This node's own part in the round.
 #[derive(Debug, Clone)]
@@ -263,6 +265,7 @@ impl Round {
         self.yield_if_due(ctx, chain, yields_to);
         self.finish_if_due(ctx, chain, pending);
         self.tell_progress(ctx, chain);
+        self.paxos.note_phase(ctx.now);
         driven
     }
 

@@ -22,7 +22,7 @@ impl Sim {
 
     fn view(&self, node: usize) -> Option<View> {
         let this = &self.nodes[node];
-        this.machine.as_ref().map(|m| m.view(this.clock.read(self.now)))
+        this.machine.as_ref().map(|m| m.view(this.clock.read(self.now), |_| 0))
     }
 
     /// Whether a node is honest and its chain not dead.

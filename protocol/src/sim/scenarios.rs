@@ -357,7 +357,7 @@ fn a_participant_whose_training_fails_is_not_waited_for() {
         let mut sim = start(SimOptions { min_updates: Some(2), ..SimOptions::calm(3, 5, seed) });
         sim.fail_training(2);
         must(&mut sim, 60_000, seed, "a failure in the status", |s| {
-            s.reason(2).is_some_and(|why| why.ends_with("it diverged"))
+            s.reason(2).is_some_and(|why| why.contains("it diverged"))
         });
         end(&mut sim, 5, seed);
         let chain = sim.chain(0).expect("the run ended");

@@ -27,11 +27,10 @@ use super::shutdown::shutdown;
 use crate::blobs::BlobStore;
 use crate::driver::{Driver, INPUTS_MAX, NodeState, Parts, Sources, input_of};
 use crate::http::{self, Api};
-use crate::inspect;
 use crate::learn::{Aggregator, ControlVariates, Plan, PlanError, StateCheck, Trainer, TrainerContext, cores};
 use crate::net::{NetOptions, Network};
 use crate::report::{LEFT, NodeInfo};
-use crate::store::{Database, Home, Writer};
+use crate::store::{Database, Home, Writer, known_addresses, known_ports};
 use crate::ui::console;
 
 use options::DeviceKind;
@@ -224,7 +223,8 @@ fn net_options(options: &JoinOptions, run_file: &RunFile, home: &Home, identity:
         listen: options.listen.clone(),
         bootstrap: options.bootstrap.clone(),
         mdns: !options.no_mdns,
-        known: inspect::known_addresses(home),
+        known: known_addresses(home),
+        ports: known_ports(home),
     }
 }
 

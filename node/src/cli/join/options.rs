@@ -30,7 +30,7 @@ pub(in crate::cli) struct JoinOptions {
     /// An address to dial first; may be given several times.
     #[arg(long, value_name = "ADDR")]
     pub(super) bootstrap: Vec<Multiaddr>,
-    /// Where to listen [default: TCP and QUIC on every IPv4 interface, any free port].
+    /// Where to listen [default: TCP and QUIC on every IPv4 interface, free ports that it keeps].
     #[arg(long, value_name = "ADDR")]
     pub(super) listen: Vec<Multiaddr>,
     /// Don't look for nodes on the LAN, and don't be found there.

@@ -6,7 +6,8 @@
 //!
 //! * When. A moment counts by its distance from the node's present, and what is further back than any wait is just "long
 //!   ago".
-//! * How much a peer was given of late: the limit is far from what a search asks for.
+//! * How much a peer was given of late: the limit is far from what a search asks for; and since when a phase lasts, which
+//!   only people ask.
 //!
 //! Hashes print as their first ten digits, so two could look alike: among the thousands of a search that is a chance of one
 //! in a hundred thousand.
@@ -20,7 +21,7 @@ use crate::base::timing::{SILENT_MS, STUCK_MS};
 const LONG_AGO_MS: u64 = 2 * (SILENT_MS + STUCK_MS);
 
 /// Fields that don't count.
-const LEFT_OUT: [&str; 1] = ["served_until"];
+const LEFT_OUT: [&str; 2] = ["served_until", "phase_since"];
 
 /// The digest of what `value` prints, with its times as seen at `now`.
 pub(super) fn digest(now: Time, value: &impl Debug) -> Hash {

@@ -234,7 +234,7 @@ impl World {
     fn is_within(&self, node: &Node) -> bool {
         let within = |m: &Machine| {
             let round = m.chain().map_or(0, Chain::next_round);
-            round <= self.rules.round_max && m.view(node.now).attempt <= self.rules.attempt_max
+            round <= self.rules.round_max && m.view(node.now, |_| 0).attempt <= self.rules.attempt_max
         };
         !node.gave_up && node.machine.as_ref().is_some_and(within)
     }
