@@ -123,6 +123,18 @@ pub const LOST_LATELY: Duration = Duration::from_secs(300);
 /// When so much time has passed between two looks, this process did not run, or hardly: what it did not hear says nothing.
 pub const STALL: Duration = Duration::from_secs(1);
 
+/// How long a node looks for its twin where its own identity was said to be.
+pub const TWIN_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How often it looks, for as long as it is said to be there: old words of its own cost it nothing.
+pub const TWIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Addresses at which it looks at once: those of some twins.
+pub const TWIN_ADDRESSES_MAX: usize = 4 * ADDRESSES_MAX;
+
+/// Bytes of a signature.
+pub const SIGNATURE_BYTES_MAX: usize = 128;
+
 /// How long the end of a connection may take. Enough to say the last words; a machine that is gone never hears them.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, PeerRecord};
 use libp2p::identity::Keypair;
@@ -17,16 +18,19 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId, StreamProtocol, connection_limits, identify, mdns, ping, relay};
 use paceline_protocol::bounds::{ADDRESSES_MAX, PROTOCOL_VERSION};
 use paceline_protocol::{NodeId, RunId};
+use tokio::task::JoinHandle;
 
 use crate::address_book::{Action, AddressBook, Capabilities};
 use crate::bounds::{
     CONNECTIONS_MAX, CONNECTIONS_PENDING_MAX, CONNECTIONS_PER_PEER_MAX, PING_INTERVAL, PING_TIMEOUT,
-    RELAY_CIRCUIT_BYTES_MAX, RELAY_CIRCUIT_DURATION_MAX, RELAY_CIRCUITS_MAX, RELAY_RESERVATIONS_MAX,
+    RECORDS_PER_ANSWER_MAX, RELAY_CIRCUIT_BYTES_MAX, RELAY_CIRCUIT_DURATION_MAX, RELAY_CIRCUITS_MAX,
+    RELAY_RESERVATIONS_MAX, TWIN_ADDRESSES_MAX, TWIN_EVERY,
 };
 use crate::hearing::Hearing;
 use crate::peer_exchange::{self, Answer, Incoming, Record, Request, check_run_file};
 use crate::run_registry::RunRegistry;
 use crate::swarm::{BuildError, Links, node_id};
+use crate::twin::{Heard, Met, Twins};
 use crate::{addresses, frame, run_protocol};
 
 /// How often waits are looked at: finer than the shortest of them.
@@ -102,6 +106,13 @@ pub enum DiscoveryEvent {
     },
     /// A peer asks too much and was refused.
     Refused(PeerId),
+    /// Another process has this node's identity. It has proven so, and is not this one at another address.
+    Twin {
+        /// It is at one of these.
+        addresses: Vec<Multiaddr>,
+        /// Whether it started before this process, which must stop then; or else it will.
+        is_earlier: bool,
+    },
 }
 
 /// The libp2p behaviours inside.
@@ -138,8 +149,21 @@ pub struct Discovery {
     files_asked: Vec<(request_response::OutboundRequestId, RunId)>,
     /// Introductions on the way, with the run that the records will be of.
     introduced: Vec<(request_response::OutboundRequestId, RunId)>,
+    twins: Twins,
+    /// Addresses at which this node's identity was said to be, and which are not its own.
+    suspected: Vec<Multiaddr>,
+    /// The question that is on its way there.
+    asking: Option<JoinHandle<Option<Heard>>>,
+    /// When it was last asked there.
+    asked_twin: Option<Instant>,
     events: VecDeque<DiscoveryEvent>,
     tick: tokio::time::Interval,
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        self.asking.iter().for_each(JoinHandle::abort);
+    }
 }
 
 impl Discovery {
@@ -173,6 +197,10 @@ impl Discovery {
             asked: Vec::new(),
             files_asked: Vec::new(),
             introduced: Vec::new(),
+            twins: Twins::new(now),
+            suspected: Vec::new(),
+            asking: None,
+            asked_twin: None,
             events: VecDeque::new(),
             tick,
         })
@@ -238,7 +266,8 @@ impl Discovery {
 
     fn emit(&mut self, event: DiscoveryEvent) {
         // `PeerUp` and `PeerDown` are bounded by the connections; the rest may be dropped.
-        let matters = matches!(event, DiscoveryEvent::PeerUp(_) | DiscoveryEvent::PeerDown(_));
+        let matters =
+            matches!(event, DiscoveryEvent::PeerUp(_) | DiscoveryEvent::PeerDown(_) | DiscoveryEvent::Twin { .. });
         if matters || self.events.len() < EVENTS_MAX {
             self.events.push_back(event);
         }
@@ -324,6 +353,9 @@ impl Discovery {
     fn answer(&mut self, now: Instant, peer: PeerId, request: Request) -> Answer {
         match request {
             Request::Runs => Answer::Runs(self.registry.runs(self.role == Role::Node)),
+            Request::Twin(question) => {
+                self.twins.answer(now, &self.key, &question).map_or(Answer::NotHere, Answer::Twin)
+            }
             Request::RunFile { run } => {
                 self.registry.file(run).map_or(Answer::NotHere, |file| Answer::RunFile(file.clone()))
             }
@@ -332,12 +364,18 @@ impl Discovery {
                     if self.own_run() == Some(run) {
                         self.address_book.learn_signed(now, peer, &record.addresses, record.seq);
                     }
+                    // It may be the word of a twin, or its own from another life: it can find out.
+                    let before = self.registry.record_of(run, peer);
+                    let before = before.filter(|b| !has_same_addresses(b, &record)).map(|b| b.bytes.clone());
                     if !self.registry.introduce(now, run, record) {
                         self.emit(DiscoveryEvent::Refused(peer));
                         return Answer::TooMany;
                     }
                     self.ask_for_file(peer, run);
-                    Answer::Records(self.records(run, peer))
+                    let mut records = self.records(run, peer);
+                    records.truncate(RECORDS_PER_ANSWER_MAX - 1);
+                    records.extend(before);
+                    Answer::Records(records)
                 }
                 _ => {
                     let reason = "a record that is not the sender's or not signed".to_owned();
@@ -352,7 +390,7 @@ impl Discovery {
     fn records(&mut self, run: RunId, asker: PeerId) -> Vec<Vec<u8>> {
         let others = self.registry.records(run, asker);
         let own = (self.role == Role::Node && self.own_run() == Some(run)).then(|| self.own_record()).flatten();
-        own.into_iter().chain(others).take(crate::bounds::RECORDS_PER_ANSWER_MAX).collect()
+        own.into_iter().chain(others).take(RECORDS_PER_ANSWER_MAX).collect()
     }
 
     /// A bootstrap keeps the run file for those who come with a ticket.
@@ -387,10 +425,53 @@ impl Discovery {
             return;
         }
         match Record::check(bytes) {
-            Ok(record) if record.peer == self.key.public().to_peer_id() => {}
+            Ok(record) if record.peer == self.key.public().to_peer_id() => self.suspect(record.addresses),
             Ok(record) => self.address_book.learn_signed(now, record.peer, &record.addresses, record.seq),
             Err(error) => self.on_malformed(from, error.to_string()),
         }
+    }
+
+    /// This node's identity is said to be at these addresses.
+    fn suspect(&mut self, addresses: Vec<Multiaddr>) {
+        if self.role != Role::Node {
+            return;
+        }
+        for address in addresses.iter().map(addresses::without_peer) {
+            let is_own = self.listening.iter().chain(&self.observed).any(|own| addresses::without_peer(own) == address);
+            let is_known = is_own || self.suspected.contains(&address);
+            if !is_known && addresses::transport(&address).is_some() && self.suspected.len() < TWIN_ADDRESSES_MAX {
+                self.suspected.push(address);
+            }
+        }
+    }
+
+    /// Asks where this node's identity is said to be, and hears what comes back.
+    fn look_for_twin(&mut self, now: Instant, cx: &mut Context<'_>) {
+        if let Some(asking) = &mut self.asking {
+            let Poll::Ready(heard) = asking.poll_unpin(cx) else { return };
+            self.asking = None;
+            if let Some(heard) = heard.ok().flatten() {
+                self.on_twin(now, &heard);
+            }
+        }
+        let is_time = self.asked_twin.is_none_or(|asked| now >= asked + TWIN_EVERY);
+        if !self.suspected.is_empty() && is_time {
+            self.asked_twin = Some(now);
+            let addresses = std::mem::take(&mut self.suspected);
+            tracing::debug!(?addresses, "this node's identity is said to be there");
+            self.asking = Some(tokio::spawn(self.twins.ask(self.key.public().to_peer_id(), addresses)));
+            // To be woken when it ends.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn on_twin(&mut self, now: Instant, heard: &Heard) {
+        let is_earlier = match self.twins.hear(now, &self.key.public(), heard) {
+            Some(Met::Earlier) => true,
+            Some(Met::Later) => false,
+            Some(Met::Itself) | None => return,
+        };
+        self.emit(DiscoveryEvent::Twin { addresses: heard.addresses.clone(), is_earlier });
     }
 
     fn own_run(&self) -> Option<RunId> {
@@ -463,6 +544,13 @@ impl Discovery {
                 // The swarm takes addresses of its own out, which leaves none.
                 if matches!(e.error, DialError::LocalPeerId { .. } | DialError::NoAddresses) {
                     self.address_book.on_dialled_itself(e.connection_id);
+                }
+                match e.error {
+                    DialError::LocalPeerId { address } => self.suspect(vec![address.clone()]),
+                    DialError::WrongPeerId { obtained, address } if *obtained == self.key.public().to_peer_id() => {
+                        self.suspect(vec![address.clone()]);
+                    }
+                    _ => {}
                 }
                 let causes = dial_causes(e.error);
                 let cause = causes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -558,6 +646,10 @@ fn tell_dial_failure(peer: Option<PeerId>, causes: &BTreeMap<String, Vec<String>
     tracing::warn!("{who} can't be reached, and is tried on: {}", why.join(", ").trim_end());
 }
 
+fn has_same_addresses(one: &Record, other: &Record) -> bool {
+    one.addresses.len() == other.addresses.len() && one.addresses.iter().all(|a| other.addresses.contains(a))
+}
+
 fn take<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool) -> Option<T> {
     list.iter().position(is_it).map(|at| list.swap_remove(at))
 }
@@ -621,6 +713,7 @@ impl NetworkBehaviour for Discovery {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        self.look_for_twin(Instant::now(), cx);
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Poll::Ready(ToSwarm::GenerateEvent(event));

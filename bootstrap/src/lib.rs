@@ -27,6 +27,7 @@ mod serve;
 mod swarm;
 mod ticket;
 mod token_bucket;
+mod twin;
 
 pub use discovery::{Discovery, DiscoveryEvent, DiscoveryOptions, OwnRun, Role};
 pub use hearing::Hearing;
@@ -36,6 +37,7 @@ pub use serve::{Ready, ServeError, ServeOptions, serve};
 pub use swarm::{BuildError, Links, build_swarm, default_listen, fresh_secret, node_id, peer_id};
 pub use ticket::{Ticket, TicketError};
 pub use token_bucket::TokenBucket;
+pub use twin::{TwinAnswer, TwinQuestion};
 
 use libp2p::StreamProtocol;
 use paceline_protocol::RunId;

@@ -18,6 +18,7 @@ use crate::bounds::{
     ANSWER_BYTES_MAX, EXCHANGE_STREAMS_MAX, EXCHANGE_TIMEOUT, RECORD_BYTES_MAX, RECORDS_PER_ANSWER_MAX,
     REQUEST_BYTES_MAX, RUNS_MAX,
 };
+use crate::twin::{TwinAnswer, TwinQuestion};
 use crate::{addresses, frame};
 
 /// The protocol's name on the wire.
@@ -43,12 +44,15 @@ pub enum Request {
     },
     /// Which runs are known here?
     Runs,
+    /// You have my identity: which process are you? Asked by a node of whoever answers in its name.
+    Twin(TwinQuestion),
 }
 
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Signed peer records of nodes of the run, at most `RECORDS_PER_ANSWER_MAX`.
+    /// Signed peer records of nodes of the run, at most `RECORDS_PER_ANSWER_MAX`. One of the asker itself is what was
+    /// known of it before, if it had other addresses then.
     Records(Vec<Vec<u8>>),
     /// The canonical run file.
     RunFile(Vec<u8>),
@@ -60,6 +64,8 @@ pub enum Answer {
     BadRecord,
     /// Too many requests, or too many runs here.
     TooMany,
+    /// Which process this is.
+    Twin(TwinAnswer),
 }
 
 /// A run that somebody knows.
@@ -155,6 +161,7 @@ impl Answer {
             }
             Self::RunFile(bytes) => bytes.len() <= RUN_FILE_BYTES_MAX,
             Self::Runs(runs) => runs.len() <= RUNS_MAX && runs.iter().all(|r| r.name.len() <= NAME_BYTES_MAX),
+            Self::Twin(answer) => answer.is_within_bounds(),
             Self::NotHere | Self::BadRecord | Self::TooMany => true,
         }
     }

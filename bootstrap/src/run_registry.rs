@@ -53,6 +53,11 @@ impl RunRegistry {
         true
     }
 
+    /// The record that is known of a node of the run.
+    pub(crate) fn record_of(&self, run: RunId, peer: PeerId) -> Option<&Record> {
+        self.runs.get(&run)?.nodes.get(&peer).map(|entry| &entry.record)
+    }
+
     /// Whether this very record is known.
     pub(crate) fn knows(&self, run: RunId, bytes: &[u8]) -> bool {
         self.runs.get(&run).is_some_and(|r| r.nodes.values().any(|entry| entry.record.bytes == bytes))

@@ -126,7 +126,8 @@ impl FoundRun {
     }
 }
 
-fn seeker(addresses: &[Multiaddr], mdns: bool) -> Result<Swarm<Discovery>, BuildError> {
+/// A swarm that asks at these addresses, with an identity of the moment.
+pub(crate) fn seeker(addresses: &[Multiaddr], mdns: bool) -> Result<Swarm<Discovery>, BuildError> {
     let options =
         DiscoveryOptions { role: Role::Seeker, run: None, bootstrap: addresses.to_vec(), known: Vec::new(), mdns };
     build_swarm(&fresh_secret(), |key, relay| Discovery::new(options, key, relay))

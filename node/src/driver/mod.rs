@@ -14,11 +14,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p::Multiaddr;
 use paceline_protocol::bounds::GOSSIP_BYTES_MAX;
 use paceline_protocol::io::{Command, Effect, Event, Input, Persist, PersistId, Recovered};
 use paceline_protocol::machine::{Config, Machine};
 use paceline_protocol::message::Message;
 use paceline_protocol::{Hash, NodeId, Reject, Time};
+use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -70,6 +72,26 @@ pub struct Driver {
     receipt: Option<GossipReceipt>,
     relays: bool,
     over: Option<Event>,
+    /// Where a process with this node's identity is that started earlier.
+    twin: Option<Vec<Multiaddr>>,
+}
+
+/// Why a node must not go on.
+#[derive(Debug, Error)]
+pub enum DriverError {
+    /// A write failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another process has this node's identity, and started before this one.
+    #[error("another process has this node's identity and started before this one: {}", list(.0))]
+    Twin(
+        /// It is at one of these.
+        Vec<Multiaddr>,
+    ),
+}
+
+fn list(addresses: &[Multiaddr]) -> String {
+    addresses.iter().map(Multiaddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Where what happens comes from.
@@ -157,6 +179,7 @@ impl Driver {
             receipt: None,
             relays: false,
             over: None,
+            twin: None,
         }
     }
 
@@ -167,19 +190,19 @@ impl Driver {
     /// Runs until `shutdown` comes or `is_over` says of an event that it ends the node; that event is returned.
     ///
     /// # Errors
-    /// A write failed: the node must not go on.
+    /// A write failed, or the node's identity is at work elsewhere: it must not go on.
     pub async fn run(
         mut self,
         sources: Sources,
         shutdown: impl Future<Output = ()>,
         is_over: impl Fn(&Event) -> bool,
-    ) -> Result<Option<Event>, StoreError> {
+    ) -> Result<Option<Event>, DriverError> {
         let Sources { mut net, mut inputs, mut written, mut commands } = sources;
         tokio::pin!(shutdown);
         self.drain(&is_over);
         self.publish();
         let mut failed = None;
-        while self.over.is_none() && failed.is_none() {
+        while self.over.is_none() && self.twin.is_none() && failed.is_none() {
             let deadline = self.machine.deadline().unwrap_or_default();
             let alarm = tokio::time::sleep_until(self.started + Duration::from_millis(deadline.0));
             let publish = tokio::time::sleep_until(self.published + PUBLISH_EVERY);
@@ -199,8 +222,13 @@ impl Driver {
         }
         // Workers that still have something to say must not wait for a driver that listens no more.
         drop((net, inputs, written, commands));
+        let twin = self.twin.take();
         let over = self.stop().await;
-        failed.map_or(Ok(over), Err)
+        match (failed, twin) {
+            (Some(error), _) => Err(error.into()),
+            (None, Some(addresses)) => Err(DriverError::Twin(addresses)),
+            (None, None) => Ok(over),
+        }
     }
 
     /// Stops the workers and waits until everything that was to be written is.
@@ -270,6 +298,11 @@ impl Driver {
                 tracing::info!("listens on {address}");
                 self.whereabouts.keep_ports(self.network.ports());
             }
+            NetEvent::Twin { addresses, is_earlier: true } => self.twin = Some(addresses),
+            NetEvent::Twin { addresses, is_earlier: false } => tracing::warn!(
+                "another process has this node's identity, at {}: a copy of its home. It started later, and stops",
+                list(&addresses)
+            ),
         }
     }
 

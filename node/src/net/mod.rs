@@ -89,6 +89,13 @@ pub enum NetEvent {
         /// Where the answer goes.
         answer: oneshot::Sender<BlobAnswer>,
     },
+    /// Another process has this node's identity, and has proven it.
+    Twin {
+        /// It is at one of these.
+        addresses: Vec<Multiaddr>,
+        /// Whether it started before this process, which must stop then; or else it will.
+        is_earlier: bool,
+    },
     /// A peer sent bytes that break a protocol. They were refused and counted.
     Malformed {
         /// The peer that sent them, or passed them on.

@@ -307,6 +307,7 @@ impl Task {
                 self.share();
             }
             DiscoveryEvent::Malformed { peer, protocol, reason } => self.malformed(peer, protocol, reason),
+            DiscoveryEvent::Twin { addresses, is_earlier } => self.emit(NetEvent::Twin { addresses, is_earlier }),
             DiscoveryEvent::Refused(_) => self.snapshot.counters.refused.add(1),
             DiscoveryEvent::Identified(_) | DiscoveryEvent::Answered(..) | DiscoveryEvent::NotAnswered(..) => {}
         }

@@ -106,6 +106,25 @@ impl Cluster {
         self.start_with(self.nodes.len() - 1, ticket, &[&["--exit-when-done"], more].concat());
     }
 
+    /// Adds a node whose home is a copy of another's, which must not run meanwhile. It is not started.
+    pub(crate) fn copy_home(&mut self, index: usize) -> usize {
+        assert!(!self.is_running(index), "a home is copied as a whole");
+        let name = format!("{}-copied", self.nodes[index].name);
+        let home = self.dir.path().join(&name);
+        let copied = Command::new("cp").arg("-r").args([&self.nodes[index].home, &home]).status();
+        assert!(copied.expect("cp exists").success());
+        self.nodes.push(Node { name, home, child: None, lives: 0 });
+        self.nodes.len() - 1
+    }
+
+    /// The exit code of a node that has ended by itself.
+    pub(crate) fn exit_code(&mut self, index: usize) -> Option<i32> {
+        let child = self.nodes[index].child.as_mut()?;
+        let code = child.try_wait().expect("it is ours")?.code();
+        self.nodes[index].child = None;
+        code
+    }
+
     /// kill -9.
     pub(crate) fn kill(&mut self, index: usize) {
         if let Some(mut child) = self.nodes[index].child.take() {

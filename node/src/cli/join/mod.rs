@@ -25,7 +25,7 @@ use super::error::CliError;
 use super::run_file::{at_fault, lr_place};
 use super::shutdown::shutdown;
 use crate::blobs::BlobStore;
-use crate::driver::{Driver, INPUTS_MAX, NodeState, Parts, Sources, input_of};
+use crate::driver::{Driver, DriverError, INPUTS_MAX, NodeState, Parts, Sources, input_of};
 use crate::http::{self, Api};
 use crate::learn::{Aggregator, ControlVariates, Plan, PlanError, StateCheck, Trainer, TrainerContext, cores};
 use crate::net::{NetOptions, Network};
@@ -160,8 +160,21 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     let sources = Sources { net: events, inputs, written, commands };
     let over = driver.run(sources, shutdown, ends).await;
     let _ = std::fs::remove_file(home.http());
-    let over = over.with_context(|| WRITE_FAILED)?;
-    say_goodbye(over, &home)
+    match over {
+        Ok(over) => say_goodbye(over, &home),
+        Err(DriverError::Store(error)) => Err(anyhow::Error::from(error).context(WRITE_FAILED).into()),
+        Err(error @ DriverError::Twin(_)) => Err(CliError::bad_input(anyhow!("{error}; {}", twin_fix(&home)))),
+    }
+}
+
+/// What to do about a home that was copied.
+fn twin_fix(home: &Home) -> String {
+    let dir = home.dir().display();
+    format!(
+        "a home is one node's alone, and this one is a copy or was copied, so this node stops. Stop the other one for \
+         good; or make this one a node of its own: move identity.key and store.redb out of {dir} and start it again \
+         (with another --part, if it has one)"
+    )
 }
 
 /// The node's images. What is wrong with the run file, given them, is told with its line.
