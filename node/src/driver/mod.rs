@@ -351,7 +351,11 @@ impl Driver {
         let first = self.network.unanswered();
         let unanswered = first.first().map(|address| {
             let others = if first.len() > 1 { " and the other first addresses" } else { "" };
-            format!("nobody answers at {address}{others}: newcomers need what `paceline ticket` prints now")
+            let advice = match self.network.peers().is_empty() {
+                true => "see whether a node runs there, and whether the network leads to it",
+                false => "newcomers need what `paceline ticket` prints now",
+            };
+            format!("nobody answers at {address}{others}: {advice}")
         });
         let disk =
             self.blobs.trouble().map(|why| format!("this node's disk fails ({why}): make room on it, or mend it"));

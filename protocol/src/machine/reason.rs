@@ -153,10 +153,10 @@ impl Look<'_> {
                 (format!("this node lacks the model of round {}, and fetches it", head.round), Vec::new())
             }
             Waits::Election => (format!("round {number} has waited {seconds} for a coordinator"), Vec::new()),
-            Waits::Updates { of, are_most_in } => {
+            Waits::Updates { of, are_most_trained } => {
                 // That most still train is nothing in the way.
                 let named: Vec<NodeId> =
-                    of.into_iter().filter(|n| are_most_in || self.unheard_ms(*n).is_some()).collect();
+                    of.into_iter().filter(|n| are_most_trained || self.unheard_ms(*n).is_some()).collect();
                 if named.is_empty() {
                     return None;
                 }

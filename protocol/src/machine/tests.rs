@@ -1270,7 +1270,7 @@ fn a_coordinator_names_whose_update_it_waits_for_and_who_is_silent() {
     scene.offers(node, good);
     scene.input(Input::Fetched { blob });
     scene.input(Input::Folded { ballot, node, result: Ok(()) });
-    assert_eq!(scene.reason(), None, "as many train as are in");
+    assert_eq!(scene.reason(), None, "most still train");
     let Contribution { update, samples, train_loss, train_ms, .. } = scene.contribution(0, b"own");
     let trained = TrainedUpdate { update, samples, train_loss, train_ms, evaluation: None };
     let parent = scene.chain().head_hash();

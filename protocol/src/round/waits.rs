@@ -13,8 +13,8 @@ use super::Round;
 pub(crate) enum Waits {
     /// A coordinator.
     Election,
-    /// The updates of these participants; whether those that are in are more.
-    Updates { of: Vec<NodeId>, are_most_in: bool },
+    /// The updates of these participants, and whether most of all are done with training.
+    Updates { of: Vec<NodeId>, are_most_trained: bool },
     /// The evaluations of these members, once the last round is over.
     Evaluations { of: Vec<NodeId> },
     /// What an earlier attempt accepted.
@@ -51,11 +51,12 @@ impl Round {
             }
             (Some(Task::Train { participants }), _) => {
                 let is_known = self.collection.is_some() || !self.paxos.progress().is_empty();
-                let is_in = |n: &&NodeId| self.activity_of(ctx, chain, **n) == Some(Activity::Done);
-                let is_awaited = |n: &&NodeId| !is_in(n) && !self.has_failed(ctx, chain, **n);
+                let does = |n: &NodeId| self.activity_of(ctx, chain, *n);
+                let is_awaited = |n: &&NodeId| does(n) != Some(Activity::Done) && !self.has_failed(ctx, chain, **n);
                 let of: Vec<NodeId> = participants.iter().filter(|n| is_known && is_awaited(n)).copied().collect();
-                let are_most_in = participants.iter().filter(is_in).count() > of.len();
-                Waits::Updates { of, are_most_in }
+                let has_trained = |n: &&NodeId| matches!(does(n), Some(Activity::Done | Activity::Uploading));
+                let are_most_trained = 2 * participants.iter().filter(has_trained).count() > participants.len();
+                Waits::Updates { of, are_most_trained }
             }
             (Some(Task::Evaluate) | None, _) => Waits::Nothing,
         }
