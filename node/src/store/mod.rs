@@ -3,6 +3,7 @@
 mod database;
 pub(crate) mod files;
 mod home;
+mod mark;
 mod writer;
 
 pub(crate) use database::settled_chain;
