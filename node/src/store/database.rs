@@ -28,6 +28,8 @@ const VERSION: u32 = 2;
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// For each chain and founding the highest ballot voted or accepted in, or decided. Nothing deletes one.
 const PROMISES: TableDefinition<&[u8], (u64, u32)> = TableDefinition::new("promises");
+/// Chains in which the node lost what it promised.
+const FORGOTTEN: TableDefinition<&[u8], ()> = TableDefinition::new("forgotten");
 /// The records of all chains, by genesis and round.
 const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("chains");
 /// Proofs of foundings that came to nothing, in the order in which they did.
@@ -387,6 +389,17 @@ impl Database {
         read().map_err(|e| self.error(e))
     }
 
+    fn forgotten(&self) -> Result<Vec<Hash>, StoreError> {
+        let read = || -> Result<Vec<Hash>, redb::Error> {
+            let mut forgotten = Vec::new();
+            for entry in self.redb.begin_read()?.open_table(FORGOTTEN)?.iter()? {
+                forgotten.extend(entry?.0.value().try_into().ok().map(Hash::from_bytes));
+            }
+            Ok(forgotten)
+        };
+        read().map_err(|e| self.error(e))
+    }
+
     /// What this node voted and accepted, of rounds that are not decided.
     fn ballots(&self) -> Result<Vec<RecoveredBallot>, StoreError> {
         let mut ballots: Vec<RecoveredBallot> = Vec::new();
@@ -440,6 +453,7 @@ impl Database {
         };
         Ok(Recovered {
             promises: self.promises()?,
+            forgotten: self.forgotten()?,
             chain,
             given_up,
             foundings: self.foundings()?,
@@ -492,6 +506,10 @@ fn failure(path: &Path, source: redb::Error) -> StoreError {
     let path = path.to_owned();
     match source {
         redb::Error::Corrupted(what) => StoreError::Damaged { path, what },
+        redb::Error::UpgradeRequired(found) => StoreError::Damaged {
+            path,
+            what: format!("its database has format {found}, which this program does not read"),
+        },
         // It has no beginning of a database, or ends too early.
         redb::Error::Io(source)
             if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
@@ -563,6 +581,7 @@ fn make_tables(tx: &WriteTransaction, run: RunId, node: NodeId) -> Result<(), re
         meta.insert("store", &paceline_bootstrap::fresh_secret()[..])?;
     }
     tx.open_table(PROMISES)?;
+    tx.open_table(FORGOTTEN)?;
     for table in [RECORDS, VOTES, ACCEPTED] {
         tx.open_table(table)?;
     }
@@ -605,6 +624,10 @@ fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), WriteError> {
         Persist::LetGo { chain } => {
             tx.open_table(META)?.remove("current")?;
             forget_chain(tx, *chain)
+        }
+        Persist::Forgotten { chain } => {
+            tx.open_table(FORGOTTEN)?.insert(&chain.as_bytes()[..], ())?;
+            Ok(())
         }
         Persist::Leaving => set_meta(tx, "leaving", &[1]),
         Persist::Left => set_meta(tx, "left", &[1]),

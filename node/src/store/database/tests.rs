@@ -1,9 +1,9 @@
 use super::*;
+use crate::store::mark;
 use paceline_protocol::base::aggregation::Rule;
 use paceline_protocol::base::signed::Scope;
 use paceline_protocol::record::{Accept, Founding, Lie, Proposed, Record, Refusal};
 use paceline_protocol::{BlobRef, Identity, NodeId};
-use crate::store::mark;
 use redb::StorageBackend;
 use std::sync::{Arc, Mutex};
 
@@ -142,6 +142,15 @@ fn promises_only_grow_and_outlive_what_they_were_given_for() {
     assert_eq!(promised(), Some(Ballot { round: 3, attempt: 0 }));
     open(&dir).write(&[Persist::LetGo { chain: CHAIN }]).expect("room");
     assert_eq!(promised(), Some(Ballot { round: 3, attempt: 0 }), "the chain is gone, its promise is not");
+}
+
+#[test]
+fn a_chain_whose_promises_were_lost_stays_one() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let lost = Persist::Forgotten { chain: CHAIN };
+    open(&dir).write(&[lost.clone(), committed_in(CHAIN, genesis()), lost]).expect("room");
+    open(&dir).write(&[Persist::LetGo { chain: CHAIN }]).expect("room");
+    assert_eq!(open(&dir).recover(vec![]).expect("reads").forgotten, [CHAIN]);
 }
 
 #[test]
