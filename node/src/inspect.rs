@@ -162,8 +162,12 @@ pub(crate) fn node_id(home: &Home) -> Result<Option<NodeId>, HomeError> {
 pub(crate) fn run_file(home: &Home) -> anyhow::Result<RunFile> {
     let path = home.run_file();
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{name} can't be read"))?;
-    Ok(RunFile::parse(&text, &name)?)
+    let bytes = std::fs::read(&path).with_context(|| format!("{name} can't be read"))?;
+    // A damaged letter may be none: where, the parser says.
+    let parsed = RunFile::parse(&String::from_utf8_lossy(&bytes), &name);
+    parsed.with_context(|| {
+        format!("{name} was written by this program and is damaged; remove it, and give the run file or a ticket of the run once more")
+    })
 }
 
 /// Opens the database of a home whose node does not run; `None` before its first start.

@@ -44,7 +44,9 @@ pub enum BlobError {
     #[error("blob {0} is not here")]
     Missing(Hash),
     /// A file that does not hold what its name says.
-    #[error("{0} is damaged: its bytes do not have the hash of its name; its damaged chunks are fetched again")]
+    #[error(
+        "{0} is damaged: it or its manifest has not the hash of its name; what is right of it is kept, and if it is needed the rest is fetched again"
+    )]
     Damaged(PathBuf),
 }
 
@@ -131,7 +133,9 @@ impl BlobStore {
                 None => {
                     state.unverified.insert(id);
                     drop(state);
-                    store.demote(id);
+                    if has_whole {
+                        store.demote(id);
+                    }
                 }
             }
         }
@@ -184,6 +188,7 @@ impl BlobStore {
 
     /// A damaged blob becomes a part, whose right chunks count when it is fetched again.
     fn demote(&self, id: Hash) {
+        tracing::warn!("{}", BlobError::Damaged(self.path(id, WHOLE)));
         let _ = fs::rename(self.path(id, WHOLE), self.path(id, PART));
     }
 

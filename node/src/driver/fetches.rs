@@ -63,7 +63,10 @@ impl Fetches {
                 Ok(()) if purpose == Purpose::Model => check(&store, blob.id, state).await,
                 Ok(()) => Ok(()),
                 Err(error) => {
-                    tracing::debug!("{error}");
+                    match error {
+                        FetchError::Disk(_) => tracing::warn!("{error}"),
+                        _ => tracing::debug!("{error}"),
+                    }
                     Err(failure_of(&error))
                 }
             };

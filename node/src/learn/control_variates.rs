@@ -2,13 +2,13 @@
 //!
 //! Each lies in a file named by the update that it was made with. The chain says which update of a client was averaged
 //! last, so it says which file counts: an update that never came into a record leaves the variate as it was, whatever
-//! crashed in between.
+//! crashed in between. Behind the variate stands the hash of both: nobody else has it, so a damaged one shows itself here or
+//! nowhere.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use paceline_model::{WeightsError, check_weights};
 use paceline_protocol::Hash;
 
 use crate::store::files;
@@ -25,14 +25,21 @@ pub enum ControlVariateError {
         source: io::Error,
     },
     /// The file is damaged.
-    #[error("{}: the control variate is damaged: {source}", path.display())]
+    #[error(
+        "{}: the control variate is damaged: it has {found} bytes where {wanted} are due, or not the hash at its end", path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
-        source: WeightsError,
+        /// Bytes in it.
+        found: usize,
+        /// Bytes that should be.
+        wanted: usize,
     },
 }
+
+/// Bytes of the hash at the end of a file.
+const HASH_BYTES: usize = 32;
 
 /// A folder of control variates.
 #[derive(Debug, Clone)]
@@ -52,12 +59,16 @@ impl ControlVariates {
     /// # Errors
     /// The file can't be read or is damaged.
     pub fn read(&self, last_update: Option<Hash>, parameters: usize) -> Result<Option<Vec<u8>>, ControlVariateError> {
-        let Some(path) = last_update.map(|update| self.path(update)) else { return Ok(None) };
-        let bytes = fs::read(&path).map_err(|source| ControlVariateError::Disk { path: path.clone(), source })?;
-        match check_weights(&bytes, parameters) {
-            Ok(()) => Ok(Some(bytes)),
-            Err(source) => Err(ControlVariateError::Damaged { path, source }),
+        let Some(update) = last_update else { return Ok(None) };
+        let path = self.path(update);
+        let mut bytes = fs::read(&path).map_err(|source| ControlVariateError::Disk { path: path.clone(), source })?;
+        let (found, wanted) = (bytes.len(), parameters * size_of::<f32>() + HASH_BYTES);
+        let end = found.saturating_sub(HASH_BYTES);
+        if found != wanted || bytes[end..] != *seal(update, &bytes[..end]).as_bytes() {
+            return Err(ControlVariateError::Damaged { path, found, wanted });
         }
+        bytes.truncate(end);
+        Ok(Some(bytes))
     }
 
     /// Puts a control variate on disk beside the update that it was made with.
@@ -68,7 +79,7 @@ impl ControlVariates {
         let path = self.path(update);
         let write = || -> io::Result<()> {
             fs::create_dir_all(&self.dir)?;
-            files::write_whole(&path, control)?;
+            files::write_whole(&path, &[control, seal(update, control).as_bytes()].concat())?;
             files::sync_dir(&self.dir)
         };
         write().map_err(|source| ControlVariateError::Disk { path: path.clone(), source })
@@ -85,6 +96,11 @@ impl ControlVariates {
     fn path(&self, update: Hash) -> PathBuf {
         Path::join(&self.dir, update.to_string())
     }
+}
+
+/// The hash that stands behind the variate of an update.
+fn seal(update: Hash, control: &[u8]) -> Hash {
+    Hash::of(&[update.as_bytes(), control].concat())
 }
 
 #[cfg(test)]
@@ -104,7 +120,30 @@ mod tests {
         controls.retain(&[averaged]);
         assert!(matches!(controls.read(Some(lost), 1), Err(ControlVariateError::Disk { .. })));
         assert_eq!(controls.read(Some(averaged), 1).expect("it is there"), Some(one.to_vec()));
-        controls.put(averaged, &f32::NAN.to_le_bytes()).expect("room");
-        assert!(matches!(controls.read(Some(averaged), 1), Err(ControlVariateError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_damaged_control_variate_or_that_of_another_update_is_none() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let controls = ControlVariates::at(dir.path());
+        let [update, other] = [b"a", b"b"].map(|name| Hash::of(name));
+        controls.put(update, &1f32.to_le_bytes()).expect("room");
+        controls.put(other, &2f32.to_le_bytes()).expect("room");
+        let path = dir.path().join(update.to_string());
+        let sound = fs::read(&path).expect("it is there");
+        let is_refused = |bytes: &[u8]| {
+            fs::write(&path, bytes).expect("room");
+            matches!(controls.read(Some(update), 1), Err(ControlVariateError::Damaged { .. }))
+        };
+        for bit in 0..sound.len() * 8 {
+            let mut bytes = sound.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(is_refused(&bytes), "bit {bit}");
+        }
+        for cut in 0..sound.len() {
+            assert!(is_refused(&sound[..cut]), "cut at {cut}");
+        }
+        assert!(is_refused(&fs::read(dir.path().join(other.to_string())).expect("it is there")));
+        assert!(!is_refused(&sound));
     }
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use paceline_protocol::base::signed::Signed;
 use paceline_protocol::bounds::{ABORTED_FOUNDINGS_MAX, MESSAGE_BYTES_MAX};
@@ -17,14 +18,18 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::files;
+use super::mark::{Mark, MarkError};
 
 /// Grows with every change of what is stored.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
-/// `version`, `run`, `node` (whose promises these are), `current` (the chain that the node is in or follows), `bound`, `contribution`, `leaving`, `left`.
+/// `version`, `run`, `node` (whose promises these are), `store` (drawn when the file was made), `writes` (how many there were),
+/// `current` (the chain that the node is in or follows), `bound`, `contribution`, `leaving`, `left`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// For each chain and founding the highest ballot voted or accepted in, or decided. Nothing deletes one.
 const PROMISES: TableDefinition<&[u8], (u64, u32)> = TableDefinition::new("promises");
+/// Chains in which the node lost what it promised.
+const FORGOTTEN: TableDefinition<&[u8], ()> = TableDefinition::new("forgotten");
 /// The records of all chains, by genesis and round.
 const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("chains");
 /// Proofs of foundings that came to nothing, in the order in which they did.
@@ -42,21 +47,63 @@ const VALUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 /// Bytes of the file that redb holds in memory: a node reads it once, and writes at its end.
 const CACHE_BYTES: usize = 64 << 20;
 
+/// What to do without a database that holds all that this node promised.
+const START_ANEW: &str = "a node that does not know all that it promised must not go on: bring back the right file, or move the home away and join again, as another node";
+
+/// The file beside the database that counts its confirmed writes.
+const MARK: &str = "store.mark";
+
 /// Why the database can't be used.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The database failed.
-    #[error(
-        "{path}: {source}; if the disk is full, make room; if the file is damaged, move the home away and join again"
-    )]
+    #[error("{path}: {source}; if the disk is full, make room")]
     Database {
         /// The file.
         path: PathBuf,
         /// What redb says.
         source: Box<redb::Error>,
     },
+    /// The file is not what was written.
+    #[error("{path} is damaged: {what}; {START_ANEW}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what was expected.
+        what: String,
+    },
+    /// The file ends before what was confirmed.
+    #[error(
+        "{path} ends with write {found}, and {confirmed} were confirmed, as {MARK} beside it says: its end is damaged, or it is a copy from earlier; {START_ANEW}"
+    )]
+    Behind {
+        /// The file.
+        path: PathBuf,
+        /// Writes in it.
+        found: u64,
+        /// Writes that were confirmed.
+        confirmed: u64,
+    },
+    /// There is no file, and there was one.
+    #[error("{path} is missing, and {confirmed} writes to it were confirmed, as {MARK} beside it says; {START_ANEW}")]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// Writes that were confirmed.
+        confirmed: u64,
+    },
+    /// Nothing says how many writes the file must hold.
+    #[error(
+        "{path} {what}: it says how many writes store.redb must hold, so that none is lost unnoticed; {START_ANEW}"
+    )]
+    Mark {
+        /// The mark's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// A value that can't be read.
-    #[error("{path}: table {table}: {source}; move the home away and join again under a new identity")]
+    #[error("{path}: table {table}: {source}; {START_ANEW}")]
     Value {
         /// The file.
         path: PathBuf,
@@ -91,7 +138,7 @@ pub enum StoreError {
     },
     /// The home of another node: its promises are not this node's.
     #[error(
-        "{path} belongs to node {found}, and identity.key is of node {wanted}: with another's store this node would not know what it promised; bring back the right file, or move the home away and join again"
+        "{path} belongs to node {found}, and identity.key is of node {wanted}: one of the two is another's, or damaged; {START_ANEW}"
     )]
     OtherNode {
         /// The file.
@@ -102,7 +149,9 @@ pub enum StoreError {
         wanted: NodeId,
     },
     /// The home of another run.
-    #[error("{path} belongs to run {found}; give another --home for run {wanted}")]
+    #[error(
+        "{path} belongs to run {found}, and the run file is of run {wanted}; give another --home for that run; if it is run.toml of this home that is damaged, remove it and give the run file or a ticket"
+    )]
     OtherRun {
         /// The file.
         path: PathBuf,
@@ -145,6 +194,7 @@ impl<E: Into<redb::Error>> From<E> for WriteError {
 pub struct Database {
     path: PathBuf,
     redb: redb::Database,
+    mark: Mutex<Mark>,
 }
 
 fn key(genesis: Hash, round: u64) -> Vec<u8> {
@@ -160,88 +210,80 @@ impl Database {
     /// Opens or makes the database of `node` in `run`. All of the file is read: one that is damaged is refused here.
     ///
     /// # Errors
-    /// It can't be opened, is damaged, of another version, of another run or of another node.
+    /// It can't be opened, is damaged, ends before what was confirmed, is of another version, of another run or of another
+    /// node.
     pub fn open(path: &Path, run: RunId, node: NodeId) -> Result<Self, StoreError> {
+        let mark_path = path.with_file_name(MARK);
+        let mark = match Mark::open(&mark_path) {
+            Err(MarkError::Damaged) => return Err(StoreError::Mark { path: mark_path, what: "is damaged" }),
+            Err(MarkError::Disk(source)) => return Err(failure(&mark_path, source.into())),
+            Ok(mark) => mark,
+        };
         if !path.exists() {
+            if let Some(confirmed) = mark.as_ref().map(Mark::writes).filter(|writes| *writes > 0) {
+                return Err(StoreError::Lost { path: path.to_owned(), confirmed });
+            }
             Self::make(path, run, node)?;
         }
-        Self::prepared(path, builder().open(path), run, node)
+        Self::prepared(path, builder().open(path), (run, node), mark, |store| Mark::make(&mark_path, store))
     }
 
     /// A new file gets its name once all of it is on disk: one that is half made could never be opened.
     fn make(path: &Path, run: RunId, node: NodeId) -> Result<(), StoreError> {
-        let error = |source: io::Error| StoreError::Database { path: path.to_owned(), source: Box::new(source.into()) };
+        let error = |source: io::Error| failure(path, source.into());
         let unfinished = path.with_extension(format!("redb.{}", files::UNFINISHED));
         match fs::remove_file(&unfinished) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
             _ => {}
         }
-        drop(Self::prepared(&unfinished, builder().create(&unfinished), run, node)?);
+        let redb = builder().create(&unfinished).map_err(|e| failure(&unfinished, e.into()))?;
+        fill(&redb, run, node).map_err(|e| failure(&unfinished, e))?;
+        drop(redb);
         fs::rename(&unfinished, path).map_err(error)?;
         files::sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(error)
     }
 
+    /// Checks what was opened before anything is written to it: whose it is, and whether it has all that was confirmed.
     fn prepared(
         path: &Path,
         redb: Result<redb::Database, redb::DatabaseError>,
-        run: RunId,
-        node: NodeId,
+        (run, node): (RunId, NodeId),
+        mark: Option<Mark>,
+        make_mark: impl FnOnce(Hash) -> io::Result<Mark>,
     ) -> Result<Self, StoreError> {
-        let path = path.to_owned();
-        let redb = match redb {
-            Ok(redb) => redb,
-            Err(e) => return Err(StoreError::Database { path, source: Box::new(e.into()) }),
+        let redb = redb.map_err(|e| failure(path, e.into()))?;
+        let error = |e: redb::Error| failure(path, e);
+        check(path, &redb, run, node)?;
+        let mark_error = |what| StoreError::Mark { path: path.with_file_name(MARK), what };
+        let (store, writes) = counted(&redb).map_err(error)?;
+        match &mark {
+            Some(mark) if mark.writes() > writes => {
+                return Err(StoreError::Behind { path: path.to_owned(), found: writes, confirmed: mark.writes() });
+            }
+            Some(mark) if Some(mark.store()) != store && writes > 0 => return Err(mark_error("is of another store")),
+            None if writes > 0 => return Err(mark_error("is missing")),
+            _ => {}
+        }
+        fill(&redb, run, node).map_err(error)?;
+        let (store, writes) = counted(&redb).map_err(error)?;
+        // One that was made by a start which came no further counts for nothing.
+        let mut mark = match mark.filter(|mark| Some(mark.store()) == store) {
+            Some(mark) => mark,
+            None => make_mark(store.unwrap_or(Hash::ZERO)).map_err(|e| error(e.into()))?,
         };
-        let database = Self { path, redb };
-        database.check(run, node)?;
-        database.write_all(|tx| Ok(make_tables(tx, run, node)?))?;
-        Ok(database)
-    }
-
-    /// Whether the file is of this program's version, of this run and this node; one that was just made is.
-    fn check(&self, run: RunId, node: NodeId) -> Result<(), StoreError> {
-        let Some(version) = self.meta("version")? else { return Ok(()) };
-        let path = || self.path.clone();
-        let found = version.try_into().map_or(0, u32::from_le_bytes);
-        if found != VERSION {
-            return Err(StoreError::Version { path: path(), found });
+        // What is read back counts as confirmed from now on.
+        if mark.writes() < writes {
+            mark.confirm(writes).map_err(|e| error(e.into()))?;
         }
-        let found = self.meta("run")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))).unwrap_or(Hash::ZERO);
-        if found != run {
-            return Err(StoreError::OtherRun { path: path(), found, wanted: run });
-        }
-        let found = self.meta("node")?.and_then(|v| Some(NodeId::from_public_key(v.try_into().ok()?)));
-        if let Some(found) = found.filter(|found| *found != node) {
-            return Err(StoreError::OtherNode { path: path(), found, wanted: node });
-        }
-        Ok(())
+        Ok(Self { path: path.to_owned(), redb, mark: Mutex::new(mark) })
     }
 
     fn error(&self, source: impl Into<redb::Error>) -> StoreError {
-        StoreError::Database { path: self.path.clone(), source: Box::new(source.into()) }
-    }
-
-    fn write_all(&self, work: impl FnOnce(&WriteTransaction) -> Result<(), WriteError>) -> Result<(), StoreError> {
-        // redb's default durability: a commit returns when it is on disk.
-        let tx = self.redb.begin_write().map_err(|e| self.error(e))?;
-        work(&tx).map_err(|error| match error {
-            WriteError::Redb(error) => self.error(error),
-            WriteError::Gap { chain, round, expected } => {
-                StoreError::Gap { path: self.path.clone(), chain: chain.to_string(), round, expected }
-            }
-        })?;
-        tx.commit().map_err(|e| self.error(e))
+        failure(&self.path, source.into())
     }
 
     fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let read = || -> Result<_, redb::Error> {
-            let table = match self.redb.begin_read()?.open_table(META) {
-                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-                table => table?,
-            };
-            Ok(table.get(name)?.map(|v| v.value().to_vec()))
-        };
-        read().map_err(|e| self.error(e))
+        meta(&self.redb, name).map_err(|e| self.error(e))
     }
 
     /// Writes the items in one transaction: all are on disk when it returns, or none.
@@ -249,7 +291,23 @@ impl Database {
     /// # Errors
     /// The disk fails or is full, or a record is not the next one. Nothing that was to be written may be acted on.
     pub fn write(&self, items: &[Persist]) -> Result<(), StoreError> {
-        self.write_all(|tx| items.iter().try_for_each(|item| write_item(tx, item)))
+        let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        // redb's default durability: a commit returns when it is on disk.
+        let tx = self.redb.begin_write().map_err(|e| self.error(e))?;
+        let write = || -> Result<u64, WriteError> {
+            items.iter().try_for_each(|item| write_item(&tx, item))?;
+            let writes = mark.writes() + 1;
+            set_meta(&tx, "writes", &writes.to_le_bytes())?;
+            Ok(writes)
+        };
+        let writes = write().map_err(|error| match error {
+            WriteError::Redb(error) => self.error(error),
+            WriteError::Gap { chain, round, expected } => {
+                StoreError::Gap { path: self.path.clone(), chain: chain.to_string(), round, expected }
+            }
+        })?;
+        tx.commit().map_err(|e| self.error(e))?;
+        mark.confirm(writes).map_err(|source| failure(&self.path.with_file_name(MARK), source.into()))
     }
 
     fn values<T: DeserializeOwned>(
@@ -331,6 +389,17 @@ impl Database {
         read().map_err(|e| self.error(e))
     }
 
+    fn forgotten(&self) -> Result<Vec<Hash>, StoreError> {
+        let read = || -> Result<Vec<Hash>, redb::Error> {
+            let mut forgotten = Vec::new();
+            for entry in self.redb.begin_read()?.open_table(FORGOTTEN)?.iter()? {
+                forgotten.extend(entry?.0.value().try_into().ok().map(Hash::from_bytes));
+            }
+            Ok(forgotten)
+        };
+        read().map_err(|e| self.error(e))
+    }
+
     /// What this node voted and accepted, of rounds that are not decided.
     fn ballots(&self) -> Result<Vec<RecoveredBallot>, StoreError> {
         let mut ballots: Vec<RecoveredBallot> = Vec::new();
@@ -384,6 +453,7 @@ impl Database {
         };
         Ok(Recovered {
             promises: self.promises()?,
+            forgotten: self.forgotten()?,
             chain,
             given_up,
             foundings: self.foundings()?,
@@ -431,6 +501,68 @@ impl Database {
     }
 }
 
+/// What redb says, as an error of this file.
+fn failure(path: &Path, source: redb::Error) -> StoreError {
+    let path = path.to_owned();
+    match source {
+        redb::Error::Corrupted(what) => StoreError::Damaged { path, what },
+        redb::Error::UpgradeRequired(found) => StoreError::Damaged {
+            path,
+            what: format!("its database has format {found}, which this program does not read"),
+        },
+        // It has no beginning of a database, or ends too early.
+        redb::Error::Io(source)
+            if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
+            StoreError::Damaged { path, what: source.to_string() }
+        }
+        source => StoreError::Database { path, source: Box::new(source) },
+    }
+}
+
+fn meta(redb: &redb::Database, name: &str) -> Result<Option<Vec<u8>>, redb::Error> {
+    let table = match redb.begin_read()?.open_table(META) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        table => table?,
+    };
+    Ok(table.get(name)?.map(|v| v.value().to_vec()))
+}
+
+/// Whether a database is of this program's version, of this run and this node; one without tables is.
+fn check(path: &Path, redb: &redb::Database, run: RunId, node: NodeId) -> Result<(), StoreError> {
+    let meta = |name| meta(redb, name).map_err(|e| failure(path, e));
+    let Some(version) = meta("version")? else { return Ok(()) };
+    let path = || path.to_owned();
+    let found = version.try_into().map_or(0, u32::from_le_bytes);
+    if found != VERSION {
+        return Err(StoreError::Version { path: path(), found });
+    }
+    let found = meta("run")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))).unwrap_or(Hash::ZERO);
+    if found != run {
+        return Err(StoreError::OtherRun { path: path(), found, wanted: run });
+    }
+    let found = meta("node")?.and_then(|v| Some(NodeId::from_public_key(v.try_into().ok()?)));
+    if let Some(found) = found.filter(|found| *found != node) {
+        return Err(StoreError::OtherNode { path: path(), found, wanted: node });
+    }
+    Ok(())
+}
+
+/// The name that a database drew when it was made, and how many writes it holds. One that was made before writes were
+/// counted has neither.
+fn counted(redb: &redb::Database) -> Result<(Option<Hash>, u64), redb::Error> {
+    let store = meta(redb, "store")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?)));
+    let writes = meta(redb, "writes")?.and_then(|v| Some(u64::from_le_bytes(v.try_into().ok()?)));
+    Ok((store, writes.unwrap_or(0)))
+}
+
+/// Gives a database what it lacks: tables, and whose it is.
+fn fill(redb: &redb::Database, run: RunId, node: NodeId) -> Result<(), redb::Error> {
+    let tx = redb.begin_write()?;
+    make_tables(&tx, run, node)?;
+    Ok(tx.commit()?)
+}
+
 fn builder() -> redb::Builder {
     let mut builder = redb::Builder::new();
     // Every page is checked, so that a damaged file is refused at once and not believed, or stumbled over, later.
@@ -445,7 +577,11 @@ fn make_tables(tx: &WriteTransaction, run: RunId, node: NodeId) -> Result<(), re
         meta.insert("run", &run.as_bytes()[..])?;
         meta.insert("node", &node.as_bytes()[..])?;
     }
+    if meta.get("store")?.is_none() {
+        meta.insert("store", &paceline_bootstrap::fresh_secret()[..])?;
+    }
     tx.open_table(PROMISES)?;
+    tx.open_table(FORGOTTEN)?;
     for table in [RECORDS, VOTES, ACCEPTED] {
         tx.open_table(table)?;
     }
@@ -488,6 +624,10 @@ fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), WriteError> {
         Persist::LetGo { chain } => {
             tx.open_table(META)?.remove("current")?;
             forget_chain(tx, *chain)
+        }
+        Persist::Forgotten { chain } => {
+            tx.open_table(FORGOTTEN)?.insert(&chain.as_bytes()[..], ())?;
+            Ok(())
         }
         Persist::Leaving => set_meta(tx, "leaving", &[1]),
         Persist::Left => set_meta(tx, "left", &[1]),

@@ -5,6 +5,7 @@
 //! run.toml       the run file in canonical form
 //! options.json   how the node was started, so that `paceline join --home HOME` goes on
 //! store.redb     records, votes, accepts
+//! store.mark     how many writes the store has confirmed, so that none is lost unnoticed
 //! blobs/         models and updates
 //! controls/      with SCAFFOLD: this node's control variate
 //! peers.json     addresses of nodes seen last
@@ -51,7 +52,7 @@ pub enum HomeError {
     Locked(PathBuf),
     /// The identity is not 32 bytes.
     #[error(
-        "{path} has {found} bytes where an identity has 32; move it away to get a new identity, with which the node joins again"
+        "{path} has {found} bytes where an identity has 32; bring back the right file, or move the home away and join again, as another node"
     )]
     Identity {
         /// The file.

@@ -3,6 +3,7 @@
 mod database;
 pub(crate) mod files;
 mod home;
+mod mark;
 mod whereabouts;
 mod writer;
 

@@ -24,6 +24,8 @@ pub(crate) struct Cluster {
     dir: tempfile::TempDir,
     bootstrap: Option<Child>,
     ticket: String,
+    /// A library that is loaded into each node, and writes down what it does to its home.
+    pub(crate) recorder: Option<PathBuf>,
     pub(crate) nodes: Vec<Node>,
 }
 
@@ -52,7 +54,11 @@ impl Cluster {
         BufReader::new(out).read_line(&mut ticket).expect("the bootstrap prints its ticket");
         let ticket = ticket.trim().to_owned();
         assert!(ticket.starts_with("paceline2:"), "no ticket: {ticket}");
-        Self { dir, bootstrap: Some(bootstrap), ticket, nodes: Vec::new() }
+        Self { dir, bootstrap: Some(bootstrap), ticket, recorder: None, nodes: Vec::new() }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn ticket(&self) -> &str {
@@ -61,13 +67,25 @@ impl Cluster {
 
     /// Adds and starts node `k` of `of`, with part k/of.
     pub(crate) fn start_all(&mut self, of: usize) {
+        self.place_all(of);
+        for k in 1..=of {
+            self.start(k - 1, &["--part", &format!("{k}/{of}")]);
+        }
+    }
+
+    /// Adds so many nodes with empty homes, and starts none.
+    pub(crate) fn place_all(&mut self, of: usize) {
         for k in 1..=of {
             let name = format!("node-{k}");
             let home = self.dir.path().join(&name);
             std::fs::create_dir_all(&home).expect("the folder can be written to");
             self.nodes.push(Node { name, home, child: None, lives: 0 });
-            self.start(k - 1, &["--part", &format!("{k}/{of}")]);
         }
+    }
+
+    /// Where the recorder writes down what a node does.
+    pub(crate) fn recording(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("{}.deeds", self.nodes[index].name))
     }
 
     /// Starts a node, or starts it again.
@@ -81,10 +99,15 @@ impl Cluster {
     }
 
     fn start_with(&mut self, index: usize, ticket: &str, more: &[&str]) {
+        let recording = self.recording(index);
         let node = &mut self.nodes[index];
         node.lives += 1;
         let log = std::fs::File::create(node.home.join(format!("log-{}", node.lives))).expect("a log");
-        let child = paceline()
+        let mut command = paceline();
+        if let Some(library) = &self.recorder {
+            command.env("LD_PRELOAD", library).env("RECORD_ROOT", &node.home).env("RECORD_LOG", recording);
+        }
+        let child = command
             .args(["join", ticket, "--name", &node.name, "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"])
             .args(["--threads", "1", "--home"])
             .arg(&node.home)

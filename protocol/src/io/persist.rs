@@ -74,6 +74,11 @@ pub enum Persist {
         /// The chain.
         chain: Hash,
     },
+    /// What this node promised in a chain is lost: it never votes there again.
+    Forgotten {
+        /// The chain.
+        chain: Hash,
+    },
     /// The node wants to come off the roster.
     Leaving,
     /// The node came off the roster for good, at its own wish.
@@ -101,6 +106,7 @@ impl Persist {
             | Persist::Evidence(_)
             | Persist::SecondCommit(_)
             | Persist::LetGo { .. }
+            | Persist::Forgotten { .. }
             | Persist::Leaving
             | Persist::Left => Vec::new(),
         }
@@ -125,6 +131,8 @@ pub struct LocalStats {
 pub struct Recovered {
     /// The promise of each chain and founding.
     pub promises: Vec<(Hash, Ballot)>,
+    /// Chains in which it lost what it promised.
+    pub forgotten: Vec<Hash>,
     /// The chain that the node is in or follows, genesis first; empty if there is none.
     pub chain: Vec<Committed>,
     /// Chains that gave themselves up: genesis and yield of each.

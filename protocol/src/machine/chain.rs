@@ -3,7 +3,7 @@
 use super::Machine;
 use super::standing::{End, InChain, Standing};
 use crate::base::bounds::SECOND_COMMITS_MAX;
-use crate::base::ids::{Hash, NodeId, Time};
+use crate::base::ids::{Ballot, Hash, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::signed::Signed;
 use crate::base::timing::{CLOSING_MS, LET_GO_MS, RETRY_MS};
@@ -62,12 +62,22 @@ impl Machine {
         // to abort the founding remembers that, and never was in the chain.
         let is_member = in_chain.chain.roster().contains(self.ctx.me);
         let is_absent_founder = is_founder(&in_chain.chain, &self.ctx);
-        in_chain.has_forgotten = is_member && self.ctx.promise(genesis).is_none() && !is_absent_founder;
+        if is_member && self.ctx.promise(genesis).is_none() && !is_absent_founder {
+            self.forget(genesis);
+        }
+        in_chain.has_forgotten = self.forgotten.contains(&genesis);
         for committed in in_chain.chain.records().to_vec() {
             in_chain.last_write = Some(self.write_record(genesis, committed, LocalStats::default()));
         }
         self.ctx.emit(Event::Following { genesis });
         self.enter(in_chain, None, Start::AfterRestart(None));
+    }
+
+    /// This node's promises in a chain are lost, which a restart must not forget: by then the records have brought others.
+    fn forget(&mut self, chain: Hash) {
+        if self.forgotten.insert(chain) {
+            self.ctx.persist(Persist::Forgotten { chain });
+        }
     }
 
     /// The node has started and found itself in a chain.
@@ -147,7 +157,16 @@ impl Machine {
             c.chain.append_stored(committed.clone())?;
             return self.committed(committed);
         }
+        // An accept of this node's own that it knows nothing of: its home is a copy from earlier, or has a twin.
+        let (genesis, record) = (c.chain.genesis(), &committed.record);
+        let accepted = Ballot { round: record.round, attempt: record.attempt };
+        let is_news = committed.accepts.iter().any(|accept| accept.by() == self.ctx.me)
+            && self.ctx.promise(genesis).is_none_or(|promise| promise < accepted);
         c.chain.append(committed.clone())?;
+        c.has_forgotten |= is_news;
+        if is_news {
+            self.forget(genesis);
+        }
         self.committed(committed)
     }
 
@@ -186,7 +205,7 @@ impl Machine {
         c.last_write = Some(self.write_record(genesis, committed, stats));
         let is_member = c.chain.roster().contains(self.ctx.me);
         match (was_member, is_member) {
-            (false, true) if end.is_none() => {
+            (false, true) if end.is_none() && !c.has_forgotten => {
                 c.join_refused = None;
                 self.ctx.emit(Event::Joined { round: c.chain.next_round() });
             }

@@ -63,6 +63,8 @@ pub struct Machine {
     foundings: Foundings,
     sightings: Sightings,
     presences: Presences,
+    /// Chains in which this node lost what it promised.
+    forgotten: BTreeSet<Hash>,
     /// Whether somebody at this node wants it off the roster.
     wants_to_leave: bool,
     /// Whether it wants to go on with a run that it finds stopped when it starts.
@@ -88,6 +90,7 @@ impl Machine {
             foundings,
             sightings: Sightings::new(recovered.given_up, pinned),
             presences: Presences::default(),
+            forgotten: recovered.forgotten.into_iter().collect(),
             wants_to_leave: recovered.leaving,
             resumes,
             pursued: None,
@@ -97,6 +100,7 @@ impl Machine {
             let mut in_chain = InChain::new(chain, now);
             in_chain.written = Some(in_chain.chain.next_round() - 1);
             in_chain.promised = recovered.ballots;
+            in_chain.has_forgotten = machine.forgotten.contains(&in_chain.chain.genesis());
             recovered.evidence.into_iter().for_each(|e| in_chain.pending.restore_evidence(&in_chain.chain, e));
             machine.resume(in_chain, recovered.contribution);
         }

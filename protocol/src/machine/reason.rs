@@ -79,7 +79,8 @@ impl Machine {
         let lacks_model = self.chain().is_some_and(|c| !self.ctx.blobs.contains(&c.head().model.id));
         match refused {
             _ if has_forgotten => {
-                "this node is on the roster, but what it voted is not on its disk any more, so it must not vote \
+                "this node is on the roster, but what it voted is not on its disk any more (it was lost, its \
+                                   home is a copy from earlier, or has a twin that runs), so it must not vote \
                                    again; stop it, move its home away, and join under a new identity"
                     .to_owned()
             }

@@ -7,6 +7,8 @@ use crate::io::Persist;
 use crate::io::{Command, Input};
 
 use super::clock::TRUE_PER_MILLE;
+#[cfg(test)]
+use super::disk::Disk;
 use super::hostile::{Hostility, Liar};
 use super::rng::Rng;
 use super::trap::{Blow, Trap};
@@ -198,6 +200,15 @@ impl Sim {
         self.invariants.distrust(self.nodes[node].id);
         self.start(node);
         true
+    }
+
+    /// A node is killed and comes back with an empty home and its old identity.
+    #[cfg(test)]
+    pub(super) fn lose_home(&mut self, node: usize) {
+        self.crash(node);
+        self.nodes[node].disk = Disk::default();
+        self.invariants.distrust(self.nodes[node].id);
+        self.start(node);
     }
 
     /// Gives a node the home of an earlier run of the same file that came so many rounds far, none of whose other members

@@ -13,6 +13,7 @@ type Promised = (Option<Signed<Vote>>, Option<Proposal>);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
     promises: BTreeMap<Hash, Ballot>,
+    forgotten: BTreeSet<Hash>,
     /// The chain that the node is in or follows.
     current: Option<Hash>,
     chains: BTreeMap<Hash, Vec<Committed>>,
@@ -58,6 +59,9 @@ impl Disk {
             Persist::LetGo { chain } => {
                 self.chains.remove(&chain);
                 self.current = None;
+            }
+            Persist::Forgotten { chain } => {
+                self.forgotten.insert(chain);
             }
             Persist::Leaving => self.leaving = true,
             Persist::Left => self.left = true,
@@ -106,6 +110,7 @@ impl Disk {
         });
         Recovered {
             promises: self.promises.iter().map(|(chain, ballot)| (*chain, *ballot)).collect(),
+            forgotten: self.forgotten.iter().copied().collect(),
             chain: self.current.and_then(|c| self.chains.get(&c)).cloned().unwrap_or_default(),
             given_up: given_up.collect(),
             foundings: self.aborted.iter().cloned().chain(bound).collect(),

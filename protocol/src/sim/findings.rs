@@ -74,6 +74,46 @@ fn a_failed_write_of_a_record_costs_no_promise() {
     }
 }
 
+/// What a node that lost its promises says of itself, over two restarts.
+fn never_votes_again(sim: &mut Sim, node: usize, seed: u64) {
+    for life in 0..3 {
+        must(sim, MINUTE_MS, seed, "the node's return", |s| s.state(node) == Some(State::Joining));
+        let round = sim.round(node);
+        must(sim, 2 * MINUTE_MS, seed, "two more rounds", |s| s.round(node) >= round + 2);
+        assert_eq!(sim.state(node), Some(State::Joining), "seed {seed}: it votes again in life {life}");
+        let reason = sim.reason(node).unwrap_or_default();
+        assert!(reason.contains("must not vote again"), "seed {seed}: {reason}");
+        sim.crash(node);
+        pass(sim, 500);
+        sim.start(node);
+    }
+}
+
+/// A node that came back with an empty home knew that it must not vote. Its next start found the promises that its records had
+/// brought meanwhile, and it voted.
+#[test]
+fn who_lost_its_home_never_votes_again_however_often_it_starts() {
+    for seed in 0..6 {
+        let mut sim = start(SimOptions::calm(4, 40, seed));
+        reach(&mut sim, 0, 3, seed);
+        sim.lose_home(3);
+        never_votes_again(&mut sim, 3, seed);
+    }
+}
+
+/// The others' records have accepts of its own that it does not know.
+#[test]
+fn who_comes_back_with_a_copy_of_its_home_from_earlier_sees_so_and_never_votes_again() {
+    for seed in 0..6 {
+        let mut sim = start(SimOptions::calm(4, 60, seed));
+        reach(&mut sim, 3, 3, seed);
+        sim.copy_home(3);
+        reach(&mut sim, 3, 8, seed);
+        assert!(sim.roll_back(3));
+        never_votes_again(&mut sim, 3, seed);
+    }
+}
+
 #[test]
 fn a_full_disk_stops_its_node_alone_and_only_while_it_is_full() {
     for seed in 0..4 {

@@ -68,8 +68,8 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         home.write("run.toml", run_file.canonical().as_bytes())?;
     }
     home.free_reserve()?;
-    options.remember(&home)?;
     let identity = home.identity()?;
+    options.remember(&home)?;
     let blobs = Arc::new(BlobStore::open(&home.blobs())?);
     let initial_model = put_initial_model(&plan, &blobs).await?;
     let me = Identity::from_secret(&identity).node_id();

@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use libp2p::Multiaddr;
+use paceline_protocol::Hash;
 use paceline_protocol::base::roster::Part;
 use paceline_protocol::bounds::NAME_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::error::CliError;
+use crate::inspect::node_id;
 use crate::store::Home;
 
 /// How a node is started. What is given is remembered in the home for the next start.
@@ -69,6 +73,25 @@ pub(in crate::cli) struct JoinOptions {
     pub(super) chain: Option<String>,
 }
 
+/// The options in a home. A part or a path with a wrong letter is one as well: only the hash tells.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    #[serde(flatten)]
+    options: JoinOptions,
+    /// The node whose they are.
+    #[serde(default)]
+    node: String,
+    /// The hash of both; older homes have none.
+    #[serde(default)]
+    check: Option<String>,
+}
+
+impl Remembered {
+    fn hash(&self) -> Result<String, serde_json::Error> {
+        Ok(Hash::of(&serde_json::to_vec(&(&self.options, &self.node))?).to_string())
+    }
+}
+
 /// What computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,9 +103,11 @@ pub(super) enum DeviceKind {
 
 impl JoinOptions {
     /// What was given at an earlier start holds where nothing else is given now.
-    pub(super) fn recall(&mut self, home: &Home) {
-        let Ok(json) = std::fs::read(home.options()) else { return };
-        let Ok(before) = serde_json::from_slice::<Self>(&json) else { return };
+    ///
+    /// # Errors
+    /// It can't be read, or is damaged: a node that forgot its `--part` or `--data` would train on something else.
+    pub(super) fn recall(&mut self, home: &Home) -> Result<(), CliError> {
+        let Some(before) = Self::remembered(home)? else { return Ok(()) };
         self.name = self.name.take().or(before.name);
         self.part = self.part.or(before.part);
         self.data = self.data.take().or(before.data);
@@ -99,6 +124,40 @@ impl JoinOptions {
         self.bootstrap.extend(before.bootstrap);
         self.bootstrap.sort();
         self.bootstrap.dedup();
+        Ok(())
+    }
+
+    /// What the home remembers; nothing before its first start.
+    fn remembered(home: &Home) -> Result<Option<Self>, CliError> {
+        let path = home.options();
+        let damaged = |what: String| {
+            let path = path.display();
+            CliError::bad_input(anyhow!(
+                "{path}: {what}; remove it, and give once more what this node was started with (--part, --data, --name and the like)"
+            ))
+        };
+        let json = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if home.database().exists() {
+                    tracing::warn!("{} is missing: this start knows only what it is given itself", path.display());
+                }
+                return Ok(None);
+            }
+            json => json.map_err(|e| damaged(e.to_string()))?,
+        };
+        let found: Remembered = serde_json::from_slice(&json).map_err(|e| damaged(format!("it is damaged: {e}")))?;
+        let Some(check) = &found.check else { return Ok(Some(found.options)) };
+        if *check != found.hash().map_err(|e| damaged(e.to_string()))? {
+            return Err(damaged("it is damaged, or was edited: its hash is another".to_owned()));
+        }
+        match node_id(home)?.map(|me| me.to_string()) {
+            Some(me) if me != found.node => Err(CliError::bad_input(anyhow!(
+                "{} is of node {}, and identity.key is of node {me}: one of the two is another's, or damaged; bring back the right file, or move the home away and join again, as another node",
+                path.display(),
+                found.node
+            ))),
+            _ => Ok(Some(found.options)),
+        }
     }
 
     /// The run file that the node was started with, or the one in its home.
@@ -109,7 +168,10 @@ impl JoinOptions {
 
     /// Puts them into the home.
     pub(super) fn remember(&self, home: &Home) -> anyhow::Result<()> {
-        let json = serde_json::to_vec_pretty(self)?;
+        let node = node_id(home)?.map(|me| me.to_string()).unwrap_or_default();
+        let mut remembered = Remembered { options: self.clone(), node, check: None };
+        remembered.check = Some(remembered.hash()?);
+        let json = serde_json::to_vec_pretty(&remembered)?;
         Ok(home.write("options.json", &json)?)
     }
 }

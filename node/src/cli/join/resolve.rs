@@ -33,7 +33,7 @@ pub(super) async fn resolve(options: &mut JoinOptions) -> Result<(RunFile, Home)
         },
     };
     let home = home_of(options, &run.run.name)?;
-    options.recall(&home);
+    options.recall(&home)?;
     // Remembered for a start from another folder.
     options.data = options.data.take().map(std::path::absolute).transpose()?;
     Ok((run, home))
@@ -57,9 +57,15 @@ fn resumed(options: &mut JoinOptions) -> Result<Option<(RunFile, Home)>, CliErro
         },
     };
     if !home.run_file().exists() {
+        if home.database().exists() {
+            let dir = home.dir().display();
+            let error =
+                anyhow!("{dir} has a store and no run.toml: give the run file or a ticket of its run once more");
+            return Err(CliError::bad_input(error));
+        }
         return Ok(None);
     }
-    options.recall(&home);
+    options.recall(&home)?;
     Ok(Some((inspect::run_file(&home)?, home)))
 }
 

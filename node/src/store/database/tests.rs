@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::mark;
 use paceline_protocol::base::aggregation::Rule;
 use paceline_protocol::base::signed::Scope;
 use paceline_protocol::record::{Accept, Founding, Lie, Proposed, Record, Refusal};
@@ -141,6 +142,15 @@ fn promises_only_grow_and_outlive_what_they_were_given_for() {
     assert_eq!(promised(), Some(Ballot { round: 3, attempt: 0 }));
     open(&dir).write(&[Persist::LetGo { chain: CHAIN }]).expect("room");
     assert_eq!(promised(), Some(Ballot { round: 3, attempt: 0 }), "the chain is gone, its promise is not");
+}
+
+#[test]
+fn a_chain_whose_promises_were_lost_stays_one() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let lost = Persist::Forgotten { chain: CHAIN };
+    open(&dir).write(&[lost.clone(), committed_in(CHAIN, genesis()), lost]).expect("room");
+    open(&dir).write(&[Persist::LetGo { chain: CHAIN }]).expect("room");
+    assert_eq!(open(&dir).recover(vec![]).expect("reads").forgotten, [CHAIN]);
 }
 
 #[test]
@@ -297,12 +307,9 @@ fn a_later_vote_replaces_the_one_before_in_its_round_alone() {
 fn another_version_is_named() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let database = open(&dir);
-    database
-        .write_all(|tx| {
-            tx.open_table(META)?.insert("version", &9u32.to_le_bytes()[..])?;
-            Ok(())
-        })
-        .expect("room");
+    let tx = database.redb.begin_write().expect("room");
+    tx.open_table(META).expect("it is there").insert("version", &9u32.to_le_bytes()[..]).expect("room");
+    tx.commit().expect("room");
     drop(database);
     let error = Database::open(&dir.path().join("store.redb"), RUN, me().node_id()).expect_err("version 9");
     assert!(matches!(error, StoreError::Version { found: 9, .. }), "{error}");
@@ -312,12 +319,9 @@ fn another_version_is_named() {
 fn a_value_that_is_no_record_is_named_with_its_file_and_table() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let database = open(&dir);
-    database
-        .write_all(|tx| {
-            tx.open_table(RECORDS)?.insert(&key(CHAIN, 0)[..], &b"no record"[..])?;
-            Ok(())
-        })
-        .expect("room");
+    let tx = database.redb.begin_write().expect("room");
+    tx.open_table(RECORDS).expect("it is there").insert(&key(CHAIN, 0)[..], &b"no record"[..]).expect("room");
+    tx.commit().expect("room");
     let error = database.recover(vec![]).expect_err("it is none").to_string();
     assert!(error.contains("store.redb") && error.contains("chains"), "{error}");
 }
@@ -335,33 +339,7 @@ impl Draw {
     }
 }
 
-#[test]
-fn a_damaged_file_is_an_error_or_reads_as_it_was_and_never_a_panic() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let path = dir.path().join("store.redb");
-    open(&dir).write(&chain_to(39)).expect("room");
-    let before = open(&dir).recover(vec![]).expect("reads");
-    let sound = std::fs::read(&path).expect("reads");
-    for seed in 0..60 {
-        let mut draw = Draw(seed);
-        let mut bytes = sound.clone();
-        match seed % 3 {
-            0 => bytes.truncate(draw.below(sound.len())),
-            1 => (0..8).for_each(|_| bytes[draw.below(sound.len())] ^= 1 << draw.below(8)),
-            _ => {
-                let from = draw.below(sound.len());
-                bytes[from..].iter_mut().take(4096).for_each(|b| *b = 0);
-            }
-        }
-        std::fs::write(&path, bytes).expect("writes");
-        let found = Database::open(&path, RUN, me().node_id()).and_then(|database| database.recover(vec![]));
-        if let Ok(found) = found {
-            assert_eq!(found, before, "seed {seed}: damage was believed");
-        }
-    }
-}
-
-/// What was done to a disk.
+/// What was done to a file of a disk.
 #[derive(Debug, Clone)]
 enum Done {
     Length(u64),
@@ -369,12 +347,23 @@ enum Done {
     Sync,
 }
 
+/// The bytes of a disk's files.
+type Image = [Vec<u8>; 2];
+
+/// The files of a disk.
+const STORE: usize = 0;
+const MARKS: usize = 1;
+
 /// A disk that remembers what was done to it, so that a power loss can be played at any moment.
 #[derive(Debug, Clone, Default)]
 struct Disk {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    log: Arc<Mutex<Vec<Done>>>,
+    image: Arc<Mutex<Image>>,
+    log: Arc<Mutex<Vec<(usize, Done)>>>,
 }
+
+/// One file of a disk.
+#[derive(Debug)]
+struct DiskFile(Disk, usize);
 
 fn apply(bytes: &mut Vec<u8>, done: &Done) {
     match done {
@@ -391,13 +380,8 @@ fn apply(bytes: &mut Vec<u8>, done: &Done) {
 }
 
 impl Disk {
-    fn with(bytes: Vec<u8>) -> Self {
-        Self { bytes: Arc::new(Mutex::new(bytes)), ..Self::default() }
-    }
-
-    fn does(&self, done: Done) {
-        apply(&mut self.bytes.lock().expect("no panic holds it"), &done);
-        self.log.lock().expect("no panic holds it").push(done);
+    fn with(image: Image) -> Self {
+        Self { image: Arc::new(Mutex::new(image)), ..Self::default() }
     }
 
     /// How much was done so far.
@@ -405,86 +389,274 @@ impl Disk {
         self.log.lock().expect("no panic holds it").len()
     }
 
-    /// What a power loss after `mark` leaves: all that was synced, and of the rest some.
-    fn after_power_loss(&self, mark: usize, draw: &mut Draw) -> Vec<u8> {
+    fn image(&self) -> Image {
+        self.image.lock().expect("no panic holds it").clone()
+    }
+
+    /// What a kill after `mark` leaves: all that was done.
+    fn after_kill(&self, mark: usize) -> Image {
+        let mut image = Image::default();
+        self.log.lock().expect("no panic holds it")[..mark].iter().for_each(|(f, done)| apply(&mut image[*f], done));
+        image
+    }
+
+    /// What a power loss after `mark` leaves: of each file all that was synced, and of the rest some, the last write perhaps
+    /// in part.
+    fn after_power_loss(&self, mark: usize, draw: &mut Draw) -> Image {
         let log = self.log.lock().expect("no panic holds it");
-        let synced = log[..mark].iter().rposition(|d| matches!(d, Done::Sync)).map_or(0, |i| i + 1);
-        let mut bytes = Vec::new();
-        log[..synced].iter().for_each(|done| apply(&mut bytes, done));
-        for done in &log[synced..mark] {
-            if draw.below(2) == 0 {
-                apply(&mut bytes, done);
+        let mut image = Image::default();
+        for (file, bytes) in image.iter_mut().enumerate() {
+            let done: Vec<&Done> = log[..mark].iter().filter(|(f, _)| *f == file).map(|(_, done)| done).collect();
+            let synced = done.iter().rposition(|d| matches!(d, Done::Sync)).map_or(0, |i| i + 1);
+            done[..synced].iter().for_each(|done| apply(bytes, done));
+            for done in &done[synced..] {
+                match (draw.below(3), done) {
+                    (0, _) => apply(bytes, done),
+                    (1, Done::Write(at, data)) => {
+                        apply(bytes, &Done::Write(*at, data[..draw.below(data.len() + 1)].to_vec()));
+                    }
+                    _ => {}
+                }
             }
         }
-        bytes
+        image
     }
 
     fn open(&self) -> Result<Database, StoreError> {
+        let mark = self.image()[MARKS].clone();
+        let file = || Box::new(DiskFile(self.clone(), MARKS));
+        let mark = if mark.is_empty() { None } else { Some(Mark::read(file()).expect("no power loss harms it")) };
         Database::prepared(
             Path::new("a disk in memory"),
-            builder().create_with_backend(self.clone()),
-            RUN,
-            me().node_id(),
+            builder().create_with_backend(DiskFile(self.clone(), STORE)),
+            (RUN, me().node_id()),
+            mark,
+            |store| {
+                file().write(0, &mark::image(store))?;
+                file().sync_data()?;
+                Ok(Mark::read(file()).expect("it was just made"))
+            },
         )
+    }
+
+    fn recover(image: &Image) -> Result<Recovered, StoreError> {
+        Self::with(image.clone()).open()?.recover(vec![])
     }
 }
 
 type Io<T> = Result<T, std::io::Error>;
 
-impl StorageBackend for Disk {
+impl DiskFile {
+    fn does(&self, done: Done) -> Io<()> {
+        apply(&mut self.0.image.lock().expect("no panic holds it")[self.1], &done);
+        self.0.log.lock().expect("no panic holds it").push((self.1, done));
+        Ok(())
+    }
+}
+
+impl StorageBackend for DiskFile {
     fn len(&self) -> Io<u64> {
-        Ok(self.bytes.lock().expect("no panic holds it").len() as u64)
+        Ok(self.0.image.lock().expect("no panic holds it")[self.1].len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Io<()> {
-        let bytes = self.bytes.lock().expect("no panic holds it");
-        out.copy_from_slice(&bytes[offset as usize..offset as usize + out.len()]);
+        let image = self.0.image.lock().expect("no panic holds it");
+        let bytes = image[self.1].get(offset as usize..offset as usize + out.len());
+        out.copy_from_slice(bytes.ok_or(std::io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> Io<()> {
-        self.does(Done::Length(len));
-        Ok(())
+        self.does(Done::Length(len))
     }
 
     fn sync_data(&self) -> Io<()> {
-        self.does(Done::Sync);
-        Ok(())
+        self.does(Done::Sync)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Io<()> {
-        self.does(Done::Write(offset, data.to_vec()));
-        Ok(())
+        self.does(Done::Write(offset, data.to_vec()))
+    }
+}
+
+/// A disk on which a node wrote a record and its vote of the round after it, twelve times; where the first write began, and
+/// where each was confirmed.
+fn twelve_rounds() -> (Disk, usize, Vec<usize>) {
+    let disk = Disk::default();
+    let database = disk.open().expect("an empty disk");
+    let begun = disk.mark();
+    let write = |round| {
+        let vote = Persist::Vote { chain: CHAIN, vote: vote(round + 1, me().node_id()) };
+        let record = if round == 0 { committed_in(CHAIN, genesis()) } else { committed(round) };
+        database.write(&[record, vote]).expect("room");
+        disk.mark()
+    };
+    let confirmed = (0..12).map(write).collect();
+    (disk, begun, confirmed)
+}
+
+/// Whether a database holds what was confirmed, and perhaps one write more.
+fn holds(recovered: &Recovered, confirmed: usize) -> Result<(), String> {
+    let found = recovered.chain.len();
+    if !(confirmed..=confirmed + 1).contains(&found) {
+        return Err(format!("{found} records of {confirmed} confirmed"));
+    }
+    // Record, vote and promise were written together: there is one with the others.
+    let next = recovered.chain.last().map(|c| c.record.round + 1);
+    let votes: Vec<u64> = recovered.ballots.iter().map(|b| b.round).collect();
+    let promised = recovered.promises.iter().find(|(chain, _)| *chain == CHAIN).map(|(_, ballot)| ballot.round);
+    let wanted = next.into_iter().collect::<Vec<_>>();
+    if votes != wanted || promised != next {
+        return Err(format!("{found} records, and the votes are {votes:?}, the promise {promised:?}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_confirmed_survives_a_kill_after_each_single_write() {
+    let (disk, begun, confirmed) = twelve_rounds();
+    for mark in begun..=disk.mark() {
+        let recovered = Disk::recover(&disk.after_kill(mark)).unwrap_or_else(|e| panic!("write {mark}: {e}"));
+        let due = confirmed.iter().filter(|at| **at <= mark).count();
+        holds(&recovered, due).unwrap_or_else(|e| panic!("write {mark}: {e}"));
     }
 }
 
 #[test]
 fn what_was_confirmed_survives_a_power_loss_at_any_moment() {
-    let disk = Disk::default();
-    let database = disk.open().expect("an empty disk");
-    let begun = disk.mark();
-    // Where each round's write ended.
-    let mut confirmed = Vec::new();
-    for round in 0..12 {
-        let vote = Persist::Vote { chain: CHAIN, vote: vote(round + 1, me().node_id()) };
-        let record = if round == 0 { committed_in(CHAIN, genesis()) } else { committed(round) };
-        database.write(&[record, vote]).expect("room");
-        confirmed.push(disk.mark());
+    let (disk, begun, confirmed) = twelve_rounds();
+    for mark in begun..=disk.mark() {
+        for seed in 0..4 {
+            let mut draw = Draw(seed * 1_000 + mark as u64);
+            let recovered = Disk::recover(&disk.after_power_loss(mark, &mut draw));
+            let recovered = recovered.unwrap_or_else(|e| panic!("write {mark}, seed {seed}: {e}"));
+            let due = confirmed.iter().filter(|at| **at <= mark).count();
+            holds(&recovered, due).unwrap_or_else(|e| panic!("write {mark}, seed {seed}: {e}"));
+        }
     }
-    let end = disk.mark();
-    for seed in 0..200 {
-        let mut draw = Draw(seed);
-        let mark = begun + draw.below(end - begun + 1);
-        let image = disk.after_power_loss(mark, &mut draw);
-        let recovered = Disk::with(image).open().and_then(|database| database.recover(vec![]));
-        let recovered = recovered.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        let promised = confirmed.iter().filter(|at| **at <= mark).count();
-        let found = recovered.chain.len();
-        assert!((promised..=promised + 1).contains(&found), "seed {seed}: {found} records of {promised} confirmed");
-        // Record and vote were written together: there is one with the other.
-        let votes: Vec<u64> = recovered.ballots.iter().map(|b| b.round).collect();
-        assert_eq!(votes, recovered.chain.last().map(|c| c.record.round + 1).into_iter().collect::<Vec<_>>());
+}
+
+/// Opens damaged files as a node does. What was confirmed is there, or what is wrong is said with the file's name.
+fn named_or_harmless(image: &Image, before: &Recovered, what: &str) -> Option<StoreError> {
+    match Disk::recover(image) {
+        Ok(found) => {
+            assert_eq!(&found, before, "{what}: damage was believed");
+            None
+        }
+        Err(error) => {
+            assert!(error.to_string().contains("a disk in memory"), "{what}: {error}");
+            Some(error)
+        }
     }
+}
+
+#[test]
+fn a_flipped_bit_in_a_killed_node_s_store_is_named_or_harmless() {
+    let (disk, _, confirmed) = twelve_rounds();
+    // What a kill leaves: a database that was not closed.
+    let sound = disk.after_kill(confirmed[11]);
+    let before = Disk::recover(&sound).expect("it is sound");
+    let mut named = Vec::new();
+    // All bits of the header, which has the word on which commit counts, and many of the pages.
+    let header = (0..320 * 8).map(|bit| bit as usize);
+    let mut draw = Draw(7);
+    let elsewhere: Vec<usize> = (0..2_000).map(|_| draw.below(sound[STORE].len() * 8)).collect();
+    for bit in header.chain(elsewhere) {
+        let mut image = sound.clone();
+        image[STORE][bit / 8] ^= 1 << (bit % 8);
+        named.extend(named_or_harmless(&image, &before, &format!("bit {bit}")));
+    }
+    let of_kind = |kind: fn(&StoreError) -> bool| named.iter().filter(|e| kind(e)).count();
+    let damaged = of_kind(|e| matches!(e, StoreError::Damaged { .. }));
+    // redb takes these for a write that a power loss tore, and opens with what was before.
+    let behind = of_kind(|e| matches!(e, StoreError::Behind { found: 11, confirmed: 12, .. }));
+    println!("{damaged} damaged, {behind} behind, of {}", named.len());
+    assert!(damaged > 0 && behind > 0, "{damaged} damaged, {behind} behind, of {}", named.len());
+}
+
+#[test]
+fn a_store_cut_anywhere_is_named_or_harmless() {
+    let (disk, _, confirmed) = twelve_rounds();
+    // What a kill leaves: a database that was not closed.
+    let sound = disk.after_kill(confirmed[11]);
+    let before = Disk::recover(&sound).expect("it is sound");
+    let mut draw = Draw(3);
+    let whole = sound[STORE].len();
+    let cuts: Vec<usize> = (0..200).map(|_| draw.below(whole)).chain([1, 64, 319, 320, 4096, whole - 1]).collect();
+    for cut in cuts {
+        let mut image = sound.clone();
+        image[STORE].truncate(cut);
+        named_or_harmless(&image, &before, &format!("cut at {cut}"));
+    }
+}
+
+#[test]
+fn a_store_of_an_earlier_moment_is_refused() {
+    let (disk, _, confirmed) = twelve_rounds();
+    let now = disk.image();
+    for at in &confirmed[..11] {
+        let [store, _] = disk.after_kill(*at);
+        let error = Disk::recover(&[store, now[MARKS].clone()]).expect_err("it forgot");
+        assert!(matches!(error, StoreError::Behind { confirmed: 12, .. }), "{error}");
+    }
+    // Store and mark of one earlier moment are a home of that moment: nothing on this disk tells.
+    assert!(Disk::recover(&disk.after_kill(confirmed[5])).is_ok());
+}
+
+#[test]
+fn a_damaged_mark_is_named_or_the_store_holds_all_anyway() {
+    let (disk, _, confirmed) = twelve_rounds();
+    let sound = disk.after_kill(confirmed[11]);
+    let before = Disk::recover(&sound).expect("it is sound");
+    // The slots; between them there is nothing.
+    let slots = (0..72 * 8).flat_map(|bit| [bit, 4096 * 8 + bit]);
+    for bit in slots {
+        let mut image = sound.clone();
+        image[MARKS][bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(Disk::recover(&image).expect("the other slot is whole"), before, "bit {bit}");
+    }
+    // A mark from earlier: the store has more, which is no loss.
+    let [_, earlier] = disk.after_kill(confirmed[3]);
+    assert_eq!(Disk::recover(&[sound[STORE].clone(), earlier]).expect("nothing is lost"), before);
+    let [_, other] = twelve_rounds().0.image();
+    let error = Disk::recover(&[sound[STORE].clone(), other]).expect_err("another store's");
+    assert!(matches!(error, StoreError::Mark { what: "is of another store", .. }), "{error}");
+    let error = Disk::recover(&[sound[STORE].clone(), vec![]]).expect_err("it is gone");
+    assert!(matches!(error, StoreError::Mark { what: "is missing", .. }), "{error}");
+}
+
+#[test]
+fn a_store_without_its_mark_or_a_mark_without_its_store_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let open_again = || Database::open(&dir.path().join("store.redb"), RUN, me().node_id());
+    let (store, mark) = (dir.path().join("store.redb"), dir.path().join("store.mark"));
+    open(&dir).write(&chain_to(2)).expect("room");
+    let kept = std::fs::read(&mark).expect("it is there");
+    std::fs::write(&mark, []).expect("room");
+    assert!(matches!(open_again(), Err(StoreError::Mark { what: "is damaged", .. })));
+    std::fs::remove_file(&mark).expect("it is there");
+    assert!(matches!(open_again(), Err(StoreError::Mark { what: "is missing", .. })));
+    std::fs::write(&mark, kept).expect("room");
+    std::fs::remove_file(&store).expect("it is there");
+    assert!(matches!(open_again(), Err(StoreError::Lost { confirmed: 1, .. })));
+}
+
+#[test]
+fn a_store_from_before_writes_were_counted_gets_its_mark() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let database = open(&dir);
+    database.write(&chain_to(2)).expect("room");
+    let tx = database.redb.begin_write().expect("room");
+    for name in ["store", "writes"] {
+        tx.open_table(META).expect("it is there").remove(name).expect("room");
+    }
+    tx.commit().expect("room");
+    drop(database);
+    std::fs::remove_file(dir.path().join("store.mark")).expect("it is there");
+    open(&dir).write(&[committed(3)]).expect("room");
+    assert_eq!(open(&dir).history().expect("reads").len(), 4);
+    std::fs::remove_file(dir.path().join("store.mark")).expect("it is there");
+    assert!(Database::open(&dir.path().join("store.redb"), RUN, me().node_id()).is_err());
 }
 
 #[test]
@@ -493,9 +665,9 @@ fn a_database_that_was_half_made_in_an_earlier_life_is_made_anew() {
     // What a kill or a power loss leaves while the file is made.
     let disk = Disk::default();
     drop(disk.open().expect("an empty disk"));
-    let image = disk.after_power_loss(disk.mark() / 2, &mut Draw(1));
+    let [image, _] = disk.after_power_loss(disk.mark() / 2, &mut Draw(1));
     std::fs::write(dir.path().join("store.redb.new"), image).expect("writes");
     open(&dir).write(&chain_to(0)).expect("room on the disk");
     assert_eq!(open(&dir).history().expect("reads").len(), 1);
-    assert_eq!(std::fs::read_dir(dir.path()).expect("reads").count(), 1, "nothing is left behind");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("reads").count(), 2, "nothing is left behind but store and mark");
 }
