@@ -124,10 +124,10 @@ impl Machine {
         }
     }
 
-    /// Whoever follows a chain asks to come onto its roster, once it holds the last model.
+    /// Whoever follows a chain asks to come onto its roster, once it holds the last model; not one that must not vote in it.
     fn ask_to_join(&mut self) {
         let Standing::Following(c) = &self.standing else { return };
-        if self.wants_to_leave || !self.ctx.blobs.contains(&c.chain.head().model.id) {
+        if self.wants_to_leave || c.has_forgotten || !self.ctx.blobs.contains(&c.chain.head().model.id) {
             return;
         }
         let (genesis, round) = (c.chain.genesis(), c.chain.next_round());
