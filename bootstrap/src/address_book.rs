@@ -21,9 +21,10 @@ use paceline_protocol::bounds::ADDRESSES_MAX;
 
 use crate::addresses::{self, Transport};
 use crate::bounds::{
-    BACK_OFF_MAX, BACK_OFF_MIN, CONTACTS_MAX, DIAL_PATIENCE, DIALS_MAX, DISCONNECTED_REST, FAILURES_UNTIL_FORGOTTEN,
-    IDENTIFY_TIMEOUT, INTRODUCE_INTERVAL, LASTING_CONNECTION, LOST_BACK_OFF_MAX, LOST_LATELY, QUIET, REDIAL_TIMEOUT,
-    REQUEST_EARNED_EVERY, REQUESTS_BURST, SILENCE, SILENCE_MAX, STALL, STRANGER_REST, STRANGER_STAY,
+    BACK_OFF_MAX, BACK_OFF_MIN, CONTACTS_MAX, DIAL_PATIENCE, DIALS_MAX, FAILURES_UNTIL_FORGOTTEN, IDENTIFY_TIMEOUT,
+    INTRODUCE_INTERVAL, LASTING_CONNECTION, LOST_BACK_OFF_MAX, LOST_LATELY, QUIET, REDIAL_TIMEOUT,
+    REQUEST_EARNED_EVERY, REQUESTS_BURST, SILENCE, SILENCE_MAX, STALL, STRANGER_DIALS_MAX, STRANGER_REST,
+    STRANGER_STAY, TURNED_AWAY_REST,
 };
 use crate::complaint::Complaint;
 use crate::discovery::Role;
@@ -92,6 +93,8 @@ struct Contact {
     /// It was last met on this machine, or is looked for there: its addresses of loopback are of use.
     near: bool,
     up: bool,
+    /// Since when it is known as a node of this run.
+    known_since: Option<Instant>,
     was_connected: bool,
     /// The last connection is gone; until then a redial may save the peer.
     redial_until: Option<Instant>,
@@ -150,6 +153,7 @@ impl AddressBook {
                 self.learn(now, peer, std::slice::from_ref(address));
                 if let Some(contact) = self.contacts.get_mut(&peer) {
                     (contact.kept, contact.near) = (true, contact.near || addresses::is_loopback(address));
+                    contact.known_since.get_or_insert(now);
                 }
             }
             None => {
@@ -222,9 +226,14 @@ impl AddressBook {
         worst.is_some_and(|peer| self.contacts.remove(&peer).is_some())
     }
 
-    /// Whether a peer is turned away, because it was disconnected on purpose a moment ago.
-    pub(crate) fn is_refused(&self, now: Instant, peer: PeerId) -> bool {
-        self.contacts.get(&peer).and_then(|c| c.refused_until).is_some_and(|until| now < until)
+    /// Since when a peer is known as a node of this run; `None` if it is not.
+    pub(crate) fn known_since(&self, peer: PeerId) -> Option<Instant> {
+        self.contacts.get(&peer)?.known_since
+    }
+
+    /// The open connections to a peer.
+    pub(crate) fn connections_of(&self, peer: PeerId) -> impl Iterator<Item = ConnectionId> {
+        self.contacts.get(&peer).into_iter().flat_map(|c| c.connections.keys().copied())
     }
 
     /// Whether the peer is a node of this run that is up.
@@ -378,6 +387,7 @@ impl AddressBook {
         let alive_here = capabilities.introduces && (contact.kept || self.role != Role::Node);
         if contact.kind == Kind::Ours && !contact.up {
             contact.up = true;
+            contact.known_since.get_or_insert(now);
             self.actions.push_back(Action::Up(peer));
         }
         if capabilities.introduces {
@@ -416,11 +426,11 @@ impl AddressBook {
         }
     }
 
-    /// Closes the connections to a peer, and turns it away for a while.
-    pub(crate) fn disconnect(&mut self, now: Instant, peer: PeerId) {
+    /// Closes the connections to a peer, and leaves it alone for a while.
+    pub(crate) fn turn_away(&mut self, now: Instant, peer: PeerId) {
         if let Some(contact) = self.contacts.get_mut(&peer) {
-            contact.refused_until = Some(now + DISCONNECTED_REST);
-            contact.next_dial = now + DISCONNECTED_REST;
+            contact.refused_until = Some(now + TURNED_AWAY_REST);
+            contact.next_dial = now + TURNED_AWAY_REST;
             contact.redial_until = None;
             self.actions.push_back(Action::Close(peer));
             self.take_down(peer);
@@ -436,6 +446,7 @@ impl AddressBook {
         let awake_since = self.awake_since;
         let ups = self.contacts.values().filter(|c| c.up).count() as u32;
         let mut dials = self.contacts.values().filter(|c| c.dialing.is_some()).count();
+        let mut strangers = self.contacts.values().filter(|c| c.dialing.is_some() && c.is_stranger()).count();
         let (mut gone, mut dead) = (Vec::new(), Vec::new());
         for (peer, contact) in &mut self.contacts {
             if contact.redial_until.is_some_and(|until| now >= until) {
@@ -460,8 +471,12 @@ impl AddressBook {
             let beside = is_silent(now, awake_since, heard, SILENCE) && contact.is_due_beside(now);
             if contact.is_hopeless() {
                 dead.push(*peer);
-            } else if dials < DIALS_MAX && (beside || contact.is_due(now, self.role)) {
+            } else if dials < DIALS_MAX
+                && (!contact.is_stranger() || strangers < STRANGER_DIALS_MAX)
+                && (beside || contact.is_due(now, self.role))
+            {
                 dials += 1;
+                strangers += usize::from(contact.is_stranger());
                 // Where it was last, or wherever else it may be by now.
                 let near = beside && contact.failures % 2 == 0;
                 let addresses = if near { contact.redial_addresses() } else { contact.dial_addresses() };
@@ -520,6 +535,7 @@ impl Contact {
             worked: None,
             near: false,
             up: false,
+            known_since: None,
             was_connected: false,
             redial_until: None,
             dialing: None,
@@ -571,6 +587,11 @@ impl Contact {
         };
         let idle = self.connections.is_empty() && self.dialing.is_none() && self.refused_until.is_none();
         wanted && idle && now >= self.next_dial && !self.addresses.is_empty()
+    }
+
+    /// Whether it is known by hearsay alone.
+    fn is_stranger(&self) -> bool {
+        !self.kept && !self.was_connected
     }
 
     fn is_hopeless(&self) -> bool {

@@ -16,6 +16,9 @@ pub const CONNECTIONS_PENDING_MAX: u32 = 256;
 /// Dials of our own at a time: enough that a dead address holds nobody up, few enough to be polite to the network.
 pub const DIALS_MAX: usize = 32;
 
+/// Of these, dials to peers that were never connected: whoever introduces nodes that don't exist takes no more.
+pub const STRANGER_DIALS_MAX: usize = DIALS_MAX / 2;
+
 /// Peers whose addresses are remembered.
 pub const CONTACTS_MAX: usize = ROSTER_MAX;
 
@@ -44,8 +47,34 @@ pub const STRANGER_STAY: Duration = Duration::from_secs(15);
 /// How long a peer that turned out to be of another run is not dialled.
 pub const STRANGER_REST: Duration = Duration::from_secs(300);
 
-/// How long a peer that was disconnected on purpose is refused.
-pub const DISCONNECTED_REST: Duration = Duration::from_secs(10);
+/// How long a peer that broke the rules is refused, and how long an address is remembered for it. Long for an attacker, short
+/// for a mistake.
+pub const TURNED_AWAY_REST: Duration = Duration::from_secs(60);
+
+/// Peers that are remembered for it.
+pub const TURNED_AWAY_MAX: usize = ROSTER_MAX;
+
+/// Peers of one address that are turned away, until only those whom this node knew before may come in from there. Fewer may
+/// be one bad process behind the address of many good ones.
+pub const OFFENDERS_UNTIL_CLOSED: usize = 8;
+
+/// Connections from one address, beside those of peers that are known: fifty processes behind it, each with two, and some.
+pub const CONNECTIONS_PER_HOST_MAX: usize = 128;
+
+/// Connections from one address whose handshake is not over: fifty processes that start at once.
+pub const PENDING_PER_HOST_MAX: usize = 64;
+
+/// Connections that one address may begin at once, and the time in which it earns another: fifty processes twice, then 5 a
+/// second. Each costs a handshake, before it is known whose it is.
+pub const ARRIVALS_BURST: u32 = 128;
+/// See [`ARRIVALS_BURST`].
+pub const ARRIVAL_EARNED_EVERY: Duration = Duration::from_millis(200);
+
+/// How many of these a connection counts for, from an address that is open only for those who were known before: 1 a second.
+pub const ARRIVAL_WEIGHT_IF_CLOSED: u32 = 5;
+
+/// Addresses of which something is remembered.
+pub const HOSTS_MAX: usize = 2 * CONNECTIONS_MAX as usize;
 
 /// How often a node introduces itself again.
 pub const INTRODUCE_INTERVAL: Duration = Duration::from_secs(30);

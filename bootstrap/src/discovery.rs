@@ -26,6 +26,7 @@ use crate::bounds::{
     RECORDS_PER_ANSWER_MAX, RELAY_CIRCUIT_BYTES_MAX, RELAY_CIRCUIT_DURATION_MAX, RELAY_CIRCUITS_MAX,
     RELAY_RESERVATIONS_MAX, TWIN_ADDRESSES_MAX, TWIN_EVERY,
 };
+use crate::gate::{Closed, Gate};
 use crate::hearing::Hearing;
 use crate::peer_exchange::{self, Answer, Incoming, Record, Request, check_run_file};
 use crate::run_registry::RunRegistry;
@@ -113,6 +114,8 @@ pub enum DiscoveryEvent {
         /// Whether it started before this process, which must stop then; or else it will.
         is_earlier: bool,
     },
+    /// A connection was not let in: its peer or its address broke the rules, or has enough of them.
+    NotLetIn,
 }
 
 /// The libp2p behaviours inside.
@@ -138,6 +141,7 @@ pub struct Discovery {
     address_book: AddressBook,
     /// First addresses, as they were given.
     given: Vec<Multiaddr>,
+    gate: Gate,
     registry: RunRegistry,
     listening: ListenAddresses,
     observed: Vec<Multiaddr>,
@@ -190,6 +194,7 @@ impl Discovery {
             run: options.run,
             address_book,
             given: options.bootstrap,
+            gate: Gate::default(),
             registry,
             listening: ListenAddresses::default(),
             observed: Vec::new(),
@@ -254,9 +259,23 @@ impl Discovery {
         self.address_book.learn(Instant::now(), peer, addresses);
     }
 
-    /// Closes the connections to a peer and turns it away for some seconds.
-    pub fn disconnect(&mut self, peer: PeerId) {
-        self.address_book.disconnect(Instant::now(), peer);
+    /// Closes the connections to a peer that broke the rules, and turns it away for `TURNED_AWAY_REST`. An address from
+    /// which several were turned away is open for those alone whom this node knew before. `false` if it is turned away
+    /// already: what was on its way from it still comes.
+    pub fn turn_away(&mut self, peer: PeerId) -> bool {
+        let now = Instant::now();
+        if self.gate.is_turned_away(now, peer) {
+            return false;
+        }
+        self.gate.turn_away(now, peer, self.address_book.connections_of(peer));
+        self.address_book.turn_away(now, peer);
+        true
+    }
+
+    /// Says of a connection that is not let in why, to those who look after it and to libp2p.
+    fn not_let_in(&mut self, why: Closed) -> ConnectionDenied {
+        self.emit(DiscoveryEvent::NotLetIn);
+        ConnectionDenied::new(why)
     }
 
     /// Asks a connected peer; the answer comes as [`DiscoveryEvent::Answered`].
@@ -539,12 +558,17 @@ impl Discovery {
                 let heard = self.hearing.last(&e.peer_id);
                 self.address_book.on_connected(now, e.peer_id, e.connection_id, remote, dialled, heard);
             }
-            FromSwarm::ConnectionClosed(e) => self.address_book.on_closed(now, e.peer_id, e.connection_id),
+            FromSwarm::ConnectionClosed(e) => {
+                self.gate.ends(e.connection_id);
+                self.address_book.on_closed(now, e.peer_id, e.connection_id);
+            }
+            FromSwarm::ListenFailure(e) => self.gate.ends(e.connection_id),
             FromSwarm::DialFailure(e) => {
                 // The swarm takes addresses of its own out, which leaves none.
                 if matches!(e.error, DialError::LocalPeerId { .. } | DialError::NoAddresses) {
                     self.address_book.on_dialled_itself(e.connection_id);
                 }
+                self.gate.ends(e.connection_id);
                 match e.error {
                     DialError::LocalPeerId { address } => self.suspect(vec![address.clone()]),
                     DialError::WrongPeerId { obtained, address } if *obtained == self.key.public().to_peer_id() => {
@@ -664,6 +688,7 @@ impl NetworkBehaviour for Discovery {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
+        self.gate.begins(Instant::now(), id, remote).map_err(|closed| self.not_let_in(closed))?;
         self.protocols.handle_pending_inbound_connection(id, local, remote)
     }
 
@@ -674,9 +699,9 @@ impl NetworkBehaviour for Discovery {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        if self.address_book.is_refused(Instant::now(), peer) {
-            return Err(ConnectionDenied::new(TurnedAway));
-        }
+        let known_since = self.address_book.known_since(peer);
+        let enters = self.gate.enters(Instant::now(), id, peer, known_since);
+        enters.map_err(|closed| self.not_let_in(closed))?;
         self.protocols.handle_established_inbound_connection(id, peer, local, remote)
     }
 
@@ -700,6 +725,9 @@ impl NetworkBehaviour for Discovery {
         role: Endpoint,
         port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        let known_since = self.address_book.known_since(peer);
+        let meets = self.gate.meets(Instant::now(), id, peer, address, known_since);
+        meets.map_err(|closed| self.not_let_in(closed))?;
         self.protocols.handle_established_outbound_connection(id, peer, address, role, port_use)
     }
 
@@ -753,8 +781,3 @@ impl NetworkBehaviour for Discovery {
 fn unreachable_event() -> DiscoveryEvent {
     unreachable!("events were matched before; other commands carry none")
 }
-
-/// Why an inbound connection is closed at once.
-#[derive(Debug, thiserror::Error)]
-#[error("the peer was disconnected on purpose a moment ago")]
-struct TurnedAway;

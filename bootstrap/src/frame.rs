@@ -42,12 +42,7 @@ pub async fn read<T: AsyncRead + Unpin + Send>(io: &mut T, max: usize) -> io::Re
 /// # Errors
 /// A length over `max`, a stream that ends early, or the stream's own errors.
 pub async fn read_part<T: AsyncRead + Unpin + Send>(io: &mut T, max: usize) -> io::Result<Vec<u8>> {
-    let mut len = [0; 4];
-    io.read_exact(&mut len).await.map_err(cut_short)?;
-    let len = u32::from_le_bytes(len) as usize;
-    if len > max {
-        return Err(malformed(format!("a message of {len} bytes, where at most {max} are allowed")));
-    }
+    let len = read_len(io, max).await?;
     let mut bytes = Vec::new();
     while bytes.len() < len {
         let start = bytes.len();
@@ -55,6 +50,20 @@ pub async fn read_part<T: AsyncRead + Unpin + Send>(io: &mut T, max: usize) -> i
         io.read_exact(&mut bytes[start..]).await.map_err(cut_short)?;
     }
     Ok(bytes)
+}
+
+/// Reads the length of a message of at most `max` bytes, which come next.
+///
+/// # Errors
+/// A length over `max`, a stream that ends early, or the stream's own errors.
+pub async fn read_len<T: AsyncRead + Unpin + Send>(io: &mut T, max: usize) -> io::Result<usize> {
+    let mut len = [0; 4];
+    io.read_exact(&mut len).await.map_err(cut_short)?;
+    let len = u32::from_le_bytes(len) as usize;
+    if len > max {
+        return Err(malformed(format!("a message of {len} bytes, where at most {max} are allowed")));
+    }
+    Ok(len)
 }
 
 /// Reads the end of the stream.
@@ -78,7 +87,8 @@ pub fn is_malformed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData
 }
 
-fn cut_short(error: io::Error) -> io::Error {
+/// The error of a read within a message: where the stream ends there, the peer broke the protocol.
+pub fn cut_short(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => malformed("the stream ends within a message".to_owned()),
         _ => error,

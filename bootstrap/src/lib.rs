@@ -19,6 +19,7 @@ pub mod frame;
 mod address_book;
 mod complaint;
 mod discovery;
+mod gate;
 mod hearing;
 mod peer_exchange;
 mod run_registry;

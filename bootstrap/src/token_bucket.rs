@@ -19,6 +19,11 @@ impl TokenBucket {
 
     /// Takes a token; `false` if there is none.
     pub fn take(&mut self, now: Instant) -> bool {
+        self.take_many(now, 1)
+    }
+
+    /// Takes so many tokens, or none; `false` if there are too few.
+    pub fn take_many(&mut self, now: Instant, many: u32) -> bool {
         let elapsed = now.saturating_duration_since(self.counted_until);
         let earned = elapsed.as_nanos() / self.earned_every.as_nanos().max(1);
         if earned >= u128::from(self.burst - self.tokens) {
@@ -28,7 +33,7 @@ impl TokenBucket {
             self.tokens += earned as u32;
             self.counted_until += self.earned_every * earned as u32;
         }
-        match self.tokens.checked_sub(1) {
+        match self.tokens.checked_sub(many) {
             Some(rest) => {
                 self.tokens = rest;
                 true
@@ -51,5 +56,8 @@ mod tests {
         assert_eq!(taken(&mut bucket, start + second * 3 / 2), 1);
         assert_eq!(taken(&mut bucket, start + second * 2), 1);
         assert_eq!(taken(&mut bucket, start + second * 100), 3);
+        assert!(bucket.take_many(start + second * 200, 2));
+        assert!(!bucket.take_many(start + second * 200, 2), "all or nothing");
+        assert!(bucket.take(start + second * 200));
     }
 }

@@ -94,14 +94,14 @@ async fn a_bootstrap_that_comes_late_is_found() {
 }
 
 #[tokio::test]
-async fn a_disconnected_peer_is_down_and_turned_away() {
+async fn who_is_turned_away_is_down_and_does_not_come_in_again() {
     let file = run_file(1);
     let mut a = node(&file, &[]).await;
     let mut b = node(&file, &addresses(&a)).await;
     until(&mut [&mut a, &mut b], |i, event| (i == 0 && matches!(event, PeerUp(_))).then_some(())).await;
     during(&mut [&mut a, &mut b], Duration::from_secs(1)).await;
     let unwanted = peer(&b);
-    a.behaviour_mut().discovery.disconnect(unwanted);
+    a.behaviour_mut().discovery.turn_away(unwanted);
     let events = during(&mut [&mut a, &mut b], Duration::from_secs(2)).await;
     let of_a: Vec<_> = events.iter().filter(|(i, e)| *i == 0 && e.contains("Peer")).collect();
     assert_eq!(of_a.len(), 1, "{events:?}");

@@ -175,6 +175,12 @@ class Node:
         """Whether there is a process. One that ended by itself is noticed by `ended`."""
         return self._process is not None
 
+    @property
+    def pid(self) -> int:
+        """The process, while there is one."""
+        assert self._process is not None, f"{self.name} does not run"
+        return self._process.pid
+
     def ended(self) -> int | None:
         """How the process ended, if it did so by itself since the last look."""
         if self._process is None or self._process.poll() is None:

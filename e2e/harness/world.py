@@ -138,6 +138,10 @@ class World:
         threading.Thread(target=self._watch, args=(node,), daemon=True).start()
         return node
 
+    def look_every(self, seconds: float) -> None:
+        """How often nodes are looked at from now on."""
+        self._poll_s = seconds
+
     def is_on_small_disk(self, node: Node) -> bool:
         """Whether the node's home is a file system of its own."""
         return node.home in self._mounts

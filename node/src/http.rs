@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::driver::NodeState;
 use crate::net::Network;
-use crate::report::{MemberStatus, Peer};
+use crate::report::{MemberStatus, NetworkRefusals, Peer};
 
 /// The header that commands need.
 pub const COMMAND_HEADER: &str = "x-paceline";
@@ -69,7 +69,10 @@ async fn own_hosts_only(address: SocketAddr, request: Request, next: Next) -> Re
 
 async fn status(State(api): State<Api>) -> Response {
     match api.node_state.status() {
-        Some(status) => Json(status).into_response(),
+        Some(mut status) => {
+            status.network = Some(NetworkRefusals::of(&api.network.counters()));
+            Json(status).into_response()
+        }
         None => (StatusCode::SERVICE_UNAVAILABLE, "the node is just starting\n").into_response(),
     }
 }
@@ -143,6 +146,9 @@ async fn metrics(State(api): State<Api>) -> Response {
         // Named before the counter was; dashboards know it by this name.
         ("garbage", "Requests and answers that broke a protocol", counters.malformed.read()),
         ("dropped", "Messages dropped by full queues", counters.dropped.read()),
+        ("stalled", "Messages that were begun and not ended in time", counters.stalled.read()),
+        ("turned_away", "Peers refused for a while since they broke the rules", counters.turned_away.read()),
+        ("not_let_in", "Connections of such peers, or too many of one address", counters.not_let_in.read()),
     ];
     for (name, help, value) in totals {
         registry.register(name, help, ConstCounter::new(value));

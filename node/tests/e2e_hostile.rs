@@ -89,6 +89,7 @@ async fn attack(attack: Attack, ticket: Ticket, secret: [u8; 32], stop: tokio::s
     let network = Network::start(options, events_in).await.expect("loopback works");
     let mut met: Vec<NodeId> = Vec::new();
     let mut attacks = 0;
+    let mut ticks = 0u8;
     let mut pause = tokio::time::interval(Duration::from_millis(300));
     tokio::pin!(stop);
     loop {
@@ -103,10 +104,14 @@ async fn attack(attack: Attack, ticket: Ticket, secret: [u8; 32], stop: tokio::s
             },
             _ = pause.tick() => for peer in &met {
                 attacks += 1;
-                network.send(*peer, vec![0xFF; 999]);
-                network.send(*peer, vec![]);
+                ticks = ticks.wrapping_add(1);
+                // Now and then: more nonsense, and it is cut off before its lies are heard.
+                if ticks % 64 < met.len() as u8 {
+                    network.send(*peer, vec![0xFF; 999]);
+                    network.send(*peer, vec![]);
+                    network.broadcast(vec![ticks; 200]);
+                }
                 attack.lies().iter().for_each(|m| network.send(*peer, m.encode()));
-                network.broadcast(vec![attacks as u8; 200]);
                 let unknown = BlobRequest::Chunk { blob: Hash::of(b"nothing"), index: u32::MAX };
                 let answer = network.ask_blob(*peer, unknown, Duration::from_secs(2)).await;
                 assert!(!matches!(answer, Ok(BlobAnswer::Chunk(_))), "there is no such chunk");

@@ -288,18 +288,16 @@ fn who_never_says_what_it_is_is_closed() {
 }
 
 #[test]
-fn a_disconnected_peer_is_down_at_once_and_turned_away_for_a_while() {
+fn who_is_turned_away_is_down_at_once_and_not_dialled_for_a_while() {
     let mut desk = Desk::new(Role::Node);
     let (peer, id) = desk.come(OURS);
     desk.actions();
     desk.now += LONG;
-    desk.book.disconnect(desk.now, peer);
+    desk.book.turn_away(desk.now, peer);
     assert_eq!(downs(&desk.actions()), 1);
     desk.book.on_closed(desk.now, peer, id);
     assert!(desk.actions().is_empty(), "no redial");
-    assert!(desk.book.is_refused(desk.now, peer));
-    assert!(desk.dials(DISCONNECTED_REST / 2).is_empty());
-    assert!(!desk.book.is_refused(desk.now + DISCONNECTED_REST, peer));
+    assert!(desk.dials(TURNED_AWAY_REST / 2).is_empty());
 }
 
 #[test]
@@ -388,4 +386,17 @@ fn a_bootstrap_dials_nobody_that_came_to_it() {
     let (peer, id) = desk.come(OTHER_RUN);
     desk.book.on_closed(desk.now + LONG, peer, id);
     assert!(desk.dials(LONG * 10).is_empty());
+}
+
+#[test]
+fn nodes_that_are_known_by_hearsay_alone_leave_dials_for_those_that_were_met() {
+    let mut desk = Desk::new(Role::Node);
+    let given = PeerId::random();
+    for _ in 0..CONTACTS_MAX - 1 {
+        desk.book.learn(desk.now, PeerId::random(), &[tcp(1)]);
+    }
+    desk.book.keep(desk.now, &addresses::with_peer(&tcp(2), given));
+    let dialled: Vec<Option<PeerId>> = desk.dials(LONG).iter().map(DialOpts::get_peer_id).collect();
+    assert_eq!(dialled.len(), STRANGER_DIALS_MAX + 1);
+    assert!(dialled.contains(&Some(given)), "whatever its place among the others");
 }

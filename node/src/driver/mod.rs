@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::Multiaddr;
+use paceline_bootstrap::TokenBucket;
 use paceline_protocol::bounds::GOSSIP_BYTES_MAX;
 use paceline_protocol::io::{Command, Effect, Event, Input, Persist, PersistId, Recovered};
 use paceline_protocol::machine::{Config, Machine};
@@ -45,6 +46,12 @@ const OVERSLEPT: Duration = Duration::from_secs(4);
 /// Chunks that are read from disk for peers at a time.
 const SERVING_MAX: usize = 64;
 
+/// Pieces of blobs that all together may have at once who are not on the roster, and the time in which they earn another: 64
+/// MiB a second. Somebody who joins needs them; somebody who only asks costs the members no more than that.
+const STRANGERS_BURST: u32 = 1024;
+/// See [`STRANGERS_BURST`].
+const STRANGERS_EARN_EVERY: Duration = Duration::from_micros(3_906);
+
 /// What a driver drives.
 #[derive(Debug)]
 pub struct Driver {
@@ -56,6 +63,8 @@ pub struct Driver {
     aggregator: Aggregator,
     fetches: Fetches,
     serving: Arc<Semaphore>,
+    /// What those who are not on the roster may still ask for.
+    strangers: TokenBucket,
     node_state: Arc<NodeState>,
     whereabouts: Whereabouts,
     started: Instant,
@@ -168,6 +177,7 @@ impl Driver {
             aggregator: parts.aggregator,
             fetches,
             serving: Arc::new(Semaphore::new(SERVING_MAX)),
+            strangers: TokenBucket::new(started.into_std(), STRANGERS_BURST, STRANGERS_EARN_EVERY),
             node_state: parts.node_state,
             whereabouts: Whereabouts::of(parts.home),
             started,
@@ -281,7 +291,11 @@ impl Driver {
                 tracing::debug!(%peer, "down");
                 self.give(Input::PeerDown(peer));
             }
-            NetEvent::BlobRequested { request, answer, .. } => {
+            NetEvent::BlobRequested { from, request, answer } => {
+                let is_member = self.machine.chain().is_some_and(|chain| chain.roster().contains(from));
+                if !is_member && !self.strangers.take(std::time::Instant::now()) {
+                    return;
+                }
                 // Without a permit the answer is dropped, which the asker hears as `Busy`.
                 if let Ok(permit) = self.serving.clone().try_acquire_owned() {
                     let blobs = self.blobs.clone();
@@ -307,8 +321,12 @@ impl Driver {
     }
 
     fn decode(&self, from: NodeId, bytes: &[u8]) -> Option<Message> {
-        let decoded = Message::decode(bytes);
-        decoded.inspect_err(|error| self.refuse(from, Reject::Malformed, &error.to_string())).ok()
+        let refused = |error: &_| {
+            self.refuse(from, Reject::Malformed, &format!("{error}"));
+            // Nobody passes on what can't be read.
+            self.network.complain(from);
+        };
+        Message::decode(bytes).inspect_err(refused).ok()
     }
 
     fn refuse(&self, peer: NodeId, reject: Reject, why: &str) {

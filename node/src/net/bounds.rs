@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use paceline_protocol::bounds::MESSAGE_BYTES_MAX;
+use paceline_protocol::bounds::{MESSAGE_BYTES_MAX, ROSTER_MAX};
 
 /// Commands that wait for the network task: it takes each in microseconds.
 pub(super) const COMMANDS_MAX: usize = 1024;
@@ -40,13 +40,52 @@ pub(super) const BATCH_LATE: Duration = Duration::from_millis(250);
 /// Time for a batch and its acknowledgement.
 pub(super) const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Streams of the direct protocol on one connection, both ways.
-pub(super) const DIRECT_STREAMS_MAX: usize = 32;
+/// Time for a batch to come, once it has begun. Shorter than [`DIRECT_TIMEOUT`], so that it is known whose it was.
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(9);
+
+/// Bytes of batches that are being read, or wait for the task, of all peers together.
+pub(super) const READING_BYTES_MAX: usize = 64 << 20;
+
+/// KiB of batches that may be coming on one connection: the largest, and small ones beside it. The rest waits, unread.
+pub(super) const CONNECTION_KIB_MAX: usize = (BATCH_BYTES_MAX + (1 << 20)) / 1024;
+
+/// Batches that may be coming on one connection: what a peer has in flight, twice.
+pub(super) const CONNECTION_BATCHES_MAX: usize = 2 * BATCHES_IN_FLIGHT_MAX;
+
+/// Streams of the direct protocol on one connection, both ways: what both ends may have on the way, and some that are closing.
+pub(super) const DIRECT_STREAMS_MAX: usize = 4 * BATCHES_IN_FLIGHT_MAX;
 
 /// Batches that a peer may send at once, and the time in which it earns another: 200 a second.
 pub(super) const DIRECT_BURST: u32 = 256;
 /// See [`DIRECT_BURST`].
 pub(super) const DIRECT_EARNED_EVERY: Duration = Duration::from_millis(5);
+
+/// Messages that a peer may send at once, and the time in which it earns another: 500 a second, many times what a round takes.
+pub(super) const MESSAGES_BURST: u32 = 2048;
+/// See [`MESSAGES_BURST`].
+pub(super) const MESSAGE_EARNED_EVERY: Duration = Duration::from_millis(2);
+
+/// KiB of messages that a peer may send at once, and the time in which it earns another: 16 MiB a second.
+pub(super) const KIB_BURST: u32 = 64 << 10;
+/// See [`KIB_BURST`].
+pub(super) const BYTES_EARNED_EVERY: Duration = Duration::from_micros(61);
+
+/// Gossip frames that a peer may send at once, and the time in which it earns another: 400 a second. A round of a tiny net
+/// takes a dozen.
+pub(super) const GOSSIP_BURST: u32 = 2048;
+/// See [`GOSSIP_BURST`].
+pub(super) const GOSSIP_EARNED_EVERY: Duration = Duration::from_micros(2_500);
+
+/// Offences after which a peer is turned away, weighed by their kind, and the time in which one is forgiven.
+pub(super) const OFFENCES_MAX: u32 = 64;
+/// See [`OFFENCES_MAX`].
+pub(super) const OFFENCE_FORGIVEN_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a peer that is gone is remembered.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Peers that are remembered.
+pub(super) const PEERS_MAX: usize = 2 * ROSTER_MAX;
 
 /// Time for one chunk: 256 KiB at 70 kbit/s.
 pub(super) const BLOB_TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +112,9 @@ pub(super) const BLOB_EARNED_EVERY: Duration = Duration::from_micros(250);
 
 /// Bytes of a gossip frame beside the message: signature, key, topic, control messages.
 pub(super) const GOSSIP_OVERHEAD_BYTES: usize = 16 << 10;
+
+/// Messages of one gossip frame: each travels alone, but for what a peer asked for.
+pub(super) const GOSSIP_MESSAGES_MAX: usize = 64;
 
 /// Gossip that waits for somebody to listen.
 pub(super) const GOSSIP_WAITING_MAX: usize = 128;

@@ -10,8 +10,10 @@ use libp2p::request_response::Codec;
 use paceline_bootstrap::frame;
 use paceline_protocol::bounds::MESSAGE_BYTES_MAX;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::bounds::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+use super::bounds::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, READ_TIMEOUT, READING_BYTES_MAX};
+use super::reading::{Budget, Connection, Reading};
 use super::wire::{BLOB_REQUEST_BYTES_MAX, BlobAnswer, BlobRequest};
 
 /// A request as it came.
@@ -21,6 +23,8 @@ pub(super) enum Incoming<R> {
     Request(R),
     /// What was wrong.
     Malformed(String),
+    /// It was begun, and did not come in time or had to give way.
+    Stalled,
 }
 
 /// Messages that were sent together, in order.
@@ -30,8 +34,35 @@ pub(super) type Batch = Vec<Vec<u8>>;
 const ACK: u8 = 6;
 
 /// Direct messages: a frame of messages, each with its length; the answer is one byte.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct DirectCodec;
+///
+/// The behaviour clones its codec for each connection, and the connection its own for each stream: the first clone is a
+/// connection's, those of it are the same connection's.
+#[derive(Debug)]
+pub(super) struct DirectCodec {
+    /// All streams take from it.
+    budget: Budget,
+    connection: Option<Connection>,
+}
+
+impl Default for DirectCodec {
+    fn default() -> Self {
+        Self { budget: Budget::new(READING_BYTES_MAX), connection: None }
+    }
+}
+
+impl Clone for DirectCodec {
+    fn clone(&self) -> Self {
+        let connection = self.connection.clone().or_else(|| Some(Connection::new()));
+        Self { budget: self.budget.clone(), connection }
+    }
+}
+
+/// A batch, and what it holds of the budget where it came from the network.
+#[derive(Debug)]
+pub(super) struct DirectBatch {
+    pub(super) batch: Incoming<Batch>,
+    pub(super) _held: Option<Reading>,
+}
 
 /// Blobs: a frame with the request; the answer is a tag, and a frame whose bound depends on it.
 #[derive(Debug, Default)]
@@ -58,15 +89,21 @@ impl Clone for BlobCodec {
 
 impl Codec for DirectCodec {
     type Protocol = StreamProtocol;
-    type Request = Incoming<Batch>;
+    type Request = DirectBatch;
     type Response = ();
 
     async fn read_request<T: AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-    ) -> io::Result<Incoming<Batch>> {
-        incoming(frame::read(io, BATCH_BYTES_MAX).await.and_then(|bytes| split(&bytes).map_err(frame::malformed)))
+    ) -> io::Result<DirectBatch> {
+        let on = self.connection.get_or_insert_with(Connection::new);
+        let Ok(read) = timeout(READ_TIMEOUT, self.budget.read(on, io, BATCH_BYTES_MAX)).await else {
+            return Ok(DirectBatch { batch: Incoming::Stalled, _held: None });
+        };
+        let (read, held) = read.map_or_else(|e| (Err(e), None), |(bytes, held)| (Ok(bytes), Some(held)));
+        let batch = incoming(read.and_then(|bytes| split(&bytes).map_err(frame::malformed)))?;
+        Ok(DirectBatch { batch, _held: held })
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<()> {
@@ -80,9 +117,9 @@ impl Codec for DirectCodec {
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        request: Incoming<Batch>,
+        request: DirectBatch,
     ) -> io::Result<()> {
-        frame::write(io, &join(&outgoing(request)?)).await
+        frame::write(io, &join(&outgoing(request.batch)?)).await
     }
 
     async fn write_response<T: AsyncWrite + Unpin + Send>(
@@ -108,7 +145,10 @@ impl Codec for BlobCodec {
         let decode = |bytes: Vec<u8>| {
             BlobRequest::decode(&bytes).ok_or_else(|| frame::malformed("no request for a blob".to_owned()))
         };
-        let request = incoming(frame::read(io, BLOB_REQUEST_BYTES_MAX).await.and_then(decode))?;
+        let request = match timeout(READ_TIMEOUT, frame::read(io, BLOB_REQUEST_BYTES_MAX)).await {
+            Ok(read) => incoming(read.and_then(decode))?,
+            Err(_) => Incoming::Stalled,
+        };
         Ok(BlobAsk { request, asker: None })
     }
 
@@ -165,6 +205,7 @@ fn incoming<R>(read: io::Result<R>) -> io::Result<Incoming<R>> {
     match read {
         Ok(request) => Ok(Incoming::Request(request)),
         Err(error) if frame::is_malformed(&error) => Ok(Incoming::Malformed(error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Incoming::Stalled),
         Err(error) => Err(error),
     }
 }
@@ -173,6 +214,7 @@ fn outgoing<R>(request: Incoming<R>) -> io::Result<R> {
     match request {
         Incoming::Request(request) => Ok(request),
         Incoming::Malformed(reason) => Err(frame::malformed(reason)),
+        Incoming::Stalled => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 

@@ -19,6 +19,12 @@ pub struct NetCounters {
     pub blobs_received: Counter,
     /// Requests refused because a peer asked too much at once, or over a bound.
     pub refused: Counter,
+    /// Messages that were begun and not ended in time.
+    pub stalled: Counter,
+    /// Peers that broke the rules so often that they were disconnected, and are refused for a while.
+    pub turned_away: Counter,
+    /// Connections that were not let in: such a peer's, or too many of one address.
+    pub not_let_in: Counter,
     /// Requests and answers that broke a protocol.
     pub malformed: Counter,
     /// Messages dropped because a queue was full or too old, in either direction.

@@ -1,7 +1,7 @@
 //! Gossip: metadata to all nodes of the run. It carries what proves itself, whoever passes it on, so it has neither author nor
 //! signature of its own; a node passes on what its machine vouched for.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,13 @@ use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
+use paceline_bootstrap::TokenBucket;
 use paceline_protocol::bounds::{GOSSIP_BYTES_MAX, PROTOCOL_VERSION};
 use paceline_protocol::{Hash, RunId};
 
-use super::bounds::{GOSSIP_AGE_MAX, GOSSIP_OVERHEAD_BYTES, GOSSIP_WAITING_MAX};
+use super::bounds::{
+    GOSSIP_AGE_MAX, GOSSIP_BURST, GOSSIP_EARNED_EVERY, GOSSIP_MESSAGES_MAX, GOSSIP_OVERHEAD_BYTES, GOSSIP_WAITING_MAX,
+};
 
 type Inner = gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter>;
 
@@ -26,7 +29,25 @@ type Inner = gossipsub::Behaviour<IdentityTransform, WhitelistSubscriptionFilter
 ///
 /// It says on each connection to which topic it listens, where gossipsub says so on a peer's first alone: beside a silent
 /// connection a new one is made, and it may be the only one that the other end still has.
-pub(super) struct Behaviour(Inner);
+///
+/// A peer's frames beyond its allowance are dropped before anything is made of them.
+pub(super) struct Behaviour {
+    inner: Inner,
+    allowances: BTreeMap<PeerId, TokenBucket>,
+    events: VecDeque<Event>,
+}
+
+/// What comes out of it.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Of gossipsub.
+    Gossipsub(gossipsub::Event),
+    /// A frame was dropped, since the peer sends too many.
+    Flood(PeerId),
+}
+
+/// Floods that wait to be told.
+const FLOODS_MAX: usize = 1024;
 
 /// Meshes form within one or two of these.
 const HEARTBEAT: Duration = Duration::from_millis(400);
@@ -62,7 +83,7 @@ pub(super) fn behaviour(run: RunId) -> Result<Behaviour, String> {
         .prune_backoff(Duration::from_secs(5))
         .unsubscribe_backoff(Duration::from_secs(2))
         .graft_flood_threshold(Duration::from_secs(1))
-        .max_publish_messages(512)
+        .max_publish_messages(GOSSIP_MESSAGES_MAX)
         .max_control_messages_sent(512)
         .connection_handler_queue_len(1024)
         .build()
@@ -74,19 +95,19 @@ pub(super) fn behaviour(run: RunId) -> Result<Behaviour, String> {
         WhitelistSubscriptionFilter(HashSet::from([topic.hash()])),
     )?;
     behaviour.subscribe(&topic).map_err(|e| e.to_string())?;
-    Ok(Behaviour(behaviour))
+    Ok(Behaviour { inner: behaviour, allowances: BTreeMap::new(), events: VecDeque::new() })
 }
 
 impl Behaviour {
     /// Says of gossip that came whether it is passed on.
     pub(super) fn judge(&mut self, id: &MessageId, source: &PeerId, verdict: gossipsub::MessageAcceptance) {
-        self.0.report_message_validation_result(id, source, verdict);
+        self.inner.report_message_validation_result(id, source, verdict);
     }
 }
 
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = <Inner as NetworkBehaviour>::ConnectionHandler;
-    type ToSwarm = gossipsub::Event;
+    type ToSwarm = Event;
 
     fn handle_established_inbound_connection(
         &mut self,
@@ -95,7 +116,7 @@ impl NetworkBehaviour for Behaviour {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.0.handle_established_inbound_connection(id, peer, local, remote)
+        self.inner.handle_established_inbound_connection(id, peer, local, remote)
     }
 
     fn handle_established_outbound_connection(
@@ -106,7 +127,7 @@ impl NetworkBehaviour for Behaviour {
         role: Endpoint,
         port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.0.handle_established_outbound_connection(id, peer, address, role, port_use)
+        self.inner.handle_established_outbound_connection(id, peer, address, role, port_use)
     }
 
     fn on_swarm_event(&mut self, mut event: FromSwarm) {
@@ -114,15 +135,30 @@ impl NetworkBehaviour for Behaviour {
             // All that it does for the first: it says what it is subscribed to.
             established.other_established = 0;
         }
-        self.0.on_swarm_event(event);
+        if let FromSwarm::ConnectionClosed(closed) = &event
+            && closed.remaining_established == 0
+        {
+            self.allowances.remove(&closed.peer_id);
+        }
+        self.inner.on_swarm_event(event);
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
-        self.0.on_connection_handler_event(peer, id, event);
+        let now = Instant::now();
+        let allowance =
+            self.allowances.entry(peer).or_insert_with(|| TokenBucket::new(now, GOSSIP_BURST, GOSSIP_EARNED_EVERY));
+        if allowance.take(now) {
+            self.inner.on_connection_handler_event(peer, id, event);
+        } else if self.events.len() < FLOODS_MAX {
+            self.events.push_back(Event::Flood(peer));
+        }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<gossipsub::Event, THandlerInEvent<Self>>> {
-        self.0.poll(cx)
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
+        match self.events.pop_front() {
+            Some(event) => Poll::Ready(ToSwarm::GenerateEvent(event)),
+            None => self.inner.poll(cx).map(|event| event.map_out(Event::Gossipsub)),
+        }
     }
 }
 
@@ -149,7 +185,7 @@ pub(super) enum Published {
 
 /// Publishes, and says what became of it.
 pub(super) fn publish(behaviour: &mut Behaviour, run: RunId, bytes: Vec<u8>) -> Published {
-    match behaviour.0.publish(topic(run), bytes) {
+    match behaviour.inner.publish(topic(run), bytes) {
         // Somebody said it before.
         Ok(_) | Err(PublishError::Duplicate) => Published::Sent,
         Err(PublishError::NoPeersSubscribedToTopic | PublishError::AllQueuesFull(_)) => Published::Later,

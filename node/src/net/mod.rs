@@ -5,10 +5,12 @@
 
 mod bounds;
 mod codecs;
+mod conduct;
 mod counters;
 mod gossip;
 mod outbox;
 mod ports;
+mod reading;
 mod serving;
 mod task;
 mod wire;
@@ -159,6 +161,7 @@ enum Command {
     Broadcast { bytes: Vec<u8> },
     Ask { to: NodeId, request: BlobRequest, asker: Asker, answer: oneshot::Sender<Result<BlobAnswer, AskError>> },
     Judge { receipt: GossipReceipt, pass_on: bool },
+    Complain { of: NodeId },
     Shutdown,
 }
 
@@ -227,6 +230,11 @@ impl Network {
     /// Says whether gossip is passed on to others. Gossip that nobody judges is not.
     pub fn judge(&self, receipt: GossipReceipt, pass_on: bool) {
         self.command(Command::Judge { receipt, pass_on });
+    }
+
+    /// Says of a peer that it sent what no honest node sends or passes on. Who does so too often is turned away for a while.
+    pub fn complain(&self, of: NodeId) {
+        self.command(Command::Complain { of });
     }
 
     /// This node's addresses for others, the best first, each with its `/p2p/`.

@@ -1,7 +1,6 @@
-//! Blob requests of peers on their way to an answer, and how many each may have.
+//! Blob requests of peers on their way to an answer.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -11,11 +10,7 @@ use libp2p::request_response::ResponseChannel;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use paceline_bootstrap::TokenBucket;
-
-use super::bounds::{
-    ANSWER_TIMEOUT, BLOB_BURST, BLOB_EARNED_EVERY, DIRECT_BURST, DIRECT_EARNED_EVERY, SERVED_MAX, SERVED_PER_PEER_MAX,
-};
+use super::bounds::{ANSWER_TIMEOUT, SERVED_MAX, SERVED_PER_PEER_MAX};
 use super::wire::BlobAnswer;
 
 /// An answer that is ready, and where it goes.
@@ -33,9 +28,14 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Whether there is room for one more request of this peer.
-    pub(super) fn has_room(&self, peer: &PeerId) -> bool {
-        self.answers.len() < SERVED_MAX && self.per_peer.get(peer).is_none_or(|count| *count < SERVED_PER_PEER_MAX)
+    /// Whether there is room for one more request.
+    pub(super) fn has_room(&self) -> bool {
+        self.answers.len() < SERVED_MAX
+    }
+
+    /// Whether this peer may have one more.
+    pub(super) fn has_room_for(&self, peer: &PeerId) -> bool {
+        self.per_peer.get(peer).is_none_or(|count| *count < SERVED_PER_PEER_MAX)
     }
 
     /// Waits for the owner's answer to a peer's request.
@@ -62,39 +62,5 @@ impl Serving {
             }
         }
         served
-    }
-}
-
-/// How much each connected peer may ask.
-#[derive(Debug, Default)]
-pub(super) struct RateLimits(BTreeMap<PeerId, PeerLimits>);
-
-#[derive(Debug)]
-struct PeerLimits {
-    direct: TokenBucket,
-    blobs: TokenBucket,
-}
-
-impl RateLimits {
-    fn of(&mut self, now: Instant, peer: PeerId) -> &mut PeerLimits {
-        self.0.entry(peer).or_insert_with(|| PeerLimits {
-            direct: TokenBucket::new(now, DIRECT_BURST, DIRECT_EARNED_EVERY),
-            blobs: TokenBucket::new(now, BLOB_BURST, BLOB_EARNED_EVERY),
-        })
-    }
-
-    /// Whether the peer may send one more batch.
-    pub(super) fn take_direct(&mut self, now: Instant, peer: PeerId) -> bool {
-        self.of(now, peer).direct.take(now)
-    }
-
-    /// Whether the peer may ask for one more piece of a blob.
-    pub(super) fn take_blob(&mut self, now: Instant, peer: PeerId) -> bool {
-        self.of(now, peer).blobs.take(now)
-    }
-
-    /// Keeps those of connected peers alone.
-    pub(super) fn retain(&mut self, is_connected: impl Fn(&PeerId) -> bool) {
-        self.0.retain(|peer, _| is_connected(peer));
     }
 }

@@ -23,11 +23,12 @@ use super::bounds::{
     ASKS_PER_PEER_MAX, BLOB_STREAMS_MAX, BLOB_TIMEOUT, DIRECT_STREAMS_MAX, DIRECT_TIMEOUT, EVENTS_BYTES_MAX,
     EVENTS_MAX, TICK,
 };
-use super::codecs::{Asker, Batch, BlobAsk, BlobCodec, DirectCodec, Incoming};
+use super::codecs::{Asker, BlobAsk, BlobCodec, DirectBatch, DirectCodec, Incoming};
+use super::conduct::{Conduct, Offence};
 use super::gossip::{self, Published};
 use super::outbox::Outbox;
 use super::ports::{self, Ports};
-use super::serving::{RateLimits, Served, Serving};
+use super::serving::{Served, Serving};
 use super::wire::{AskError, BlobAnswer, BlobRequest};
 use super::{Command, GossipReceipt, NetError, NetEvent, NetOptions, NetSnapshot};
 
@@ -64,7 +65,7 @@ pub(super) struct Task {
     asked: BTreeMap<OutboundRequestId, Asked>,
     batches: BTreeMap<OutboundRequestId, PeerId>,
     serving: Serving,
-    limits: RateLimits,
+    conduct: Conduct,
     tick: Interval,
 }
 
@@ -106,7 +107,7 @@ impl Task {
             asked: BTreeMap::new(),
             batches: BTreeMap::new(),
             serving: Serving::default(),
-            limits: RateLimits::default(),
+            conduct: Conduct::default(),
             tick,
         })
     }
@@ -157,6 +158,7 @@ impl Task {
             Command::Broadcast { bytes } => self.broadcast(now, bytes),
             Command::Ask { to, request, asker, answer } => self.ask(peer_id(to), request, asker, answer),
             Command::Judge { receipt, pass_on } => self.judge(&receipt, pass_on),
+            Command::Complain { of } => self.offends(peer_id(of), Offence::Malformed),
             Command::Shutdown => {}
         }
     }
@@ -170,7 +172,7 @@ impl Task {
         }
         while let Some(batch) = outbox.next_batch(now) {
             self.snapshot.counters.direct_sent.add(batch.iter().map(Vec::len).sum());
-            let id = node.direct.send_request(&peer, Incoming::Request(batch));
+            let id = node.direct.send_request(&peer, DirectBatch { batch: Incoming::Request(batch), _held: None });
             self.batches.insert(id, peer);
         }
     }
@@ -241,7 +243,7 @@ impl Task {
         self.snapshot.counters.dropped.add(expired + self.gossip_backlog.expire(now));
         self.retry_gossip();
         let swarm = &self.swarm;
-        self.limits.retain(|peer| swarm.is_connected(peer));
+        self.conduct.forget(now, |peer| swarm.is_connected(peer));
         self.share();
     }
 
@@ -254,13 +256,40 @@ impl Task {
     }
 
     fn emit(&mut self, event: NetEvent) {
-        let dropped = self.pending.push(event);
-        self.snapshot.counters.dropped.add(dropped);
+        if let Some(dropped) = self.pending.push(event) {
+            self.snapshot.counters.dropped.add(1);
+            // Until it is judged gossip stays in memory, whoever asks for it.
+            if let NetEvent::Gossip { receipt, .. } = dropped {
+                self.judge(&receipt, false);
+            }
+        }
+    }
+
+    /// Notes an offence. One too many, and the peer is turned away.
+    fn offends(&mut self, peer: PeerId, offence: Offence) {
+        let is_too_much = self.conduct.offends(Instant::now(), peer, offence) && self.swarm.is_connected(&peer);
+        if is_too_much && self.swarm.behaviour_mut().discovery.turn_away(peer) {
+            tracing::info!(%peer, ?offence, "turned away: it broke the rules too often");
+            self.snapshot.counters.turned_away.add(1);
+        }
+    }
+
+    /// More than a peer may send or ask: it is refused.
+    fn refuse(&mut self, peer: PeerId) {
+        self.snapshot.counters.refused.add(1);
+        self.offends(peer, Offence::TooMuch);
+    }
+
+    /// A message that was begun and did not end.
+    fn stalled(&mut self, peer: PeerId) {
+        self.snapshot.counters.stalled.add(1);
+        self.offends(peer, Offence::Stalled);
     }
 
     fn malformed(&mut self, peer: PeerId, protocol: &'static str, reason: String) {
         tracing::debug!(%peer, protocol, reason, "refused");
         self.snapshot.counters.malformed.add(1);
+        self.offends(peer, Offence::Malformed);
         if let Some(from) = node_id(&peer) {
             self.emit(NetEvent::Malformed { from, protocol, reason });
         }
@@ -308,15 +337,24 @@ impl Task {
             }
             DiscoveryEvent::Malformed { peer, protocol, reason } => self.malformed(peer, protocol, reason),
             DiscoveryEvent::Twin { addresses, is_earlier } => self.emit(NetEvent::Twin { addresses, is_earlier }),
-            DiscoveryEvent::Refused(_) => self.snapshot.counters.refused.add(1),
+            DiscoveryEvent::Refused(peer) => self.refuse(peer),
+            DiscoveryEvent::NotLetIn => self.snapshot.counters.not_let_in.add(1),
             DiscoveryEvent::Identified(_) | DiscoveryEvent::Answered(..) | DiscoveryEvent::NotAnswered(..) => {}
         }
     }
 
-    fn on_gossip(&mut self, event: gossipsub::Event) {
+    fn on_gossip(&mut self, event: gossip::Event) {
+        let event = match event {
+            gossip::Event::Flood(peer) => return self.refuse(peer),
+            gossip::Event::Gossipsub(event) => event,
+        };
         match event {
             gossipsub::Event::Message { propagation_source, message_id, message } => {
                 let receipt = GossipReceipt { id: message_id, source: propagation_source };
+                if !self.conduct.may_say(Instant::now(), propagation_source, 1, message.data.len()) {
+                    self.judge(&receipt, false);
+                    return self.refuse(propagation_source);
+                }
                 match node_id(&propagation_source).filter(|_| message.data.len() <= GOSSIP_BYTES_MAX) {
                     Some(from) => {
                         self.snapshot.counters.gossip_received.add(message.data.len());
@@ -333,7 +371,7 @@ impl Task {
         }
     }
 
-    fn on_direct(&mut self, event: request_response::Event<Incoming<Batch>, ()>) {
+    fn on_direct(&mut self, event: request_response::Event<DirectBatch, ()>) {
         let now = Instant::now();
         match event {
             request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
@@ -365,15 +403,16 @@ impl Task {
         }
     }
 
-    fn on_batch(&mut self, now: Instant, peer: PeerId, request: Incoming<Batch>, channel: ResponseChannel<()>) {
-        let batch = match request {
+    fn on_batch(&mut self, now: Instant, peer: PeerId, request: DirectBatch, channel: ResponseChannel<()>) {
+        let batch = match request.batch {
             Incoming::Request(batch) => batch,
             Incoming::Malformed(reason) => return self.malformed(peer, "direct", reason),
+            Incoming::Stalled => return self.stalled(peer),
         };
         let Some(from) = node_id(&peer) else { return };
-        if !self.limits.take_direct(now, peer) {
+        if !self.conduct.may_send(now, peer, batch.len(), batch.iter().map(Vec::len).sum()) {
             // Unanswered, it fails at the other end.
-            return self.snapshot.counters.refused.add(1);
+            return self.refuse(peer);
         }
         for bytes in batch {
             self.snapshot.counters.direct_received.add(bytes.len());
@@ -389,6 +428,7 @@ impl Task {
                 match request.request {
                     Incoming::Request(request) => self.on_asked(peer, request, channel),
                     Incoming::Malformed(reason) => self.malformed(peer, "blobs", reason),
+                    Incoming::Stalled => self.stalled(peer),
                 }
             }
             request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
@@ -421,10 +461,16 @@ impl Task {
     }
 
     fn on_asked(&mut self, peer: PeerId, request: BlobRequest, channel: ResponseChannel<BlobAnswer>) {
-        let allowed = self.limits.take_blob(Instant::now(), peer) && self.serving.has_room(&peer);
+        let allowed = self.conduct.may_ask(Instant::now(), peer) && self.serving.has_room_for(&peer);
         let Some(from) = node_id(&peer) else { return };
-        if !allowed || self.pending.is_full() {
+        let has_room = self.serving.has_room() && !self.pending.is_full();
+        if !allowed {
+            self.refuse(peer);
+        } else if !has_room {
+            // Others keep this node busy: that is not the asker's fault.
             self.snapshot.counters.refused.add(1);
+        }
+        if !allowed || !has_room {
             let _ = self.swarm.behaviour_mut().blobs.send_response(channel, BlobAnswer::Busy);
             return;
         }
@@ -461,7 +507,11 @@ fn direct(run: RunId) -> request_response::Behaviour<DirectCodec> {
     let config = request_response::Config::default()
         .with_request_timeout(DIRECT_TIMEOUT)
         .with_max_concurrent_streams(DIRECT_STREAMS_MAX);
-    request_response::Behaviour::with_codec(DirectCodec, [(run_protocol(run, "direct"), ProtocolSupport::Full)], config)
+    request_response::Behaviour::with_codec(
+        DirectCodec::default(),
+        [(run_protocol(run, "direct"), ProtocolSupport::Full)],
+        config,
+    )
 }
 
 fn blobs(run: RunId) -> request_response::Behaviour<BlobCodec> {
@@ -512,8 +562,8 @@ struct Pending {
 }
 
 impl Pending {
-    /// Puts an event in. Answers how many messages were dropped for it.
-    fn push(&mut self, event: NetEvent) -> usize {
+    /// Puts an event in, or gives it back where there is no room for it.
+    fn push(&mut self, event: NetEvent) -> Option<NetEvent> {
         let len = payload(&event);
         // What tells of peers is never dropped: there are few of them, and nothing repeats them.
         let may_drop = matches!(
@@ -524,11 +574,11 @@ impl Pending {
                 | NetEvent::Malformed { .. }
         );
         if may_drop && (self.is_full() || self.bytes + len > EVENTS_BYTES_MAX) {
-            return 1;
+            return Some(event);
         }
         self.bytes += len;
         self.events.push_back(event);
-        0
+        None
     }
 
     fn pop(&mut self) -> Option<NetEvent> {
@@ -550,5 +600,24 @@ fn payload(event: &NetEvent) -> usize {
     match event {
         NetEvent::Message { bytes, .. } | NetEvent::Gossip { bytes, .. } => bytes.len(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gossip_that_finds_no_room_comes_back_so_that_it_is_judged_and_leaves_memory() {
+        let receipt = || GossipReceipt { id: gossipsub::MessageId::new(b"id"), source: PeerId::random() };
+        let gossip = || NetEvent::Gossip { from: peer(), bytes: vec![0; 100], receipt: receipt() };
+        let mut pending = Pending::default();
+        assert_eq!((0..EVENTS_MAX).filter(|_| pending.push(gossip()).is_some()).count(), 0);
+        assert!(matches!(pending.push(gossip()), Some(NetEvent::Gossip { .. })));
+        assert!(pending.push(NetEvent::PeerDown(peer())).is_none(), "what tells of peers always finds room");
+    }
+
+    fn peer() -> paceline_protocol::NodeId {
+        paceline_protocol::NodeId::from_public_key([7; 32])
     }
 }

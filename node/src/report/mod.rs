@@ -8,5 +8,7 @@ mod verification;
 
 pub use part::PartLabels;
 pub use round::{ContributionReport, Round};
-pub use status::{LEFT, LastCommit, MemberStatus, NodeInfo, ParticipantStatus, Peer, Status, Training};
+pub use status::{
+    LEFT, LastCommit, MemberStatus, NetworkRefusals, NodeInfo, ParticipantStatus, Peer, Status, Training,
+};
 pub use verification::{Culprit, Finding, Repeated, Verification};

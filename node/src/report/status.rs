@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Round;
 use crate::learn::Progress;
+use crate::net::NetCounters;
 use crate::store::HistoryEntry;
 
 /// Why a node that left does not start again, and what to do.
@@ -68,6 +69,40 @@ pub struct Status {
     pub training: Option<Training>,
     /// Refusals so far, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// What the network turned away below that; null for a node that does not run.
+    #[serde(default)]
+    pub network: Option<NetworkRefusals>,
+}
+
+/// What a node's network has refused since it started: see `docs/reliability.md`, "A hostile client".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRefusals {
+    /// Requests, messages and gossip beyond what a peer may send.
+    pub throttled: u64,
+    /// Requests and answers that broke a protocol.
+    pub malformed: u64,
+    /// Messages that were begun and not ended in time.
+    pub stalled: u64,
+    /// Messages dropped by full queues.
+    pub dropped: u64,
+    /// Peers that were disconnected for breaking the rules, and refused for a while.
+    pub turned_away: u64,
+    /// Connections that were not let in: such a peer's, or too many of one address.
+    pub not_let_in: u64,
+}
+
+impl NetworkRefusals {
+    /// As counted by now.
+    pub fn of(counters: &NetCounters) -> Self {
+        Self {
+            throttled: counters.refused.read(),
+            malformed: counters.malformed.read(),
+            stalled: counters.stalled.read(),
+            dropped: counters.dropped.read(),
+            turned_away: counters.turned_away.read(),
+            not_let_in: counters.not_let_in.read(),
+        }
+    }
 }
 
 /// A member of the roster, or before the founding a node that was met.
@@ -198,6 +233,7 @@ impl Status {
             last_commit: LastCommit::of(history),
             training: None,
             refused: BTreeMap::new(),
+            network: None,
         }
     }
 
