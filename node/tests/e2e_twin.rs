@@ -43,12 +43,12 @@ fn the_later_stops(earlier: usize, later: usize) {
     assert_eq!((ended, code), (later, 4), "{}", cluster.logs());
     let log = cluster.log(later);
     assert!(log.contains("another process has this node's identity"), "{log}");
-    assert!(log.contains("move identity.key and store.redb out of"), "{log}");
+    assert!(log.contains("move identity.key, options.json, store.redb and store.mark out of"), "{log}");
     let there = cluster.round(0);
     cluster.wait("the earlier one takes part", |c| (c.round(earlier) > there + 1).then_some(()));
 
     // What the sentence says to do makes it a node of its own.
-    for file in ["identity.key", "store.redb", "options.json"] {
+    for file in ["identity.key", "options.json", "store.redb", "store.mark"] {
         std::fs::remove_file(cluster.nodes[later].home.join(file)).expect("it is there");
     }
     cluster.start(later, &[]);

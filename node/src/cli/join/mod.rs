@@ -172,8 +172,8 @@ fn twin_fix(home: &Home) -> String {
     let dir = home.dir().display();
     format!(
         "a home is one node's alone, and this one is a copy or was copied, so this node stops. Stop the other one for \
-         good; or make this one a node of its own: move identity.key and store.redb out of {dir} and start it again \
-         (with another --part, if it has one)"
+         good; or make this one a node of its own: move identity.key, options.json, store.redb and \
+         store.mark out of {dir} and start it again with the options that it had (but another --part, if it has one)"
     )
 }
 
