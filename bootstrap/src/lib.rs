@@ -18,6 +18,8 @@ pub mod frame;
 
 mod address_book;
 mod discovery;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod hearing;
 mod peer_exchange;
 mod run_registry;

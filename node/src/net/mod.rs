@@ -6,6 +6,8 @@
 mod bounds;
 mod codecs;
 mod counters;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod gossip;
 mod outbox;
 mod serving;
