@@ -677,5 +677,7 @@ impl Random {
     }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,8 @@ pub mod frame;
 mod address_book;
 mod complaint;
 mod discovery;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod gate;
 mod hearing;
 mod peer_exchange;

@@ -83,16 +83,18 @@ impl Ticket {
         addresses.truncate(TICKET_ADDRESSES_MAX);
         (!addresses.is_empty()).then(|| Self { run, chain, run_name: run_name.to_owned(), addresses })
     }
+
+    /// The bytes under the checksum.
+    pub(crate) fn content(&self) -> Vec<u8> {
+        let addresses = self.addresses.iter().map(|a| a.to_vec()).collect();
+        let Self { run, chain, .. } = *self;
+        codec::encode(&Content { run, chain, run_name: self.run_name.clone(), addresses })
+    }
 }
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses = self.addresses.iter().map(|a| a.to_vec()).collect();
-        let Self { run, chain, .. } = *self;
-        let mut bytes = codec::encode(&Content { run, chain, run_name: self.run_name.clone(), addresses });
-        let checksum = checksum(&bytes);
-        bytes.extend(checksum);
-        write!(f, "{PREFIX}{}", bs58::encode(bytes).into_string())
+        f.write_str(&sealed(self.content()))
     }
 }
 
@@ -122,6 +124,13 @@ impl FromStr for Ticket {
         }
         Ok(Self { run: content.run, chain: content.chain, run_name: content.run_name, addresses })
     }
+}
+
+/// The text of content, with its checksum.
+pub(crate) fn sealed(mut content: Vec<u8>) -> String {
+    let checksum = checksum(&content);
+    content.extend(checksum);
+    format!("{PREFIX}{}", bs58::encode(content).into_string())
 }
 
 fn without_prefix(text: &str) -> TicketError {
@@ -194,11 +203,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let mut sealed = bytes.clone();
-            sealed.extend(checksum(&bytes));
-            for bytes in [bytes, sealed] {
-                let _ = format!("{PREFIX}{}", bs58::encode(bytes).into_string()).parse::<Ticket>();
-            }
+            let _ = format!("{PREFIX}{}", bs58::encode(&bytes).into_string()).parse::<Ticket>();
+            let _ = sealed(bytes).parse::<Ticket>();
         }
     }
 }

@@ -16,6 +16,8 @@
 pub mod data;
 pub mod evaluate;
 pub mod exact;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod init;
 #[doc(hidden)] // Public only for the benchmarks.
 pub mod kernels;

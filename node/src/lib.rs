@@ -13,6 +13,8 @@ pub mod blobs;
 pub mod cli;
 mod cluster;
 pub mod driver;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod http;
 mod inspect;
 pub mod learn;

@@ -45,7 +45,7 @@ pub(super) fn drain(reader: impl Read, path: &Path) -> Result<Vec<u8>, DataError
     Ok(bytes)
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -129,7 +129,7 @@ fn decode_all(files: &[Labelled], classes: usize, image: [usize; 3]) -> Result<I
 }
 
 /// Decodes one image into `[channel, height, width]`. The size is read from the header and checked before decoding.
-fn decode(path: &Path, [channels, height, width]: [usize; 3], to: &mut [u8]) -> Result<(), DataError> {
+pub(super) fn decode(path: &Path, [channels, height, width]: [usize; 3], to: &mut [u8]) -> Result<(), DataError> {
     let expected = format!("an image {width} wide and {height} high, as the run file says");
     let open = || -> Result<ImageReader<BufReader<std::fs::File>>, DataError> {
         let reader = ImageReader::open(path).map_err(unreadable(path))?;

@@ -7,6 +7,8 @@ mod augment;
 mod cifar;
 mod files;
 mod folder;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod mnist;
 mod partition;
 mod shapes;

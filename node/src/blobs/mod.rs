@@ -4,6 +4,8 @@
 //! [`BlobStore`] keeps them, [`fetch`] gets one from several holders at once, [`serve`] gives out what is here.
 
 mod fetch;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod manifest;
 mod offline;
 mod serve;

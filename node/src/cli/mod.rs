@@ -5,6 +5,8 @@ mod data;
 mod demo;
 mod error;
 mod experiment;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod init;
 mod inspect;
 mod join;

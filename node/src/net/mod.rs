@@ -7,6 +7,8 @@ mod bounds;
 mod codecs;
 mod conduct;
 mod counters;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod gossip;
 mod outbox;
 mod ports;

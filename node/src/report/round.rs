@@ -164,7 +164,8 @@ fn is_shown(entry: &HistoryEntry) -> bool {
 
 /// The mean loss over all samples; `None` without any.
 fn mean_loss(contributions: &[ContributionReport]) -> Option<f64> {
-    let samples: u64 = contributions.iter().map(|c| c.samples).sum();
+    // Nobody has checked what lies in a home that was changed.
+    let samples = contributions.iter().fold(0u64, |sum, c| sum.saturating_add(c.samples));
     let sum: f64 = contributions.iter().map(|c| c.train_loss * c.samples as f64).sum();
     (samples > 0).then(|| sum / samples as f64)
 }

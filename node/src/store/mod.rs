@@ -2,6 +2,8 @@
 
 mod database;
 pub(crate) mod files;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod home;
 mod mark;
 mod whereabouts;

@@ -5,7 +5,9 @@ use crate::base::aggregation::Rule;
 use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId};
 use crate::base::roster::Member;
 use crate::base::signed::{Scope, Signed, Statement, Verifier};
-use crate::record::{Accept, Bind, Committed, Founder, Founding, Kind, Proposal, Proposed, Record, Vote};
+use crate::record::{Accept, Bind, Committed, Founder, Founding, Kind, Record, Vote};
+#[cfg(test)]
+use crate::record::{Proposal, Proposed};
 use crate::runfile::Quota;
 
 /// The run.
@@ -104,6 +106,7 @@ pub(crate) fn commit(
 }
 
 /// A proposal of a coordinator that these elected.
+#[cfg(test)]
 pub(crate) fn propose(
     coordinator: &Identity,
     voters: &[&Identity],

@@ -4,7 +4,7 @@
 //! of every record, and what an offline verifier checks of all of them is one set of rules.
 
 pub mod check;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) mod fixture;
 pub mod flaws;
 pub mod params;
@@ -224,7 +224,7 @@ impl Chain {
 
 /// Samples of so many nodes, of which some are known: the others are taken to have as many on average.
 pub fn samples_of_all(known: impl Iterator<Item = u64>, nodes: usize) -> u64 {
-    let (sum, count) = known.fold((0, 0), |(sum, count), samples| (sum + samples, count + 1));
-    // Both factors are bounded: 2^20 samples a node, 4096 nodes.
-    sum * nodes as u64 / u64::max(count, 1)
+    let (sum, count) = known.fold((0u64, 0), |(sum, count), samples| (sum.saturating_add(samples), count + 1));
+    // Both factors are bounded, 2^20 samples a node and 4096 nodes, but in a chain that nobody believes.
+    sum.saturating_mul(nodes as u64) / u64::max(count, 1)
 }

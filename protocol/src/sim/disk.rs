@@ -150,8 +150,12 @@ impl Disk {
         record.is_some_and(|c| self.blobs.contains(&c.record.model.id))
     }
 
+    /// The promise of a chain or founding.
+    pub(super) fn promise(&self, chain: Hash) -> Option<Ballot> {
+        self.promises.get(&chain).copied()
+    }
+
     /// Whether the node is bound to a founding.
-    #[cfg(test)]
     pub(super) fn is_bound(&self) -> bool {
         self.bound.is_some()
     }

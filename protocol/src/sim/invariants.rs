@@ -56,7 +56,7 @@ struct Decision {
     record: Record,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Invariants {
     seed: u64,
     pub(super) now: Time,

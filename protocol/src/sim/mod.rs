@@ -11,6 +11,7 @@ mod clock;
 mod deeds;
 mod disk;
 pub mod explore;
+pub mod fuzz;
 mod hostile;
 mod invariants;
 mod plan;
