@@ -31,3 +31,21 @@ pub(crate) fn write(seeds: Vec<(&'static str, Vec<u8>)>) {
         std::fs::write(folder.join(format!("seed-{number:03}")), bytes).expect("there is room");
     }
 }
+
+/// The tests of a crate's targets, each of which is a function of that name: what is kept of them is tried, and on demand
+/// `$seeds`, real values each with its target, are written.
+macro_rules! tests {
+    ($seeds:expr, $($target:ident),+) => {
+        #[test]
+        fn what_is_kept_of_the_fuzz_targets_is_no_trouble() {
+            $(super::replay::replay(stringify!($target), $target);)+
+        }
+
+        #[test]
+        #[ignore = "writes files: what fuzzing begins with"]
+        fn seeds_of_the_fuzz_targets() {
+            super::replay::write($seeds);
+        }
+    };
+}
+pub(crate) use tests;

@@ -197,13 +197,7 @@ mod tests {
     use super::*;
     use crate::peer_exchange::{Answer, Request, SeenRun};
 
-    #[test]
-    fn what_is_kept_of_the_fuzz_targets_is_no_trouble() {
-        replay::replay("ticket", ticket);
-        replay::replay("address", address);
-        replay::replay("exchange", exchange);
-        replay::replay("address_book", address_book);
-    }
+    replay::tests!(seeds(), ticket, address, exchange, address_book);
 
     /// Real values for each target to begin with.
     fn seeds() -> Vec<(&'static str, Vec<u8>)> {
@@ -263,11 +257,5 @@ mod tests {
             all.push(("address_book", [seed].into_iter().chain(story).collect()));
         }
         all
-    }
-
-    #[test]
-    #[ignore = "writes files: what fuzzing begins with"]
-    fn seeds_of_the_fuzz_targets() {
-        replay::write(seeds());
     }
 }

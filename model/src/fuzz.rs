@@ -5,27 +5,18 @@
 
 use crate::exact::{CONTRIBUTIONS_MAX, ExactSum, SAMPLES_MAX};
 use crate::net::Model;
-use crate::rule::{Moment, Rule};
+use crate::rule::EVERY_RULE;
 use crate::spec::{Layer, NetSpec};
 use crate::weights::{DELTA_MAX, check_delta, check_weights, values};
 use candle_core::Device;
 
 pub use crate::data::fuzz::{cifar, mnist, picture};
 
-const RULES: [Rule; 6] = [
-    Rule::FedAvg,
-    Rule::FedAvgM { lr: 0.7, momentum: 0.9 },
-    Rule::Adaptive { moment: Moment::Adagrad, lr: 0.1, beta1: 0.0, tau: 1e-3 },
-    Rule::Adaptive { moment: Moment::Adam { beta2: 0.99 }, lr: 0.01, beta1: 0.9, tau: 1e-3 },
-    Rule::Adaptive { moment: Moment::Yogi { beta2: 0.99 }, lr: 0.01, beta1: 0.9, tau: 1e-2 },
-    Rule::Scaffold { lr: 1.0 },
-];
-
 /// Weights, deltas and states, as they come from other nodes: what is taken has the right length and sane values, goes into a
 /// sum that no order changes, and gives a state that is taken again, or an error.
 pub fn weights(bytes: &[u8]) {
     let [rule, samples, cut, bytes @ ..] = bytes else { return };
-    let rule = RULES[usize::from(*rule) % RULES.len()];
+    let rule = EVERY_RULE[usize::from(*rule) % EVERY_RULE.len()];
     let (state, updates) = bytes.split_at(4 * (usize::from(*cut) % 16) * rule.state_sections() % bytes.len().max(1));
     let parameters = state.len() / 4 / rule.state_sections();
     let takes_state = rule.check_state(state, parameters).is_ok();
@@ -75,24 +66,12 @@ mod tests {
     use super::*;
     use crate::data::fuzz as files;
 
-    #[test]
-    fn what_is_kept_of_the_fuzz_targets_is_no_trouble() {
-        replay::replay("weights", weights);
-        replay::replay("cifar", cifar);
-        replay::replay("mnist", mnist);
-        replay::replay("picture", picture);
-    }
+    replay::tests!(seeds(), weights, cifar, mnist, picture);
 
     /// Real values for each target to begin with.
     fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         let floats = |count: u8| (0..count).flat_map(|i| (f32::from(i) / 8.0).to_le_bytes()).collect::<Vec<u8>>();
         let weights = (0..6u8).map(|rule| ("weights", [&[rule, 3, 2], &floats(40)[..]].concat()));
         weights.chain(files::seeds()).collect()
-    }
-
-    #[test]
-    #[ignore = "writes files: what fuzzing begins with"]
-    fn seeds_of_the_fuzz_targets() {
-        replay::write(seeds());
     }
 }

@@ -195,6 +195,17 @@ fn write<const N: usize>(len: usize, values: impl Iterator<Item = [f64; N]>) -> 
     }
 }
 
+/// One of each, for tests of what must hold for all.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) const EVERY_RULE: [Rule; 6] = [
+    Rule::FedAvg,
+    Rule::FedAvgM { lr: 0.7, momentum: 0.9 },
+    Rule::Adaptive { moment: Moment::Adagrad, lr: 0.1, beta1: 0.0, tau: 1e-3 },
+    Rule::Adaptive { moment: Moment::Adam { beta2: 0.99 }, lr: 0.01, beta1: 0.9, tau: 1e-3 },
+    Rule::Adaptive { moment: Moment::Yogi { beta2: 0.99 }, lr: 0.01, beta1: 0.9, tau: 1e-2 },
+    Rule::Scaffold { lr: 1.0 },
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,14 +213,6 @@ mod tests {
 
     const SEED: u64 = 5;
     const LEN: usize = 7;
-    const RULES: [Rule; 6] = [
-        Rule::FedAvg,
-        Rule::FedAvgM { lr: 0.7, momentum: 0.9 },
-        Rule::Adaptive { moment: Moment::Adagrad, lr: 0.1, beta1: 0.0, tau: 1e-3 },
-        Rule::Adaptive { moment: Moment::Adam { beta2: 0.99 }, lr: 0.01, beta1: 0.9, tau: 1e-3 },
-        Rule::Adaptive { moment: Moment::Yogi { beta2: 0.99 }, lr: 0.01, beta1: 0.9, tau: 1e-2 },
-        Rule::Scaffold { lr: 1.0 },
-    ];
 
     fn bytes(values: &[f32]) -> Vec<u8> {
         values.iter().flat_map(|value| value.to_le_bytes()).collect()
@@ -256,7 +259,7 @@ mod tests {
 
     #[test]
     fn every_rule_is_its_papers_over_several_rounds() {
-        for rule in RULES {
+        for rule in EVERY_RULE {
             let mut stream =
                 RandomStream::new(&StreamKey { seed: SEED, round: 0, node: &[], purpose: Purpose::Shuffle, index: 0 });
             let mut state = rule.initial_state(bytes(&random(&mut stream, LEN)));
@@ -284,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_second_moment_below_zero_is_no_state() {
-        let rule = RULES[3];
+        let rule = EVERY_RULE[3];
         let mut state = rule.initial_state(bytes(&[1.0, 2.0]));
         assert_eq!(rule.check_state(&state, 2), Ok(()));
         state[20..].copy_from_slice(&(-1e-9f32).to_le_bytes());
@@ -294,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_state_begins_with_the_weights_and_an_optimiser_that_saw_nothing() {
-        for rule in RULES {
+        for rule in EVERY_RULE {
             let state = rule.initial_state(bytes(&[1.0, -2.0]));
             assert_eq!(state.len(), 8 * rule.state_sections());
             assert_eq!(floats(rule.weights(&state)), [1.0, -2.0]);
@@ -309,7 +312,7 @@ mod tests {
         let state = Rule::FedAvg.initial_state(bytes(&[1.0, 2.0]));
         assert_eq!(Rule::FedAvg.step(&state, &sum, 1), Err(ExactError::Empty));
         sum.add(&bytes(&[0.0, 0.0]), 1).expect("in range");
-        for rule in &RULES[1..5] {
+        for rule in &EVERY_RULE[1..5] {
             assert!(matches!(rule.step(&state, &sum, 1), Err(ExactError::Parent(_))), "{rule:?}");
         }
         let huge = Rule::FedAvgM { lr: 1e300, momentum: 0.0 };

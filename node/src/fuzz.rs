@@ -169,15 +169,7 @@ mod tests {
     use crate::blobs::Manifest;
     use crate::net::BlobRequest;
 
-    #[test]
-    fn what_is_kept_of_the_fuzz_targets_is_no_trouble() {
-        replay::replay("streams", streams);
-        replay::replay("manifest", manifest);
-        replay::replay("fetch", fetch);
-        replay::replay("store", store);
-        replay::replay("json", json);
-        replay::replay("net", net);
-    }
+    replay::tests!(seeds(), streams, manifest, fetch, store, json, net);
 
     /// Real values for each target to begin with.
     fn seeds() -> Vec<(&'static str, Vec<u8>)> {
@@ -216,11 +208,5 @@ mod tests {
         let values = [serde_json::to_vec(&round), serde_json::to_vec(&Status::default()), serde_json::to_vec(&peers)];
         all.extend(values.map(|json| ("json", json.expect("it can be written"))));
         all
-    }
-
-    #[test]
-    #[ignore = "writes files: what fuzzing begins with"]
-    fn seeds_of_the_fuzz_targets() {
-        replay::write(seeds());
     }
 }

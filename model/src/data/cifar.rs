@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 pub(super) const IMAGE: [usize; 3] = [3, 32, 32];
 pub(super) const CLASSES: usize = 10;
-const RECORD: usize = 1 + 3 * 32 * 32;
+pub(super) const RECORD: usize = 1 + 3 * 32 * 32;
 const FOLDER: &str = "cifar-10-batches-bin";
 const BATCHES: usize = 6;
 /// The training batches, then the test batch.
-const NAMES: [&str; BATCHES] = [
+pub(super) const NAMES: [&str; BATCHES] = [
     "data_batch_1.bin",
     "data_batch_2.bin",
     "data_batch_3.bin",

@@ -1,12 +1,10 @@
 //! Data files of any content. Loaders read files, so each thread has a folder of its own, in memory where there is one.
 
+use super::cifar::{NAMES, RECORD};
 use super::files::gzip;
 use super::*;
 use std::fs;
 use tempfile::TempDir;
-
-/// Bytes of a record of a CIFAR batch.
-const RECORD: usize = 3073;
 
 thread_local!(static FOLDER: TempDir = {
     let memory = Path::new("/dev/shm");
@@ -65,15 +63,6 @@ pub fn cifar(bytes: &[u8]) {
         is_sound(&Source::Cifar10, &path, &load(&Source::Cifar10, Some(&path), 1));
     });
 }
-
-const NAMES: [&str; 6] = [
-    "data_batch_1.bin",
-    "data_batch_2.bin",
-    "data_batch_3.bin",
-    "data_batch_4.bin",
-    "data_batch_5.bin",
-    "test_batch.bin",
-];
 
 fn archive(folder: &Path, bytes: &[u8]) -> PathBuf {
     write(folder, "cifar.tar.gz", bytes);

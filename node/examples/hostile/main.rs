@@ -127,15 +127,9 @@ impl Attack {
 
     /// Bytes that nobody has seen before.
     fn noise(&self, n: u64, len: usize) -> Vec<u8> {
-        let mut state = (self.seed << 32 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        let mut next = || {
-            // xorshift64 (Marsaglia 2003).
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
-        (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(len).collect()
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(&self.seed.to_le_bytes()).update(&n.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
     }
 
     /// Against each target, `many` enemies at a time, each with a connection; who is cut off comes back as somebody else.

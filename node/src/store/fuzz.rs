@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use paceline_protocol::base::aggregation::Rule;
 use paceline_protocol::base::signed::{Scope, Signed};
 use paceline_protocol::io::{LocalStats, Persist, Recovered};
 use paceline_protocol::record::{Committed, Founding, Kind, Record, Vote};
@@ -28,24 +27,7 @@ fn items() -> Vec<Persist> {
     let model = BlobRef { id: RUN, len: 4 };
     let content = Founding { run: RUN, founders: Vec::new(), model };
     let founding = Signed::new(&me(), &Founding::proposal_scope(RUN), content);
-    let plain = |kind, round| Record {
-        kind,
-        round,
-        attempt: 0,
-        coordinator: node,
-        parent: RUN,
-        model,
-        participants: Vec::new(),
-        contributions: Vec::new(),
-        evaluations: Vec::new(),
-        failures: Vec::new(),
-        resumed: None,
-        aggregation: Rule::FedAvg,
-        joined: Vec::new(),
-        left: Vec::new(),
-        evicted: Vec::new(),
-        open_ms: 1,
-    };
+    let plain = |kind, round| Record::plain(kind, Ballot { round, attempt: 0 }, node, RUN, model);
     let genesis = plain(Kind::Genesis { founding, binds: Vec::new() }, 0);
     let chain = genesis.hash();
     let records = [genesis].into_iter().chain((1..6).map(|round| plain(Kind::Empty, round)));

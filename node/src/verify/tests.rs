@@ -136,25 +136,10 @@ fn genesis(all: &[Identity], params: &RunParams) -> Committed {
     let scope = founding.scope();
     let bind = |(i, f): (&Identity, &Founder)| Signed::new(i, &scope, Bind { consent: f.consent });
     let binds = all.iter().zip(&founders).map(bind).collect();
-    let record = Record {
-        parent: founding.id(),
-        kind: Kind::Genesis { founding, binds },
-        round: 0,
-        attempt: 0,
-        coordinator: all[0].node_id(),
-        model: params.initial_model,
-        participants: vec![],
-        contributions: vec![],
-        evaluations: vec![],
-        failures: vec![],
-        resumed: None,
-        aggregation: params.aggregation,
-        joined: vec![],
-        left: vec![],
-        evicted: vec![],
-        open_ms: 0,
-    };
-    commit(all, &scope, Ballot { round: 0, attempt: 0 }, record)
+    let (ballot, parent) = (Ballot { round: 0, attempt: 0 }, founding.id());
+    let kind = Kind::Genesis { founding, binds };
+    let plain = Record::plain(kind, ballot, all[0].node_id(), parent, params.initial_model);
+    commit(all, &scope, ballot, Record { aggregation: params.aggregation, ..plain })
 }
 
 fn commit(all: &[Identity], scope: &Scope, ballot: Ballot, record: Record) -> Committed {

@@ -131,14 +131,9 @@ pub async fn bootstrap() -> (Vec<Multiaddr>, oneshot::Sender<()>) {
 
 /// Bytes that don't compress, from a seed.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(len).collect()
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
 }
 
 #[derive(NetworkBehaviour)]

@@ -98,7 +98,7 @@ pub struct Record {
 
 impl Record {
     /// A record without contributions, evaluations and roster changes.
-    pub(crate) fn plain(kind: Kind, ballot: Ballot, coordinator: NodeId, parent: Hash, model: BlobRef) -> Self {
+    pub fn plain(kind: Kind, ballot: Ballot, coordinator: NodeId, parent: Hash, model: BlobRef) -> Self {
         Self {
             kind,
             round: ballot.round,

@@ -1,6 +1,5 @@
 use super::*;
 use crate::store::mark;
-use paceline_protocol::base::aggregation::Rule;
 use paceline_protocol::base::signed::Scope;
 use paceline_protocol::record::{Accept, Founding, Lie, Proposed, Record, Refusal};
 use paceline_protocol::{BlobRef, Identity, NodeId};
@@ -19,24 +18,8 @@ fn scope() -> Scope {
 }
 
 fn record(round: u64) -> Record {
-    Record {
-        kind: Kind::Empty,
-        round,
-        attempt: 0,
-        coordinator: me().node_id(),
-        parent: CHAIN,
-        model: BlobRef { id: CHAIN, len: 4 },
-        participants: vec![],
-        contributions: vec![],
-        evaluations: vec![],
-        failures: vec![],
-        resumed: None,
-        aggregation: Rule::FedAvg,
-        joined: vec![],
-        left: vec![],
-        evicted: vec![],
-        open_ms: 1,
-    }
+    let model = BlobRef { id: CHAIN, len: 4 };
+    Record::plain(Kind::Empty, Ballot { round, attempt: 0 }, me().node_id(), CHAIN, model)
 }
 
 fn vote(round: u64, candidate: NodeId) -> Signed<Vote> {

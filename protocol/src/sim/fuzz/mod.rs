@@ -126,13 +126,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_kept_of_the_fuzz_targets_is_no_trouble() {
-        replay::replay("message", message);
-        replay::replay("records", records);
-        replay::replay("run_file", run_file);
-        replay::replay("machine", machine);
-    }
+    replay::tests!(seeds(), message, records, run_file, machine);
 
     /// Real values for each target to begin with.
     fn seeds() -> Vec<(&'static str, Vec<u8>)> {
@@ -172,11 +166,5 @@ mod tests {
         let honest = [31, 0, 19, 23, 0, 31, 0, 26, 19, 19, 27, 19, 28, 19, 19, 18, 14, 0, 19];
         all.extend((0..10).map(|begin| ("machine", [&[begin], &honest.repeat(20)[..]].concat())));
         all
-    }
-
-    #[test]
-    #[ignore = "writes files: what fuzzing begins with"]
-    fn seeds_of_the_fuzz_targets() {
-        replay::write(seeds());
     }
 }
