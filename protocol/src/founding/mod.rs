@@ -117,6 +117,14 @@ impl Foundings {
         self.candidates.clear();
     }
 
+    /// This node leaves before it is bound to anything: what it said of itself and asked of others is void.
+    pub(crate) fn leave(&mut self, ctx: &mut Context) {
+        self.given = None;
+        if let Some(own) = self.invitation.take() {
+            Self::withdraw(ctx, &own);
+        }
+    }
+
     /// The members whose bind is not known here, by name.
     pub(crate) fn silent(&self) -> Vec<String> {
         let Some(bound) = &self.bound else { return Vec::new() };

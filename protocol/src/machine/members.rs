@@ -228,6 +228,7 @@ impl Machine {
     }
 
     fn left(&mut self) {
+        self.foundings.leave(&mut self.ctx);
         // The process may end when it hears that it left: by then that is on disk.
         self.ctx.persist_then(Persist::Left, vec![Held::Emit(Event::Left)]);
         self.leave_for_good();

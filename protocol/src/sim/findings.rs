@@ -410,6 +410,27 @@ fn a_machine_with_a_full_disk_keeps_nobody_from_founding() {
     }
 }
 
+/// Found by chaos (`--seed 502097`): what it had said yes to, or asked of others, went on without it wanting to. It
+/// bound itself, and the founding was decided with a member that never came back.
+#[test]
+fn who_has_left_is_bound_to_no_founding() {
+    for seed in 0..200 {
+        let options =
+            SimOptions { min_nodes: 3, disk_ms: (100, 800), latency_ms: (1, 200), ..SimOptions::calm(4, 3, seed) };
+        let mut sim = Sim::new(options);
+        sim.start_all();
+        let moment = 1_500 + sim.rng().below(4_000) as u64;
+        pass(&mut sim, moment);
+        let node = sim.rng().below(4);
+        sim.command(node, Command::Leave);
+        pass(&mut sim, 20_000);
+        let left = sim.events(node).iter().position(|e| *e == Event::Left);
+        let bound = sim.events(node).iter().rposition(|e| matches!(e, Event::FoundingBegun { .. }));
+        assert!(left.is_none() || bound < left, "seed {seed}: {:?}", sim.events(node));
+        assert!(!(left.is_some() && sim.is_bound_on_disk(node)), "seed {seed}: {:?}", sim.events(node));
+    }
+}
+
 #[test]
 fn a_member_that_hangs_keeps_nobody_from_joining() {
     for seed in 0..4 {
