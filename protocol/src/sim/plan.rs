@@ -394,6 +394,16 @@ impl Drawing {
             1 => reliable.min(3),
             _ => reliable.min(3) + self.rng.below(reliable - reliable.min(3) + 1),
         };
+        // Where words and writes take seconds, for ever, only who trains quickly brings an update before a round's time is up.
+        let is_slow = |fault: &Fault| match fault {
+            Fault::Late { ms, .. } => *ms == LASTING,
+            Fault::SlowDisk { write_ms: (_, most), ms, .. } => *ms == LASTING && *most > 1_000,
+            _ => false,
+        };
+        let slowest_ms = match self.faults.iter().filter(|(_, fault)| is_slow(fault)).count() {
+            0 | 1 => (4_000, 9_000),
+            _ => (1_000, 3_000),
+        };
         let faults = self.faults.into_iter().enumerate();
         let faults = faults.map(|(number, (at_ms, fault))| Planned { number, at_ms, fault }).collect();
         let rng = &mut self.rng;
@@ -406,7 +416,7 @@ impl Drawing {
             rounds,
             fraction: [1.0, 1.0, 1.0, 0.5][rng.below(4)],
             model_bytes: [4_000, 40_000][rng.below(2)],
-            train_ms: [(100, 900), (100, 900), (20, 60), (4_000, 9_000)][rng.below(4)],
+            train_ms: [(100, 900), (100, 900), (20, 60), slowest_ms][rng.below(4)],
             heal_ms: self.span_ms,
             faults,
         }
