@@ -42,12 +42,12 @@ impl Node {
     /// # Errors
     /// It runs and does not answer, or its identity can't be read.
     pub(crate) fn of(home: Home) -> anyhow::Result<Self> {
-        let Some(me) = node_id(&home)? else { return Ok(Self::Stopped { home }) };
+        let me = node_id(&home)?.map(|me| me.to_string());
         // The address of a node that was killed may be another's by now.
         let url = std::fs::read_to_string(home.http()).ok().map(|address| format!("http://{}", address.trim()));
-        match url.filter(|url| get::<Status>(url, "/status").is_ok_and(|s| s.node_id == me.to_string())) {
+        match url.filter(|url| get::<Status>(url, "/status").is_ok_and(|s| Some(s.node_id) == me)) {
             Some(url) => Ok(Self::Running { url }),
-            // Its database is the node's own while it runs.
+            // Its database is the node's own while it runs; in its first moments it has not even an identity.
             None if stays_taken(&home) => {
                 bail!("the node on {} is just starting, or busy; try again", home.dir().display())
             }
