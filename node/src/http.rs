@@ -51,6 +51,7 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
         .route("/metrics", get(metrics))
         .route("/leave", post(leave))
         .route("/resume", post(resume))
+        .route("/roster/drop", post(drop_roster))
         .layer(middleware::from_fn(move |request, next| own_hosts_only(address, request, next)))
         .with_state(api);
     axum::serve(listener, router).await
@@ -110,6 +111,17 @@ async fn resume(State(api): State<Api>, headers: HeaderMap) -> Response {
         return (StatusCode::CONFLICT, "the run has not stopped: there is nothing to resume\n").into_response();
     }
     command(&api, &headers, Command::Resume, serde_json::json!({ "resuming": true })).await
+}
+
+/// Takes the command where it may do something; whether it did shows in the status, which then has another genesis.
+async fn drop_roster(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let Some(status) = api.node_state.status() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node is just starting\n").into_response();
+    };
+    match status.refuses_to_drop() {
+        Some(why) => (StatusCode::CONFLICT, format!("{why}\n")).into_response(),
+        None => command(&api, &headers, Command::DropRoster, serde_json::json!({ "dropping": true })).await,
+    }
 }
 
 async fn command(api: &Api, headers: &HeaderMap, command: Command, done: serde_json::Value) -> Response {

@@ -1,6 +1,6 @@
 //! A node as other processes see it: through its control API while it runs, from its home while it does not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use paceline_bootstrap::Ticket;
@@ -18,6 +18,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Another command that looks holds a home's lock for some milliseconds, a node for as long as it runs.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// A node that may go on alone does so at once, but for a write.
+const DROP_WAIT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Where a node's answers come from.
 pub(crate) enum Node {
@@ -118,6 +122,34 @@ impl Node {
                 bail!("the node does not run; start it with `paceline join --home {} --resume`", home.dir().display())
             }
         }
+    }
+}
+
+impl Node {
+    /// Has the node go on alone, in a chain of its own, and gives its status from then on.
+    ///
+    /// # Errors
+    /// It does not run, a quorum of its roster is in sight, or it does nothing within `DROP_WAIT`.
+    pub(crate) fn drop_roster(&self) -> anyhow::Result<Status> {
+        let Self::Running { url } = self else {
+            bail!(
+                "the node does not run; start it with `paceline join --home DIR`, see who is there, then drop the others"
+            );
+        };
+        let before = self.status()?;
+        command(url, "roster/drop")?;
+        let began = Instant::now();
+        while began.elapsed() < DROP_WAIT {
+            let status = self.status()?;
+            if status.genesis != before.genesis {
+                return Ok(status);
+            }
+            std::thread::sleep(POLL);
+        }
+        bail!(
+            "the node stays in its chain: a quorum came back, or it has neither the last model nor the one before ({})",
+            self.status()?.reason.unwrap_or_else(|| "nothing is in the way now".to_owned())
+        )
     }
 }
 

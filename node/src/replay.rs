@@ -10,7 +10,7 @@ use paceline_protocol::chain::{Chain, RunParams};
 use paceline_protocol::record::{Kind, Record};
 use paceline_protocol::{Hash, NodeId};
 
-use crate::blobs::Manifest;
+use crate::blobs::{BlobFolder, Manifest};
 use crate::inspect;
 use crate::learn::{Client, ControlVariates, LocalClients, Plan, Workers};
 use crate::store::Home;
@@ -45,17 +45,22 @@ pub fn replay(
     let history = inspect::history(home)?;
     let (data, workers, controls) = (plan.images(data)?, Workers::new(threads)?, ControlVariates::at(scratch));
     let local_clients = LocalClients { plan: &plan, data: &data, workers: &workers, controls: &controls };
-    let mut state = plan.initial_state()?;
-    let params = RunParams::of(&run_file, Manifest::of(&state).blob(), plan.update_len());
+    let initial = plan.initial_state()?;
+    let params = RunParams::of(&run_file, Manifest::of(&initial).blob(), plan.update_len());
     let mut records = history.into_iter().map(|entry| entry.committed);
     let genesis = records.next().with_context(|| format!("{} holds no records", home.dir().display()))?;
     let mut chain = Chain::begin(params, genesis, Verifier::default()).context("the genesis is refused")?;
+    let mut state = match chain.forced() {
+        Some(forced) => BlobFolder::at(home.blobs()).read(forced.model.id)?,
+        None => initial,
+    };
     for committed in records {
         let record = &committed.record;
         let round = record.round;
         if matches!(record.kind, Kind::Train) {
             let (sum, updates) =
-                local_clients.train(&state, round, &clients(record, &chain)?, &|| ControlFlow::Continue(()));
+                local_clients
+                    .train(&state, chain.training_round(), &clients(record, &chain)?, &|| ControlFlow::Continue(()));
             let samples = chain.samples_of_roster(record.contributions().map(|(node, c)| (node, c.samples)));
             state = plan.rule.step(&state, &sum, samples).with_context(|| format!("round {round}"))?;
             let pairs = record.contributions().zip(&updates);

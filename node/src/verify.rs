@@ -13,7 +13,7 @@ use paceline_protocol::base::signed::{Scope, Signed, Verifier};
 use paceline_protocol::chain::flaws::{Flaw, genesis_flaws};
 use paceline_protocol::chain::{Chain, RunParams};
 use paceline_protocol::io::{Persist, RecoveredBallot};
-use paceline_protocol::record::{Committed, Kind, Proposal, Record, Vote, founding_scope};
+use paceline_protocol::record::{Committed, Forced, Kind, Proposal, Record, Vote, founding_scope};
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::{BlobError, BlobFolder, Manifest};
@@ -114,8 +114,27 @@ impl Check<'_> {
         contents.ballots.iter().for_each(|ballot| self.ballot(ballot, current.as_ref(), contents));
         if let Some(chain) = &current {
             self.lies(chain, contents);
+            self.continued(chain, contents);
         }
         Ok(())
+    }
+
+    /// Whether a chain that a member began alone goes on where the one that it left ends, as far as that is here.
+    fn continued(&mut self, chain: &Chain, contents: &Contents) {
+        let Some(Forced { chain: old, head, round, model, member, .. }) = chain.forced() else { return };
+        self.report.notes.push(format!(
+            "{} ({}) began this chain alone, with `paceline roster drop`, behind round {round} of chain {}",
+            member.name,
+            member.node,
+            old.short()
+        ));
+        let Some((_, entries)) = contents.chains.iter().find(|(genesis, _)| genesis == old) else { return };
+        let mut records = entries.iter().map(|entry| &entry.committed.record);
+        if !records.any(|record| record.hash() == *head && record.model == *model) {
+            let what =
+                "it says that it continues a record, with a model, which its old chain, kept here, does not have";
+            self.find(Some(chain.genesis()), Some(0), Some(member.node), what.to_owned());
+        }
     }
 
     fn find(&mut self, genesis: Option<Hash>, round: Option<u64>, by: Option<NodeId>, what: String) {
@@ -249,7 +268,7 @@ impl Check<'_> {
             control: control.as_deref(),
             data: &data.train,
             config: &self.plan.config,
-            round: record.round,
+            round: chain.training_round(),
             seed: self.plan.seed,
             node_key: &member.key(),
             device: &Device::Cpu,

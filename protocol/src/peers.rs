@@ -13,7 +13,7 @@ use crate::membership::message::{Activity, Presence};
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) connected: bool,
-    /// Since when it is (not) connected, and the round that this node was in then.
+    /// Since when it is here or not, and the round that this node was in then.
     pub(crate) since: Time,
     since_round: u64,
     /// The chain that it is in, zero for none, and the rest of its last presence over this connection.
@@ -28,6 +28,11 @@ impl Peer {
         self.presence.as_ref().filter(|_| self.connected).map(|(chain, _)| *chain).filter(|c| *c != Hash::ZERO)
     }
 
+    /// See [`Peers::is_here`].
+    fn is_here(&self, chain: Option<Hash>) -> bool {
+        self.connected && (chain.is_none() || self.chain().is_none_or(|shown| Some(shown) == chain))
+    }
+
     /// Whether it is here, in no chain and bound to no founding.
     pub(crate) fn is_free(&self) -> bool {
         self.connected && self.presence.as_ref().is_some_and(|(c, p)| *c == Hash::ZERO && p.founding.is_none())
@@ -37,6 +42,8 @@ impl Peer {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Peers {
     peers: BTreeMap<NodeId, Peer>,
+    /// The chain that this node is in.
+    chain: Option<Hash>,
     /// The members whose entries stay while they are away.
     watched: BTreeSet<NodeId>,
     /// Vote requests answered lately, in milliseconds each: the candidates' step follows them.
@@ -67,8 +74,9 @@ impl Peers {
         }
     }
 
-    /// These are the members now: entries of others stay while they are connected.
-    pub(crate) fn watch(&mut self, roster: &Roster, me: NodeId, now: Time, round: u64) {
+    /// These are the members of this node's chain now: entries of others stay while they are connected.
+    pub(crate) fn watch(&mut self, chain: Option<Hash>, roster: &Roster, me: NodeId, now: Time, round: u64) {
+        self.chain = chain;
         self.watched = roster.nodes().filter(|n| *n != me).collect();
         for node in &self.watched {
             self.peers.entry(*node).or_insert_with(|| Peer::new(false, now, round));
@@ -78,11 +86,16 @@ impl Peers {
     }
 
     /// Takes in what a connected peer says of itself; a presence that overtook a later one is dropped.
-    pub(crate) fn present(&mut self, node: NodeId, chain: Hash, presence: Presence) {
+    pub(crate) fn present(&mut self, node: NodeId, chain: Hash, presence: Presence, now: Time, round: u64) {
+        let own = self.chain;
         if let Some(peer) = self.peers.get_mut(&node).filter(|p| p.connected)
             && peer.presence.as_ref().is_none_or(|(_, p)| p.counter < presence.counter)
         {
+            let was_here = peer.is_here(own);
             peer.presence = Some((chain, presence));
+            if peer.is_here(own) != was_here {
+                (peer.since, peer.since_round) = (now, round);
+            }
         }
     }
 
@@ -94,9 +107,14 @@ impl Peers {
         self.peers.get(&node).is_some_and(|p| p.connected)
     }
 
-    /// Whether a node's connection is lost for longer than the grace.
+    /// Whether a node is connected and, as far as it says, in no other chain than this node.
+    pub(crate) fn is_here(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|p| p.is_here(self.chain))
+    }
+
+    /// Whether a node's connection is lost, or it is in another chain, for longer than the grace.
     pub(crate) fn is_gone(&self, node: NodeId, now: Time) -> bool {
-        self.peers.get(&node).is_none_or(|p| !p.connected && now.since_ms(p.since) >= GONE_GRACE_MS)
+        self.peers.get(&node).is_none_or(|p| !p.is_here(self.chain) && now.since_ms(p.since) >= GONE_GRACE_MS)
     }
 
     /// What a node said that it does, if that was in this round of this chain.
@@ -105,20 +123,20 @@ impl Peers {
         (*c == chain && p.round == round).then_some(p.activity)
     }
 
-    /// When the first of these nodes that is not connected will count as gone.
+    /// When the first of these nodes that is not here will count as gone.
     pub(crate) fn next_gone(&self, nodes: &[NodeId], now: Time) -> Option<Time> {
-        let lost = nodes.iter().filter_map(|n| self.peers.get(n)).filter(|p| !p.connected);
+        let lost = nodes.iter().filter_map(|n| self.peers.get(n)).filter(|p| !p.is_here(self.chain));
         lost.map(|p| p.since.plus_ms(GONE_GRACE_MS)).filter(|t| *t > now).min()
     }
 
-    /// The members that were not connected for so long that they should be evicted, ascending, so that all who see the same
+    /// The members that were not here, but away or in another chain, for so long that they should be evicted, ascending, so that all who see the same
     /// ones name the same ones.
     pub(crate) fn silent(&self, roster: &Roster, me: NodeId, now: Time, round: u64) -> Vec<NodeId> {
         let is_silent = |node: &NodeId| {
             *node != me
                 && self.peers.get(node).is_some_and(|p| {
                     let rounds = round.saturating_sub(p.since_round);
-                    !p.connected && now.since_ms(p.since) >= SILENT_MS && rounds >= SILENT_ROUNDS
+                    !p.is_here(self.chain) && now.since_ms(p.since) >= SILENT_MS && rounds >= SILENT_ROUNDS
                 })
         };
         roster.nodes().filter(is_silent).take(SILENT_MAX).collect()

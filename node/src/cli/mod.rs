@@ -11,6 +11,7 @@ mod init;
 mod inspect;
 mod join;
 mod output;
+mod roster;
 mod run_file;
 mod shutdown;
 mod simulate;
@@ -73,7 +74,8 @@ enum Command {
   paceline join run.toml --data ./photos            found or join the run of a file
   paceline join paceline2:3yQ... --data ./photos    join with a ticket
   paceline join                                     join the one run that is seen on the LAN
-  paceline join --home ~/lab                        go on after a stop, as before")]
+  paceline join --home ~/lab                        go on after a stop, as before
+  paceline join --home ~/lab --switch 3fa9...       move to another chain of the run, see `paceline roster drop --help`")]
     Join(Box<JoinOptions>),
     /// What the round is doing now: who, which phase, who is late and why.
     #[command(
@@ -101,6 +103,9 @@ enum Command {
     /// Go on with a run that stopped because training failed on all nodes in several rounds in a row.
     #[command(after_help = "Example:\n  paceline resume      after the cause is mended, on any node")]
     Resume(Target),
+    /// The last resort where a majority of the members is gone for good.
+    #[command(subcommand)]
+    Roster(roster::Command),
     /// Check a stopped node's records, promises, averages and files, offline.
     #[command(after_help = "Examples:
   paceline verify --home ~/lab
@@ -163,6 +168,7 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Ticket(target) => inspect::ticket(&target, format),
         Command::Leave(target) => inspect::leave(&target, format),
         Command::Resume(target) => inspect::resume(&target, format),
+        Command::Roster(command) => roster::run(&command, format),
         Command::Verify(options) => verify::run(&options, format),
         Command::Simulate(options) => simulate::run(options, format, quiet).await,
         Command::Data(options) => data::run(&options, format),

@@ -393,8 +393,8 @@ impl Driver {
             Effect::Persist { id, item } => self.persist(id, item),
             Effect::Fetch { blob, purpose, origin, others } => self.fetches.begin(blob, purpose, origin, others),
             Effect::CancelFetch { blob } => self.fetches.cancel(blob),
-            Effect::Train { round, parent, model, node_key, last_update } => {
-                if !self.trainer.begin(Job::Train { round, parent, model, node_key, last_update }) {
+            Effect::Train { round, training_round, parent, model, node_key, last_update } => {
+                if !self.trainer.begin(Job::Train { round, training_round, parent, model, node_key, last_update }) {
                     self.give(Input::Trained { round, parent, outcome: Err("the trainer is not there".into()) });
                 }
             }

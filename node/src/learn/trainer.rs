@@ -25,6 +25,8 @@ pub enum Job {
     Train {
         /// The round.
         round: u64,
+        /// What the schedule and the random streams go by.
+        training_round: u64,
         /// The record that it starts from, handed back with the outcome.
         parent: Hash,
         /// The model.
@@ -175,8 +177,8 @@ impl Trainer {
 impl Worker {
     fn work(&self, id: u64, job: Job) -> Option<Outcome> {
         match job {
-            Job::Train { round, parent, model, node_key, last_update } => {
-                match self.train(id, round, model, &node_key, last_update) {
+            Job::Train { round, training_round, parent, model, node_key, last_update } => {
+                match self.train(id, training_round, model, &node_key, last_update) {
                     Ok(update) => Some(Outcome::Trained { round, parent, result: Ok(update) }),
                     Err(Failure::Stopped) => None,
                     Err(Failure::Failed(why)) => Some(Outcome::Trained { round, parent, result: Err(why) }),

@@ -9,6 +9,6 @@ mod verification;
 pub use part::PartLabels;
 pub use round::{ContributionReport, Round};
 pub use status::{
-    LEFT, LastCommit, MemberStatus, NetworkRefusals, NodeInfo, ParticipantStatus, Peer, Status, Training,
+    ForcedChain, LEFT, LastCommit, MemberStatus, NetworkRefusals, NodeInfo, ParticipantStatus, Peer, Status, Training,
 };
 pub use verification::{Culprit, Finding, Repeated, Verification};

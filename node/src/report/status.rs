@@ -7,7 +7,7 @@ use paceline_protocol::NodeId;
 use paceline_protocol::base::roster::{Member, Part, Roster};
 use paceline_protocol::io::{MemberView, View};
 use paceline_protocol::membership::message::Activity;
-use paceline_protocol::record::Kind;
+use paceline_protocol::record::{Kind, Record};
 use paceline_protocol::runfile::RunFile;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,9 @@ pub struct Status {
     pub quorum: usize,
     /// Hash of the chain's first record, hex; null before the founding.
     pub genesis: Option<String>,
+    /// How this chain began, where a member began it alone with `roster drop`; null otherwise.
+    #[serde(default)]
+    pub forced: Option<ForcedChain>,
     /// Another chain of the run that was seen, hex.
     pub fork: Option<String>,
     /// This node's part of the data, `K/N`.
@@ -72,6 +75,27 @@ pub struct Status {
     /// What the network turned away below that; null for a node that does not run.
     #[serde(default)]
     pub network: Option<NetworkRefusals>,
+}
+
+/// That a member went on alone, because the majority of its chain was gone for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForcedChain {
+    /// Who, as a PeerId.
+    pub by: String,
+    /// What it calls itself.
+    pub name: String,
+    /// The chain that it left behind, hex.
+    pub chain: String,
+    /// The last round of that, with those of chains that were continued before.
+    pub round: u64,
+}
+
+impl ForcedChain {
+    fn of(history: &[HistoryEntry]) -> Option<Self> {
+        let forced = history.first()?.committed.record.forced()?;
+        let (by, name) = (forced.member.node.to_string(), forced.member.name.clone());
+        Some(Self { by, name, chain: forced.chain.to_string(), round: forced.round })
+    }
 }
 
 /// What a node's network has refused since it started: see `docs/reliability.md`, "A hostile client".
@@ -114,7 +138,7 @@ pub struct MemberStatus {
     pub name: String,
     /// What it says it does: idle, fetching, training, uploading, done, coordinating, joining; unknown.
     pub state: String,
-    /// Whether it is connected to this node.
+    /// Whether it is connected to this node, and in no other chain.
     pub reachable: bool,
     /// Milliseconds since its connection was lost, or since it was heard over one, from 4 s on; null while it is heard, and
     /// for this node.
@@ -225,6 +249,7 @@ impl Status {
             reason: view.reason.clone(),
             quorum: view.quorum,
             genesis: view.genesis.map(|g| g.to_string()),
+            forced: ForcedChain::of(history),
             fork: view.forks.first().map(|f| f.to_string()),
             part: info.part.clone(),
             model_hash: view.model.map(|m| m.id.to_string()),
@@ -252,18 +277,37 @@ impl Status {
             name: own.map(|m| m.name.clone()).unwrap_or_default(),
             round: history.len() as u64,
             rounds: run_file.run.rounds,
-            trained: records().filter(|record| matches!(record.kind, Kind::Train)).count() as u64,
+            trained: records().map(trained_by).sum(),
             phase: if is_over { "done" } else { "stopped" }.to_owned(),
             state: if has_left { "left" } else { "stopped" }.to_owned(),
             reason: Some(if has_left { LEFT.to_owned() } else { go_on }),
             quorum: roster.quorum(),
             genesis: records().next().map(|genesis| genesis.hash().to_string()),
+            forced: ForcedChain::of(history),
             part: own.and_then(|m| m.part).map(|p| p.to_string()),
             model_hash: head.map(|head| head.model.id.to_string()),
             roster: roster.members().iter().map(MemberStatus::unseen).collect(),
             last_commit: LastCommit::of(history),
             ..Self::default()
         }
+    }
+}
+
+impl Status {
+    /// Why this node can't go on alone, as far as its status tells.
+    pub fn refuses_to_drop(&self) -> Option<String> {
+        use paceline_protocol::io::State;
+        let reachable = self.roster.iter().filter(|member| member.reachable).count();
+        if ![State::Member, State::Halted].iter().any(|state| state.name() == self.state) {
+            return Some(format!("this node is {}: only a member of a chain can go on without the others", self.state));
+        }
+        (reachable >= self.quorum).then(|| {
+            format!(
+                "{reachable} of {} members are reachable, and {} decide: the run goes on by itself, and members that stay away are taken off the roster",
+                self.roster.len(),
+                self.quorum
+            )
+        })
     }
 }
 
@@ -321,6 +365,11 @@ impl Training {
         let Progress { evaluating, done, of, loss } = progress;
         (of > 0).then_some(Self { evaluating, done, of, loss })
     }
+}
+
+/// Rounds with contributions that a record stands for.
+fn trained_by(record: &Record) -> u64 {
+    record.forced().map_or(u64::from(matches!(record.kind, Kind::Train)), |forced| forced.trained)
 }
 
 /// The word for what a member does of which nothing was heard.

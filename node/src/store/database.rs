@@ -171,10 +171,12 @@ pub struct HistoryEntry {
     pub stats: LocalStats,
 }
 
-/// The chain of these records, its genesis first, once it can't give itself up any more: with its first round.
+/// The chain of these records, its record 0 first, once it can't give itself up any more: with its first round, and from
+/// the beginning if one member began it alone.
 pub(crate) fn settled_chain(history: &[HistoryEntry]) -> Option<Hash> {
-    let [genesis, _, ..] = history else { return None };
-    Some(genesis.committed.record.hash())
+    let (first, rest) = history.split_first()?;
+    let record = &first.committed.record;
+    (!rest.is_empty() || matches!(record.kind, Kind::Forced(_))).then(|| record.hash())
 }
 
 /// Why an item was not written.
@@ -436,7 +438,7 @@ impl Database {
     /// The disk fails, or the file is damaged.
     pub fn recover(&self, blobs: Vec<Hash>) -> Result<Recovered, StoreError> {
         let current = self.current()?;
-        let (mut chain, mut given_up) = (Vec::new(), Vec::new());
+        let (mut chain, mut given_up, mut kept_aside) = (Vec::new(), Vec::new(), Vec::new());
         for (genesis, entries) in self.chains()? {
             let records: Vec<Committed> = entries.into_iter().map(|entry| entry.committed).collect();
             match records.as_slice() {
@@ -444,7 +446,7 @@ impl Database {
                     given_up.push([first.clone(), yielded.clone()]);
                 }
                 _ if Some(genesis) == current => chain = records,
-                _ => {}
+                _ => kept_aside.extend(records.last().map(|head| head.record.model.id)),
             }
         }
         let contribution = match self.meta("contribution")? {
@@ -455,6 +457,7 @@ impl Database {
             promises: self.promises()?,
             forgotten: self.forgotten()?,
             chain,
+            kept_aside,
             given_up,
             foundings: self.foundings()?,
             ballots: self.ballots()?,
@@ -625,6 +628,16 @@ fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), WriteError> {
             tx.open_table(META)?.remove("current")?;
             forget_chain(tx, *chain)
         }
+        Persist::Switched { to } => {
+            let is_here = tx.open_table(RECORDS)?.get(&key(*to, 0)[..])?.is_some();
+            let mut meta = tx.open_table(META)?;
+            meta.remove("contribution")?;
+            match is_here {
+                true => meta.insert("current", &to.as_bytes()[..])?,
+                false => meta.remove("current")?,
+            };
+            Ok(())
+        }
         Persist::Forgotten { chain } => {
             tx.open_table(FORGOTTEN)?.insert(&chain.as_bytes()[..], ())?;
             Ok(())
@@ -644,8 +657,8 @@ fn promise(tx: &WriteTransaction, chain: Hash, ballot: Ballot) -> Result<(), Wri
     Ok(())
 }
 
-/// A record goes behind its predecessor, or nowhere. A genesis begins a chain, and ends the founding that led to it; a yield
-/// ends the node's time in it.
+/// A record goes behind its predecessor, or nowhere. A record 0 begins a chain, and a genesis ends the founding that led to
+/// it; a yield ends the node's time in it.
 fn write_record(
     tx: &WriteTransaction,
     chain: Hash,
@@ -673,6 +686,9 @@ fn write_record(
             meta.remove("bound")?;
             meta.insert("current", &chain.as_bytes()[..])?;
             forget_ballots(tx, founding.id(), 0)?;
+        }
+        Kind::Forced(_) => {
+            meta.insert("current", &chain.as_bytes()[..])?;
         }
         Kind::Yield { .. } => {
             meta.remove("current")?;

@@ -6,7 +6,7 @@ use paceline_protocol::io::Event;
 use paceline_protocol::{Hash, NodeId};
 
 use super::table;
-use crate::report::{Finding, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
+use crate::report::{Finding, ForcedChain, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
 use crate::simulate::Summary;
 
 /// A node id in short, from its text.
@@ -70,6 +70,7 @@ pub(crate) fn status(s: &Status) -> String {
     lines.extend(present_round(s));
     lines.extend(s.training.map(training));
     lines.extend(s.last_commit.as_ref().map(last_commit));
+    lines.extend(s.forced.as_ref().map(forced_chain));
     lines.extend(s.fork.as_ref().map(|fork| another_chain(fork)));
     if !s.roster.is_empty() {
         lines.push(table::members(s).to_string());
@@ -109,9 +110,38 @@ fn last_commit(c: &LastCommit) -> String {
     )
 }
 
+fn forced_chain(c: &ForcedChain) -> String {
+    format!(
+        "this chain was begun by {} alone, with `paceline roster drop`, behind round {} of chain {}, whose majority was gone",
+        name_or_id(&c.name, &c.by),
+        c.round,
+        short_hash(&c.chain)
+    )
+}
+
+/// What `roster drop` would do, for who has not said `--force`.
+pub(crate) fn drop_warning(s: &Status) -> String {
+    let gone =
+        s.roster.iter().filter(|member| !member.reachable).map(|member| name_or_id(&member.name, &member.node_id));
+    format!(
+        "this node would go on alone behind round {}, without {}; if they come back, there are two runs, and no command makes one of them. Start them if you can; if they are gone for good, repeat this with --force",
+        s.round.saturating_sub(1),
+        gone.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// That a node went on alone, and how others come along.
+pub(crate) fn dropped(s: &Status) -> String {
+    let genesis = s.genesis.as_deref().unwrap_or_default();
+    format!(
+        "This node goes on alone, in chain {genesis}, from its last model on ({} of {} rounds are done).\nNew nodes come with what `paceline ticket` prints. To move a node of the old chain here, stop it and start it with:\n  paceline join --switch {genesis}",
+        s.trained, s.rounds
+    )
+}
+
 fn another_chain(genesis: &str) -> String {
     format!(
-        "another chain of this run was seen: {genesis}; its nodes stay apart until they are started with a new --home"
+        "another chain of this run was seen: {genesis}; the two stay apart. To move a node there, stop it and start it once with: paceline join --switch {genesis}"
     )
 }
 

@@ -35,6 +35,10 @@ pub const RUN_FILE_BYTES_MAX: usize = 64 << 10;
 /// Rounds of a run: the records of all of them are held in memory.
 pub const ROUNDS_MAX: u64 = 100_000;
 
+/// Rounds that a chain may claim to continue, those without an update included: so many steps of a schedule cost a
+/// millisecond.
+pub const CONTINUED_ROUNDS_MAX: u64 = 1 << 20;
+
 /// Bytes of a node's or a run's name.
 pub const NAME_BYTES_MAX: usize = 64;
 

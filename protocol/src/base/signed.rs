@@ -57,6 +57,8 @@ pub enum StatementKind {
     Resume,
     /// A member's chain lives, told to a chain that would yield to it.
     Alive,
+    /// A member goes on alone with a run whose majority is gone.
+    Forced,
 }
 
 /// What a node signs. What is made in a ballot or a round names it.

@@ -2,13 +2,15 @@
 
 use super::Chain;
 use super::params::RunParams;
-use crate::base::bounds::{FAILURE_BYTES_MAX, NAME_BYTES_MAX, REQUEST_ROUNDS, ROSTER_MAX, SMALL_ROSTER};
+use crate::base::bounds::{
+    CONTINUED_ROUNDS_MAX, FAILURE_BYTES_MAX, NAME_BYTES_MAX, REQUEST_ROUNDS, ROSTER_MAX, SMALL_ROSTER,
+};
 use crate::base::ids::{Ballot, BlobRef, NodeId};
 use crate::base::reject::Reject;
 use crate::base::roster::Roster;
 use crate::base::signed::{Scope, Signed, Verifier};
 use crate::record::{
-    Committed, Contribution, Eviction, Failure, Founding, Join, Kind, Leave, Proposed, Record, Resume, Vote,
+    Committed, Contribution, Eviction, Failure, Forced, Founding, Join, Kind, Leave, Proposed, Record, Resume, Vote,
     request_scope,
 };
 
@@ -167,7 +169,7 @@ impl Chain {
     /// chain's roster, which is checked by who accepts it first (`sync::sighting`).
     fn check_yield(&self, record: &Record) -> Result<(), Reject> {
         let Kind::Yield { to, alive } = &record.kind else { return Err(Reject::WrongKind) };
-        if record.round != 1 || *to == self.genesis {
+        if record.round != 1 || *to == self.genesis || self.forced().is_some() {
             return Err(Reject::WrongKind);
         }
         self.check_no_training(record)?;
@@ -365,6 +367,39 @@ pub fn check_outcome(founding: &Signed<Founding>, record: &Record, verifier: &Ve
         }
         _ => Err(Reject::WrongKind),
     }
+}
+
+/// Whether a record may begin a chain that one member began alone. Whether that member ever was in the chain that it names
+/// can't be seen from here: nobody enters such a chain but at its owner's wish.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_forced(
+    params: &RunParams,
+    forced: &Signed<Forced>,
+    record: &Record,
+    verifier: &Verifier,
+) -> Result<(), Reject> {
+    let content = forced.open(&Founding::proposal_scope(params.run), verifier)?;
+    let (by, ballot) = (forced.by(), Ballot::of_round(0));
+    if *record != Record::plain(record.kind.clone(), ballot, by, content.head, content.model) {
+        return Err(Reject::WrongKind);
+    }
+    if content.member.node != by {
+        return Err(Reject::Stranger);
+    }
+    if content.model.len != params.initial_model.len {
+        return Err(Reject::WrongShape);
+    }
+    let too_many = content.round > CONTINUED_ROUNDS_MAX || content.trained > params.rounds;
+    if too_many || content.trained > content.round {
+        return Err(Reject::OverBound);
+    }
+    let part_fits = content.member.part.is_none_or(|part| part.is_valid());
+    if !part_fits || content.member.name.len() > NAME_BYTES_MAX {
+        return Err(Reject::BadRosterChange);
+    }
+    Ok(())
 }
 
 /// Whether these votes elect `candidate` in `ballot`: a quorum of the roster, each signed, each voter once. Returns what

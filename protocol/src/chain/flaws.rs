@@ -1,7 +1,7 @@
 //! What exactly is wrong with a record that may not follow, and whose word it is. A member that is shown one only refuses it;
 //! whoever looks into a history afterwards wants to know which statement does not hold.
 
-use super::{Chain, RunParams, check_founding, check_outcome};
+use super::{Chain, RunParams, check_forced, check_founding, check_outcome};
 use crate::base::ids::NodeId;
 use crate::base::reject::Reject;
 use crate::base::signed::{Scope, Signed, Verifier};
@@ -72,6 +72,13 @@ pub fn genesis_flaws(params: &RunParams, genesis: &Committed, verifier: &Verifie
     let Err(reject) = Chain::begin(params.clone(), genesis.clone(), verifier.clone()) else { return Vec::new() };
     let record = &genesis.record;
     let whole = Flaw { part: Part::Record, by: record.coordinator, reject };
+    if let Kind::Forced(forced) = &record.kind {
+        let flaws = match check_forced(params, forced, record, verifier) {
+            Err(reject) => vec![Flaw { part: Part::Founding, by: forced.by(), reject }],
+            Ok(()) => accept_flaws(genesis, &forced.scope(params.run), verifier),
+        };
+        return or_as_a_whole(flaws, genesis, reject);
+    }
     let Kind::Genesis { founding, binds } = &record.kind else { return vec![whole] };
     let mut flaws = Vec::new();
     if let Err(reject) = check_founding(params, founding, verifier) {

@@ -19,9 +19,9 @@ use crate::base::ids::{Hash, NodeId};
 use crate::base::reject::Reject;
 use crate::base::roster::Roster;
 use crate::base::signed::{Scope, Verifier};
-use crate::record::{Committed, Contribution, Kind, Record};
+use crate::record::{Committed, Contribution, Forced, Kind, Record};
 
-pub use check::{check_accepts, check_founding, check_outcome, check_votes, highest_accepted};
+pub use check::{check_accepts, check_forced, check_founding, check_outcome, check_votes, highest_accepted};
 pub use params::RunParams;
 
 /// Committed records, without a gap, from the genesis on.
@@ -46,16 +46,45 @@ impl Chain {
     /// # Errors
     /// What is wrong with the genesis.
     pub fn begin(params: RunParams, genesis: Committed, verifier: Verifier) -> Result<Self, Reject> {
-        let Kind::Genesis { founding, .. } = &genesis.record.kind else { return Err(Reject::WrongKind) };
-        let (founding, scope) = (founding.clone(), founding.scope());
-        check_founding(&params, &founding, &verifier)?;
-        check_outcome(&founding, &genesis.record, &verifier)?;
+        let (scope, trained) = match &genesis.record.kind {
+            Kind::Genesis { founding, .. } => {
+                check_founding(&params, founding, &verifier)?;
+                check_outcome(founding, &genesis.record, &verifier)?;
+                (founding.scope(), 0)
+            }
+            Kind::Forced(forced) => {
+                check_forced(&params, forced, &genesis.record, &verifier)?;
+                (forced.scope(params.run), forced.vouched().trained)
+            }
+            Kind::Abort | Kind::Train | Kind::Empty | Kind::Closing | Kind::Yield { .. } => {
+                return Err(Reject::WrongKind);
+            }
+        };
         let roster = genesis.record.roster_after(&Roster::default());
         check_accepts(&genesis, &scope, &roster, &verifier)?;
         let head = genesis.record.hash();
-        let founding = founding.id();
         let records = vec![genesis];
-        Ok(Self { params, verifier, records, head, genesis: head, founding, roster, trained: 0, failed_rounds: 0 })
+        Ok(Self {
+            params,
+            verifier,
+            records,
+            head,
+            genesis: head,
+            founding: scope.chain,
+            roster,
+            trained,
+            failed_rounds: 0,
+        })
+    }
+
+    /// How a member began this chain alone, if one did.
+    pub fn forced(&self) -> Option<&Forced> {
+        self.records.first().and_then(|c| c.record.forced())
+    }
+
+    /// The next round, with those of the chain that this one continues: training goes on where that was.
+    pub fn training_round(&self) -> u64 {
+        self.forced().map_or(0, |forced| forced.round) + self.next_round()
     }
 
     /// The hash of record 0: the name of this chain.
@@ -63,7 +92,7 @@ impl Chain {
         self.genesis
     }
 
-    /// The id of the founding that it began with.
+    /// The id of the founding that it began with, or of the member's word that stands for one.
     pub fn founding(&self) -> Hash {
         self.founding
     }
@@ -99,9 +128,16 @@ impl Chain {
         self.records.len() as u64
     }
 
-    /// Records with contributions so far.
+    /// Records with contributions so far, those of a chain that this one continues included.
     pub fn trained(&self) -> u64 {
         self.trained
+    }
+
+    /// Rounds up to this one and those with contributions among them, of the chain that this one continues, too.
+    pub fn progress_at(&self, round: u64) -> (u64, u64) {
+        let later = self.records.iter().map(|c| &c.record).filter(|record| record.round > round);
+        let trained_later = later.filter(|record| matches!(record.kind, Kind::Train)).count() as u64;
+        (self.training_round() - self.next_round() + round, self.trained - trained_later)
     }
 
     /// Updates without which the next round has no model.

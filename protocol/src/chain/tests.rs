@@ -9,8 +9,8 @@ use crate::base::roster::Part;
 use crate::base::signed::Signed;
 use crate::base::table::{Line, cases, none};
 use crate::record::{
-    Accept, Alive, Bind, Evaluation, Eviction, Evidence, Failure, FinalEvaluation, Founder, Founding, Join, Leave, Lie,
-    Proposed, Resume, Vote, request_scope,
+    Accept, Alive, Bind, Evaluation, Eviction, Evidence, Failure, FinalEvaluation, Forced, Founder, Founding, Join,
+    Leave, Lie, Proposed, Resume, Vote, request_scope,
 };
 
 const NAMES: [&str; 6] = ["A", "B", "C", "D", "E", "F"];
@@ -505,4 +505,59 @@ fn a_record_on_disk_follows_on_the_one_before() {
     assert_eq!(chain.append_stored(gap), Err(Reject::WrongParent));
     assert_eq!(chain.append_stored(other), Err(Reject::WrongParent));
     assert_eq!(chain.append_stored(good), Ok(()));
+}
+
+/// A chain that `by` begins alone behind the head of `chain`, changed by `lie` before it signs.
+fn begun_alone(by: &Identity, chain: &Chain, lie: impl FnOnce(&mut Forced)) -> Result<Chain, Reject> {
+    let (round, trained) = chain.progress_at(chain.head().round);
+    let member = member(by.node_id());
+    let (head, model) = (chain.head_hash(), chain.head().model);
+    let mut content = Forced { chain: chain.genesis(), head, round, trained, model, member };
+    lie(&mut content);
+    let (parent, model) = (content.head, content.model);
+    let forced = Signed::new(by, &Founding::proposal_scope(params().run), content);
+    let (scope, ballot) = (forced.scope(params().run), Ballot::of_round(0));
+    let record = Record::plain(Kind::Forced(forced), ballot, by.node_id(), parent, model);
+    Chain::begin(params(), commit(&[by], &scope, ballot, by.node_id(), record), Verifier::default())
+}
+
+#[test]
+fn a_chain_that_is_begun_alone_goes_on_where_the_other_was() {
+    let all = identities(1, 3);
+    let mut old = chain(&all);
+    let record = super::fixture::empty(&old, 0, all[0].node_id());
+    let (scope, ballot) = (old.scope(), Ballot::of_round(1));
+    let signers: Vec<&Identity> = all.iter().collect();
+    old.append(commit(&signers, &scope, ballot, all[0].node_id(), record)).expect("it holds");
+    let alone = begun_alone(&all[1], &old, |_| {}).expect("it holds");
+    assert_eq!(alone.roster().nodes().collect::<Vec<_>>(), [all[1].node_id()]);
+    assert_eq!((alone.next_round(), alone.training_round(), alone.trained()), (1, 2, 0));
+    let again = begun_alone(&all[1], &alone, |_| {}).expect("it holds");
+    assert_eq!((again.next_round(), again.training_round()), (1, 2), "it had no round of its own");
+}
+
+#[test]
+fn a_chain_that_is_begun_alone_is_checked_like_any_other() {
+    let (all, stranger) = (identities(1, 3), identities(7, 1));
+    let begin = |lie: &dyn Fn(&mut Forced)| begun_alone(&all[0], &chain(&all), lie).map(drop);
+    assert_eq!(begin(&|c| c.member.node = stranger[0].node_id()), Err(Reject::Stranger));
+    assert_eq!(begin(&|c| c.model.len += 1), Err(Reject::WrongShape));
+    assert_eq!(begin(&|c| (c.round, c.trained) = (params().rounds + 1, params().rounds + 1)), Err(Reject::OverBound));
+    assert_eq!(begin(&|c| c.trained = c.round + 1), Err(Reject::OverBound));
+    assert_eq!(begin(&|c| c.round = u64::MAX), Err(Reject::OverBound));
+    assert_eq!(begin(&|c| c.member.name = "x".repeat(NAME_BYTES_MAX + 1)), Err(Reject::BadRosterChange));
+    assert_eq!(begin(&|c| c.member.part = Some(Part { index: 3, of: 2 })), Err(Reject::BadRosterChange));
+    assert_eq!(begin(&|_| ()), Ok(()));
+}
+
+#[test]
+fn a_chain_that_is_begun_alone_never_yields() {
+    let all = identities(1, 3);
+    let alone = begun_alone(&all[0], &chain(&all), |_| {}).expect("it holds");
+    let to = Hash::of(b"another");
+    let word = Signed::new(&all[1], &request_scope(params().run, to), Alive { yielding: alone.genesis() });
+    let ballot = Ballot::of_round(1);
+    let kind = Kind::Yield { to, alive: vec![word] };
+    let record = Record::plain(kind, ballot, all[0].node_id(), alone.head_hash(), alone.head().model);
+    assert_eq!(alone.check(&record), Err(Reject::WrongKind));
 }

@@ -116,7 +116,7 @@ impl Hall {
             at_rest: false,
         };
         self.ctx.peers.set_connected(node, true, self.ctx.now, 0);
-        self.ctx.peers.present(node, chain, presence);
+        self.ctx.peers.present(node, chain, presence, self.ctx.now, 0);
     }
 
     fn receive(&mut self, from: NodeId, id: Hash, word: Word) -> String {

@@ -97,6 +97,8 @@ pub enum Command {
     Leave,
     /// Go on with a run that stopped because training failed everywhere.
     Resume,
+    /// Go on alone, in another chain: the majority of the roster is gone for good.
+    DropRoster,
 }
 
 /// What a training produced.
@@ -176,6 +178,8 @@ pub enum Effect {
     Train {
         /// The round.
         round: u64,
+        /// The same, with the rounds of a chain that this one continues: what the schedule and the random streams go by.
+        training_round: u64,
         /// Hash of the record that the round starts from.
         parent: Hash,
         /// The model.

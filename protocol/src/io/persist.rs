@@ -7,6 +7,8 @@
 //!   ([`Persist::promises`]). It is written with the item, it only grows, and nothing deletes it.
 //! * A record is written behind its predecessor, or the write fails. It takes the votes and accepts of its round away.
 //! * A chain whose last record is a yield is not the node's any more; it is kept and found under `given_up`.
+//! * A record 0 makes its chain the node's, also where it had another: that one is kept aside. So is the one that a node is
+//!   moved away from ([`Persist::Switched`]); the one that it is moved to goes on where its records end, if there are any.
 
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +76,11 @@ pub enum Persist {
         /// The chain.
         chain: Hash,
     },
+    /// Its owner moves the node to another chain of its run; written while the node does not run.
+    Switched {
+        /// The other chain.
+        to: Hash,
+    },
     /// What this node promised in a chain is lost: it never votes there again.
     Forgotten {
         /// The chain.
@@ -95,7 +102,8 @@ impl Persist {
             Persist::Committed { chain, committed, .. } => {
                 let founding = match &committed.record.kind {
                     Kind::Genesis { founding, .. } => Some((founding.id(), Ballot::end_of_round(0))),
-                    _ => None,
+                    Kind::Forced(forced) => Some((forced.id(), Ballot::end_of_round(0))),
+                    Kind::Abort | Kind::Train | Kind::Empty | Kind::Closing | Kind::Yield { .. } => None,
                 };
                 let decided = (*chain, Ballot::end_of_round(committed.record.round));
                 founding.into_iter().chain([decided]).collect()
@@ -106,6 +114,7 @@ impl Persist {
             | Persist::Evidence(_)
             | Persist::SecondCommit(_)
             | Persist::LetGo { .. }
+            | Persist::Switched { .. }
             | Persist::Forgotten { .. }
             | Persist::Leaving
             | Persist::Left => Vec::new(),
@@ -135,6 +144,8 @@ pub struct Recovered {
     pub forgotten: Vec<Hash>,
     /// The chain that the node is in or follows, genesis first; empty if there is none.
     pub chain: Vec<Committed>,
+    /// The last models of chains that the node was moved away from: they stay on its disk.
+    pub kept_aside: Vec<Hash>,
     /// Chains that gave themselves up: genesis and yield of each.
     pub given_up: Vec<[Committed; 2]>,
     /// Foundings that the node is bound to, and those of which it has the proof that they came to nothing.

@@ -53,7 +53,7 @@ pub struct MemberView {
     pub part: Option<Part>,
     /// What it does, as far as this node knows.
     pub activity: Option<Activity>,
-    /// Whether it is connected.
+    /// Whether it is connected, and in no other chain.
     pub reachable: bool,
     /// Milliseconds since its connection was lost, or since it was heard over one, if that is long.
     pub silent_ms: Option<u64>,

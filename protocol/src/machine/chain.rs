@@ -12,7 +12,9 @@ use crate::io::{Event, LocalStats, Persist};
 use crate::message::{Body, Message};
 use crate::paxos::Start;
 use crate::paxos::message::Message as Paxos;
-use crate::record::{Alive, Committed, Contribution, Evidence, Lie, request_scope};
+use crate::record::{
+    Accept, Alive, Committed, Contribution, Evidence, Forced, Founding, Kind, Lie, Record, request_scope,
+};
 use crate::round::Round;
 use crate::sync::message::Message as Sync;
 use crate::sync::send_records;
@@ -50,6 +52,32 @@ impl Machine {
             self.note(self.ctx.me, added);
         }
         self.enter(in_chain, None, Start::Fresh);
+    }
+
+    /// The majority of the roster is gone for good, says this node's owner: the node begins a chain of its own behind its last
+    /// record whose model is here too, and leaves the old one on its disk. Others come to it at their owners' wish. Nothing
+    /// happens while a quorum is in sight, or where neither the last model nor the one before is here.
+    pub(super) fn go_on_alone(&mut self) {
+        let is_lost = !self.sees_quorum();
+        let Standing::Member(c, round) = &self.standing else { return };
+        let written = c.chain.records().iter().map(|c| &c.record).filter(|r| c.written.is_some_and(|w| r.round <= w));
+        let last = written.rev().take(2).find(|record| self.ctx.blobs.contains(&record.model.id));
+        let (Some(last), Some(member), true) = (last, c.chain.roster().get(self.ctx.me).cloned(), is_lost) else {
+            return;
+        };
+        let (run, me) = (self.ctx.params.run, self.ctx.me);
+        let (before, trained) = c.chain.progress_at(last.round);
+        let content =
+            Forced { chain: c.chain.genesis(), head: last.hash(), round: before, trained, model: last.model, member };
+        let (parent, model, ballot) = (content.head, content.model, Ballot::of_round(0));
+        let forced = Signed::new(&self.ctx.identity, &Founding::proposal_scope(run), content);
+        let scope = forced.scope(run);
+        let record = Record::plain(Kind::Forced(forced), ballot, me, parent, model);
+        let accept = Accept { ballot, coordinator: me, value: record.hash() };
+        let accepts = vec![Signed::new(&self.ctx.identity, &scope, accept)];
+        round.end(&mut self.ctx);
+        self.kept_aside.insert(model.id);
+        self.found(Committed { record, accepts }, Vec::new());
     }
 
     /// A chain was shown, proven and is alive: this node follows it from now on.
@@ -92,11 +120,11 @@ impl Machine {
     /// Takes the standing that the chain's last record gives this node, and begins the next round.
     fn enter(&mut self, mut c: InChain, contribution: Option<Signed<Contribution>>, start: Start) {
         let (genesis, round) = (c.chain.genesis(), c.chain.next_round());
-        self.ctx.peers.watch(c.chain.roster(), self.ctx.me, self.ctx.now, round);
+        self.ctx.peers.watch(Some(genesis), c.chain.roster(), self.ctx.me, self.ctx.now, round);
         if let Some(to) = c.chain.yielded_to() {
             // This chain gave itself up: it is remembered, and the node gathers anew.
             self.sightings.give_up(&c.chain);
-            self.ctx.peers.watch(&Default::default(), self.ctx.me, self.ctx.now, 0);
+            self.ctx.peers.watch(None, &Default::default(), self.ctx.me, self.ctx.now, 0);
             self.ctx.emit(Event::Yielded { from: genesis, to });
             self.standing = Standing::Gathering;
             return;
@@ -226,7 +254,8 @@ impl Machine {
     }
 
     fn needed_blobs(&self) -> std::collections::BTreeSet<Hash> {
-        let mut blobs = std::collections::BTreeSet::from([self.ctx.params.initial_model.id]);
+        let mut blobs = self.kept_aside.clone();
+        blobs.insert(self.ctx.params.initial_model.id);
         if let Some(c) = self.standing.in_chain() {
             // Should the disk lose the last record, this node is back at the one before.
             blobs.extend(c.chain.records().iter().rev().take(2).map(|c| c.record.model.id));
@@ -473,7 +502,7 @@ impl Machine {
             let genesis = c.chain.genesis();
             self.ctx.persist(Persist::LetGo { chain: genesis });
             self.ctx.emit(Event::LetGo { genesis });
-            self.ctx.peers.watch(&Default::default(), self.ctx.me, now, 0);
+            self.ctx.peers.watch(None, &Default::default(), self.ctx.me, now, 0);
             self.standing = Standing::Gathering;
         }
     }

@@ -84,7 +84,8 @@ impl Machine {
             return self.ctx.reject(from, Reject::OverBound);
         }
         let round = presence.round;
-        self.ctx.peers.present(from, chain, presence);
+        let here = self.next_round();
+        self.ctx.peers.present(from, chain, presence, self.ctx.now, here);
         if self.sightings.is_given_up(chain) {
             return self.sightings.show_yield(&mut self.ctx, from, chain);
         }

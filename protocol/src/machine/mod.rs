@@ -65,6 +65,8 @@ pub struct Machine {
     presences: Presences,
     /// Chains in which this node lost what it promised.
     forgotten: BTreeSet<Hash>,
+    /// The last models of chains that this node was moved away from, should its owner want to go back.
+    kept_aside: BTreeSet<Hash>,
     /// Whether somebody at this node wants it off the roster.
     wants_to_leave: bool,
     /// Whether it wants to go on with a run that it finds stopped when it starts.
@@ -91,6 +93,7 @@ impl Machine {
             sightings: Sightings::new(recovered.given_up, pinned),
             presences: Presences::default(),
             forgotten: recovered.forgotten.into_iter().collect(),
+            kept_aside: recovered.kept_aside.into_iter().collect(),
             wants_to_leave: recovered.leaving,
             resumes,
             pursued: None,
@@ -180,6 +183,7 @@ impl Machine {
                     round.wish_to_resume(&mut self.ctx, &c.chain);
                 }
             }
+            Input::Command(Command::DropRoster) => self.go_on_alone(),
             Input::Tick => {}
         }
         self.settle();

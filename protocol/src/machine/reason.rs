@@ -6,6 +6,7 @@ use super::chain::failures_of;
 use crate::base::bounds::FAILED_ROUNDS_MAX;
 use crate::base::ids::{NodeId, Time};
 use crate::base::reject::Reject;
+use crate::base::roster::Member;
 use crate::base::timing::{HUSH_MS, NAMED_MS};
 use crate::chain::Chain;
 use crate::io::State;
@@ -55,6 +56,15 @@ impl Machine {
 
     fn reason_to_gather(&self) -> Option<String> {
         let (here, needed) = (self.candidates().count(), self.ctx.params.min_nodes);
+        if let Some((genesis, forced)) = self.sightings.forced_in_sight()
+            && self.sightings.pinned() != Some(genesis)
+        {
+            let (name, chain) = (named(&forced.member), forced.chain.short());
+            return Some(format!(
+                "{name} goes on alone, with `paceline roster drop`, where round {} of chain {chain} left off: `paceline join --switch {genesis}` on this machine takes part in that",
+                forced.round
+            ));
+        }
         if let Some((genesis, here, quorum)) = self.sightings.quorum_in_sight(&self.ctx) {
             let genesis = genesis.short();
             return Some(format!(
@@ -128,7 +138,7 @@ impl Look<'_> {
 
     fn quorum_lost(&self) -> Option<String> {
         let (ctx, roster) = (&self.machine.ctx, self.chain.roster());
-        let is_here = |n: &NodeId| *n == ctx.me || ctx.peers.is_connected(*n) && (self.silent_ms)(*n) < HUSH_MS;
+        let is_here = |n: &NodeId| *n == ctx.me || ctx.peers.is_here(*n) && (self.silent_ms)(*n) < HUSH_MS;
         let (here, gone): (Vec<NodeId>, Vec<NodeId>) = roster.nodes().partition(is_here);
         let (here, members, quorum) = (here.len(), roster.len(), roster.quorum());
         if here >= quorum {
@@ -136,7 +146,9 @@ impl Look<'_> {
         }
         let names = list(gone.into_iter().map(|n| self.name(n)));
         let advice = if here == 1 { "see to this node's network, or start" } else { "start" };
-        Some(format!("only {here} of {members} members are reachable; {quorum} must be: {advice} {names}"))
+        Some(format!(
+            "only {here} of {members} members are reachable; {quorum} must be: {advice} {names}; if they are gone for good, `paceline roster drop` says how to go on without them"
+        ))
     }
 
     /// What the round waits for, once that takes long, and who was named.
@@ -220,8 +232,7 @@ impl Look<'_> {
     }
 
     fn name(&self, node: NodeId) -> String {
-        let name = self.chain.roster().get(node).map_or("", |m| &m.name);
-        if name.is_empty() { node.short() } else { name.to_owned() }
+        self.chain.roster().get(node).map_or_else(|| node.short(), named)
     }
 
     fn coordinator(&self) -> String {
@@ -250,6 +261,11 @@ impl Look<'_> {
             None => self.name(node),
         }
     }
+}
+
+/// What a member is called.
+fn named(member: &Member) -> String {
+    if member.name.is_empty() { member.node.short() } else { member.name.clone() }
 }
 
 /// Names with commas and an "and".

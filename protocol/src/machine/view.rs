@@ -66,7 +66,7 @@ impl Machine {
                 name: name.to_owned(),
                 part,
                 activity: is_known.then(|| self.activity_of(node)),
-                reachable: node == me || self.ctx.peers.is_connected(node),
+                reachable: node == me || self.ctx.peers.is_here(node),
                 silent_ms: peer.filter(|_| node != me).and_then(|p| match p.connected {
                     true => Some(silent_ms(node)).filter(|ms| *ms >= HUSH_MS),
                     false => Some(now.since_ms(p.since)),

@@ -94,6 +94,40 @@ pub enum AbortProof {
     Decided(Committed),
 }
 
+/// A member goes on alone with a run whose majority is gone for good: nobody else was asked, so whoever enters the chain
+/// that begins with this does so at its owner's wish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forced {
+    /// The chain that it leaves behind.
+    pub chain: Hash,
+    /// The last record that it has of that.
+    pub head: Hash,
+    /// The round of that record, with those of chains that were continued before.
+    pub round: u64,
+    /// Records with contributions up to there.
+    pub trained: u64,
+    /// The model after them.
+    pub model: BlobRef,
+    /// The member itself: the whole roster.
+    pub member: Member,
+}
+
+impl Statement for Forced {
+    const KIND: StatementKind = StatementKind::Forced;
+}
+
+impl Signed<Forced> {
+    /// What stands for the founding's id: a hash of signer and content.
+    pub fn id(&self) -> Hash {
+        Hash::of_parts("paceline forced", &[self.by().as_bytes(), &codec::encode(self.vouched())])
+    }
+
+    /// The scope of the accept that begins the chain.
+    pub fn scope(&self, run: RunId) -> Scope {
+        Scope { run, chain: self.id(), parent: self.vouched().head }
+    }
+}
+
 /// A member of a chain says, for a chain that would yield to it, that it lives. Its scope names its own chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alive {

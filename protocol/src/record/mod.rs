@@ -15,7 +15,7 @@ use crate::base::signed::Signed;
 
 pub use change::{Eviction, Evidence, Join, Leave, Lie, request_scope};
 pub use contribution::{Contribution, Evaluation, Failure, FinalEvaluation, Resume};
-pub use founding::{AbortProof, Alive, Bind, Founder, Founding, Refusal, founding_scope};
+pub use founding::{AbortProof, Alive, Bind, Forced, Founder, Founding, Refusal, founding_scope};
 pub use vote::{Accept, Proposal, Proposed, Vote};
 
 /// What a record is about.
@@ -43,6 +43,8 @@ pub enum Kind {
         /// A quorum of the other's newest roster says that it lives, by member.
         alive: Vec<Signed<Alive>>,
     },
+    /// Record 0 of a chain that one member of another began alone, because the majority of that is gone for good.
+    Forced(Signed<Forced>),
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             Kind::Empty => "empty",
             Kind::Closing => "closing",
             Kind::Yield { .. } => "yield",
+            Kind::Forced(_) => "forced",
         }
     }
 }
@@ -126,14 +129,24 @@ impl Record {
 
     /// The roster of the next round, given this round's.
     pub fn roster_after(&self, roster: &Roster) -> Roster {
-        if let Kind::Genesis { founding, .. } = &self.kind {
-            return founding.vouched().roster();
+        match &self.kind {
+            Kind::Genesis { founding, .. } => return founding.vouched().roster(),
+            Kind::Forced(forced) => return Roster::new(vec![forced.vouched().member.clone()]),
+            Kind::Abort | Kind::Train | Kind::Empty | Kind::Closing | Kind::Yield { .. } => {}
         }
         let mut next = roster.clone();
         self.left.iter().for_each(|l| next.remove(l.by()));
         self.evicted.iter().for_each(|e| next.remove(e.node()));
         self.joined.iter().for_each(|j| next.insert(j.member()));
         next
+    }
+
+    /// How a member began a chain alone, if this is such a record 0.
+    pub fn forced(&self) -> Option<&Forced> {
+        match &self.kind {
+            Kind::Forced(forced) => Some(forced.vouched()),
+            _ => None,
+        }
     }
 
     /// Whose training failed and why, as the record says.

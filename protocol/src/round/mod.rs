@@ -356,8 +356,8 @@ impl Round {
         }
         self.own = OwnPart::Training;
         let last_update = chain.last_contribution_of(ctx.me).map(|c| c.update.id);
-        let (parent, node_key) = (chain.head_hash(), member.key());
-        ctx.effect(Effect::Train { round, parent, model, node_key, last_update });
+        let (parent, node_key, training_round) = (chain.head_hash(), member.key(), chain.training_round());
+        ctx.effect(Effect::Train { round, training_round, parent, model, node_key, last_update });
     }
 
     /// The trainer has ended.
@@ -759,7 +759,7 @@ impl Round {
                     }
                 }
                 Kind::Closing => record.evaluations = collection.evaluations(),
-                Kind::Genesis { .. } | Kind::Abort | Kind::Yield { .. } => {}
+                Kind::Genesis { .. } | Kind::Abort | Kind::Yield { .. } | Kind::Forced(_) => {}
             }
         }
         if let Some(pending) = pending {

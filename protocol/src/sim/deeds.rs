@@ -2,7 +2,6 @@
 
 use crate::base::ids::{Hash, Time};
 use crate::base::roster::Part;
-#[cfg(test)]
 use crate::io::Persist;
 use crate::io::{Command, Input};
 
@@ -241,6 +240,13 @@ impl Sim {
     /// Names the only chain that a node may enter. Before it starts.
     pub fn pin(&mut self, node: usize, genesis: Hash) {
         self.nodes[node].pinned = Some(genesis);
+    }
+
+    /// A node that does not run is moved to another chain of its run.
+    pub fn switch(&mut self, node: usize, genesis: Hash) {
+        let written = self.nodes[node].disk.write(Persist::Switched { to: genesis });
+        assert!(written.is_ok(), "it has no place to miss");
+        self.pin(node, genesis);
     }
 
     /// From now on messages are counted by their bytes, see [`Sim::sent`].

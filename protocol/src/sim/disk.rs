@@ -60,6 +60,10 @@ impl Disk {
                 self.chains.remove(&chain);
                 self.current = None;
             }
+            Persist::Switched { to } => {
+                self.current = Some(to).filter(|to| self.chains.contains_key(to));
+                self.contribution = None;
+            }
             Persist::Forgotten { chain } => {
                 self.forgotten.insert(chain);
             }
@@ -71,10 +75,14 @@ impl Disk {
 
     fn write_record(&mut self, chain: Hash, committed: Committed) -> Result<(), &'static str> {
         let round = committed.record.round;
-        if let Kind::Genesis { founding, .. } = &committed.record.kind {
-            self.bound = None;
-            self.ballots.remove(&(founding.id(), 0));
-            self.current = Some(chain);
+        match &committed.record.kind {
+            Kind::Genesis { founding, .. } => {
+                self.bound = None;
+                self.ballots.remove(&(founding.id(), 0));
+                self.current = Some(chain);
+            }
+            Kind::Forced(_) => self.current = Some(chain),
+            Kind::Abort | Kind::Train | Kind::Empty | Kind::Closing | Kind::Yield { .. } => {}
         }
         let records = self.chains.entry(chain).or_default();
         if round != records.len() as u64 {
@@ -108,7 +116,13 @@ impl Disk {
             }
             _ => None,
         });
+        let is_aside = |(chain, records): (&Hash, &Vec<Committed>)| {
+            let head = &records.last()?.record;
+            let is_kept = Some(*chain) != self.current && !matches!(head.kind, Kind::Yield { .. });
+            is_kept.then_some(head.model.id)
+        };
         Recovered {
+            kept_aside: self.chains.iter().filter_map(is_aside).collect(),
             promises: self.promises.iter().map(|(chain, ballot)| (*chain, *ballot)).collect(),
             forgotten: self.forgotten.iter().copied().collect(),
             chain: self.current.and_then(|c| self.chains.get(&c)).cloned().unwrap_or_default(),

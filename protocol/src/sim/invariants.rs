@@ -140,6 +140,11 @@ impl Invariants {
     pub(super) fn written(&mut self, node: NodeId, item: &Persist) {
         match item {
             Persist::Accepted { chain, proposal } => self.accept_written(node, *chain, proposal),
+            Persist::Committed { chain, committed: Committed { record, .. }, .. } => {
+                if matches!(&record.kind, Kind::Forced(forced) if forced.by() == node) {
+                    self.decide(*chain, record);
+                }
+            }
             Persist::LetGo { chain } => {
                 self.came_out.insert((node, *chain));
             }
@@ -221,7 +226,7 @@ impl Invariants {
             return self.violate(format!("one truth: round {round} of {chain:?} decided {value:?} and {before:?}"));
         }
         let (chain, before) = match &record.kind {
-            Kind::Genesis { .. } => (value, Roster::default()),
+            Kind::Genesis { .. } | Kind::Forced(_) => (value, Roster::default()),
             _ => (chain, self.deciders.get(&(chain, round)).cloned().unwrap_or_default()),
         };
         self.deciders.insert((chain, round + 1), record.roster_after(&before));
@@ -237,6 +242,10 @@ impl Invariants {
     pub(super) fn committed(&mut self, node: NodeId, chain: Hash, committed: &Committed) {
         let record = &committed.record;
         let (round, value) = (record.round, record.hash());
+        if matches!(&record.kind, Kind::Forced(forced) if forced.by() == node) {
+            // It is decided by being on its disk.
+            return;
+        }
         let liars = !self.hostile.is_empty();
         match self.decided.get(&(chain, round)) {
             Some(decision) if decision.value != value && !self.is_protected(chain, round) => {

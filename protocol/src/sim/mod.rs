@@ -25,6 +25,8 @@ mod world;
 #[cfg(test)]
 mod findings;
 #[cfg(test)]
+mod last_resort;
+#[cfg(test)]
 mod planted;
 #[cfg(test)]
 mod scenarios;

@@ -16,7 +16,7 @@ use crate::chain::Chain;
 use crate::context::Context;
 use crate::message::Message;
 use crate::peers::Peers;
-use crate::record::{Alive, Committed, Kind, Record, request_scope};
+use crate::record::{Alive, Committed, Forced, Kind, Record, request_scope};
 use crate::sync::Questions;
 use crate::sync::message::Message as Sync;
 
@@ -78,6 +78,11 @@ impl Sighting {
         if level == rounds.len() { Judgement::Proven } else { Judgement::Shown }
     }
 
+    /// Whether one member began it alone. It is not entered, and nothing gives way to it, but at its owner's wish.
+    fn is_forced(&self) -> bool {
+        self.chain.as_ref().is_some_and(|chain| chain.forced().is_some())
+    }
+
     /// Asks one of those who show it for the records that follow.
     fn ask(&mut self, ctx: &mut Context) {
         let from = self.chain.as_ref().map_or(0, Chain::next_round);
@@ -106,12 +111,8 @@ impl Sighting {
 /// Whether this node is on the roster of a chain that began with a founding which it was bound to, and remembers that. Whoever
 /// is in no chain and bound to nothing was then led to abort it, by one who bound itself and refused.
 pub(crate) fn is_founder(chain: &Chain, ctx: &Context) -> bool {
-    let founding = chain.records().first().and_then(|genesis| match &genesis.record.kind {
-        Kind::Genesis { founding, .. } => Some(founding.id()),
-        _ => None,
-    });
     let is_on = chain.yielded_to().is_none() && chain.roster().contains(ctx.me);
-    is_on && founding.is_some_and(|id| ctx.promise(id).is_some())
+    is_on && ctx.promise(chain.founding()).is_some()
 }
 
 /// A chain that gave itself up, by its genesis and its yield.
@@ -312,12 +313,22 @@ impl Sightings {
         Some((present.genesis, roster.nodes().filter(shows).count(), roster.quorum()))
     }
 
-    /// The chain to follow: alive, and never given up. One that is closed and that the ticket names need not live: nothing
+    /// The chain that is looked at, if one member began it alone.
+    pub(crate) fn forced_in_sight(&self) -> Option<(Hash, &Forced)> {
+        let present = self.present.as_ref()?;
+        Some((present.genesis, present.chain.as_ref()?.forced()?))
+    }
+
+    /// The chain to follow: alive, and never given up; one that a member began alone only if it is pinned. One that is closed and that the ticket names need not live: nothing
     /// more is decided in it. Nor need one that this node is a founder of: it may be what the others lack for a quorum.
     pub(crate) fn take_followed(&mut self, ctx: &Context) -> Option<Chain> {
         let pinned = self.pinned;
         let may_follow = |p: &mut Sighting| {
-            let is_over = pinned == Some(p.genesis) && p.chain.as_ref().is_some_and(Chain::is_closed);
+            let is_pinned = pinned == Some(p.genesis);
+            if !is_pinned && p.is_forced() {
+                return false;
+            }
+            let is_over = is_pinned && p.chain.as_ref().is_some_and(Chain::is_closed);
             let judgement = p.judge(&ctx.peers);
             let is_own = judgement == Judgement::Proven && p.chain.as_ref().is_some_and(|chain| is_founder(chain, ctx));
             is_over || is_own || judgement == Judgement::Alive
@@ -333,7 +344,8 @@ impl Sightings {
         let is_alive = present.judge(&ctx.peers) == Judgement::Alive;
         let chain = present.chain.as_ref().filter(|_| is_alive)?;
         let is_stronger = chain.next_round() > 1 || chain.genesis() < own.genesis();
-        if own.next_round() != 1 || !is_stronger {
+        let is_forced = own.forced().is_some() || chain.forced().is_some();
+        if own.next_round() != 1 || !is_stronger || is_forced {
             return None;
         }
         let roster = chain.roster();

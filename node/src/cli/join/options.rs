@@ -64,11 +64,15 @@ pub(in crate::cli) struct JoinOptions {
     #[arg(long)]
     #[serde(skip)]
     pub(super) resume: bool,
+    /// Move this node to another chain of its run, by its genesis, as `status` shows it: the old one is kept aside.
+    #[arg(long, value_name = "GENESIS", value_parser = genesis)]
+    #[serde(skip)]
+    pub(super) switch: Option<Hash>,
     /// End when stdin does: whoever started this node is gone.
     #[arg(long, hide = true)]
     #[serde(skip)]
     pub(super) until_stdin_ends: bool,
-    /// The chain that the ticket named, hex: this node enters no other.
+    /// The chain that the ticket or `--switch` named, hex: this node enters no other.
     #[arg(skip)]
     pub(super) chain: Option<String>,
 }
@@ -174,6 +178,10 @@ impl JoinOptions {
         let json = serde_json::to_vec_pretty(&remembered)?;
         Ok(home.write("options.json", &json)?)
     }
+}
+
+fn genesis(text: &str) -> Result<Hash, String> {
+    text.parse().map_err(|_| format!("`{text}` is no genesis: give the 64 hex digits that `paceline status` shows"))
 }
 
 fn part(text: &str) -> Result<Part, String> {

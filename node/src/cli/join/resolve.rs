@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::anyhow;
 use paceline_bootstrap::{Ticket, discover_runs, fetch_run_file};
 use paceline_protocol::Hash;
-use paceline_protocol::io::Recovered;
+use paceline_protocol::io::{Persist, Recovered};
+use paceline_protocol::record::Kind;
 use paceline_protocol::runfile::RunFile;
 
 use super::JoinOptions;
@@ -14,7 +15,7 @@ use crate::cli::error::CliError;
 use crate::cli::run_file::read_run_file;
 use crate::cli::target::find_home;
 use crate::inspect;
-use crate::store::Home;
+use crate::store::{Database, HistoryEntry, Home};
 
 /// How long a run file is looked for with a ticket.
 const FETCH_WAIT: Duration = Duration::from_secs(20);
@@ -112,18 +113,46 @@ async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
     }
 }
 
-/// The chain that a ticket named, now or at an earlier start; a home that is in another one is refused.
+/// The chain that this node enters alone: the one that a ticket or `--switch` named, now or at an earlier start. A home that
+/// is in another is refused where it is named now; since an earlier start its owner has had the node go on alone.
 pub(super) fn named_chain(options: &JoinOptions, home: &Home, recovered: &Recovered) -> Result<Option<Hash>, CliError> {
     let Some(named) = options.chain.as_deref().and_then(|text| text.parse::<Hash>().ok()) else { return Ok(None) };
     match recovered.chain.first().map(|genesis| genesis.record.hash()) {
-        Some(own) if own != named => {
-            let (dir, own, named) = (home.dir().display(), own.short(), named.short());
-            let error =
-                anyhow!("{dir} is in chain {own} of this run, the ticket is for chain {named}; give another --home");
+        Some(own) if own != named && options.target.is_some() => {
+            let dir = home.dir().display();
+            let error = anyhow!(
+                "{dir} is in chain {} of this run, the ticket is for chain {}; give another --home, or move this node there: paceline join --home {dir} --switch {named}",
+                own.short(),
+                named.short()
+            );
             Err(CliError::bad_input(error))
         }
-        _ => Ok(Some(named)),
+        own => Ok(own.or(Some(named))),
     }
+}
+
+/// Moves a home to another chain of its run; the one that it is in is kept aside.
+pub(super) fn switch(database: &Database, genesis: Hash, home: &Home) -> Result<(), CliError> {
+    let contents = database.contents()?;
+    if contents.current == Some(genesis) {
+        tracing::info!("this node is in chain {} already", genesis.short());
+        return Ok(());
+    }
+    let records = contents.chains.iter().find(|(chain, _)| *chain == genesis).map(|(_, records)| records);
+    let has_yielded = |records: &Vec<HistoryEntry>| {
+        records.last().is_some_and(|last| matches!(last.committed.record.kind, Kind::Yield { .. }))
+    };
+    if records.is_some_and(has_yielded) {
+        let dir = home.dir().display();
+        let error = anyhow!("{dir}: chain {} gave itself up for another, so nobody enters it again", genesis.short());
+        return Err(CliError::bad_input(error));
+    }
+    database.write(&[Persist::Switched { to: genesis }])?;
+    match contents.current {
+        Some(old) => tracing::info!("moves to chain {}; {} is kept aside", genesis.short(), old.short()),
+        None => tracing::info!("enters chain {} alone", genesis.short()),
+    }
+    Ok(())
 }
 
 /// Refuses a home that belongs to another run.

@@ -1,7 +1,8 @@
 use super::*;
 use crate::store::mark;
+use paceline_protocol::base::roster::Member;
 use paceline_protocol::base::signed::Scope;
-use paceline_protocol::record::{Accept, Founding, Lie, Proposed, Record, Refusal};
+use paceline_protocol::record::{Accept, Forced, Founding, Lie, Proposed, Record, Refusal};
 use paceline_protocol::{BlobRef, Identity, NodeId};
 use redb::StorageBackend;
 use std::sync::{Arc, Mutex};
@@ -162,6 +163,36 @@ fn a_chain_that_gave_itself_up_is_remembered_as_that() {
     database.write(&[committed_in(RUN, genesis())]).expect("room");
     let recovered = database.recover(vec![]).expect("reads");
     assert_eq!((recovered.chain.len(), recovered.given_up.len()), (1, 1));
+}
+
+#[test]
+fn a_chain_that_the_node_was_moved_away_from_is_kept_and_goes_on_where_it_ended() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let database = open(&dir);
+    database.write(&chain_to(2)).expect("room");
+    database.write(&[Persist::Switched { to: RUN }]).expect("room");
+    let recovered = database.recover(vec![]).expect("reads");
+    assert_eq!((recovered.chain, recovered.kept_aside), (vec![], vec![record(2).model.id]));
+    database.write(&[committed_in(RUN, genesis())]).expect("room");
+    database.write(&[Persist::Switched { to: CHAIN }]).expect("room");
+    assert_eq!(database.recover(vec![]).expect("reads").chain.len(), 3);
+    database.write(&[committed(3)]).expect("it grows where it ended");
+    assert_eq!(database.history().expect("reads").len(), 4);
+}
+
+#[test]
+fn a_chain_that_is_begun_alone_is_the_node_s_from_then_on() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let database = open(&dir);
+    database.write(&chain_to(2)).expect("room");
+    let member = Member { node: me().node_id(), name: String::new(), part: None };
+    let content = Forced { chain: CHAIN, head: record(2).hash(), round: 2, trained: 2, model: record(2).model, member };
+    let forced = Signed::new(&me(), &Founding::proposal_scope(RUN), content);
+    let id = forced.id();
+    database.write(&[committed_in(RUN, Record { kind: Kind::Forced(forced), ..record(0) })]).expect("room");
+    let recovered = database.recover(vec![]).expect("reads");
+    assert_eq!((recovered.chain.len(), recovered.kept_aside), (1, vec![record(2).model.id]));
+    assert!(recovered.promises.contains(&(id, Ballot::end_of_round(0))), "{:?}", recovered.promises);
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! Where a majority of the roster is gone for good: one member goes on alone, and others come to it at their owners' wish.
+
+use super::scenarios::{must, reach, start};
+use super::{Sim, SimOptions};
+use crate::base::ids::Hash;
+use crate::io::{Command, Event, State};
+
+const MINUTE_MS: u64 = 60_000;
+
+fn genesis(sim: &Sim, node: usize) -> Option<Hash> {
+    sim.chain(node).map(|c| c.genesis())
+}
+
+/// Lets time pass.
+fn pass(sim: &mut Sim, ms: u64) {
+    sim.run_until(ms, |_| false);
+    if let Some(violation) = sim.violation() {
+        panic!("{violation}\n{}", sim.describe());
+    }
+}
+
+/// `node` goes on alone, in the chain that is returned.
+fn drop_roster(sim: &mut Sim, node: usize, seed: u64) -> Hash {
+    let before = genesis(sim, node);
+    sim.command(node, Command::DropRoster);
+    must(sim, MINUTE_MS, seed, "a chain of its own", |s| genesis(s, node) != before);
+    genesis(sim, node).expect("it is in one")
+}
+
+/// A node's owner stops it and moves it to another chain.
+fn switch(sim: &mut Sim, node: usize, genesis: Hash) {
+    if sim.machine(node).is_some() {
+        sim.crash(node);
+    }
+    sim.switch(node, genesis);
+    sim.start(node);
+}
+
+/// Four nodes and a newcomer that is not started; the last two members are gone for good in round 3 or later, with the
+/// second of those who stay on the record of the first.
+fn bereft(rounds: u64, seed: u64) -> Sim {
+    let mut sim = Sim::new(SimOptions { min_nodes: 4, ..SimOptions::calm(5, rounds, seed) });
+    (0..4).for_each(|n| sim.start(n));
+    must(&mut sim, 2 * MINUTE_MS, seed, "round 3", |s| (0..4).all(|n| s.round(n) >= 3));
+    sim.crash(2);
+    sim.crash(3);
+    let head = sim.head(0);
+    pass(&mut sim, MINUTE_MS);
+    assert!(sim.round(0) <= 4 && sim.head(1) == sim.head(0), "seed {seed}: {:?} {head:?}", sim.describe());
+    sim
+}
+
+#[test]
+fn those_who_are_left_of_a_run_finish_it_behind_its_last_record() {
+    for seed in 0..6 {
+        let mut sim = bereft(8, seed);
+        let (old, trained) = (sim.chain(0).cloned().expect("it is in one"), sim.trained(0));
+        let alone = drop_roster(&mut sim, 0, seed);
+        let chain = sim.chain(0).expect("it is in one");
+        let forced = chain.forced().expect("its record says so");
+        assert_eq!((forced.chain, forced.head), (old.genesis(), old.head_hash()), "seed {seed}");
+        assert_eq!((chain.head().model, chain.trained()), (old.head().model, trained), "seed {seed}");
+        assert_eq!(genesis(&sim, 1), Some(old.genesis()), "seed {seed}: nobody else is taken along");
+        switch(&mut sim, 1, alone);
+        sim.pin(4, alone);
+        sim.start(4);
+        must(&mut sim, 2 * MINUTE_MS, seed, "three members", |s| {
+            [0, 1, 4].iter().all(|n| s.state(*n) == Some(State::Member) || s.chain(*n).is_some_and(|c| c.is_closed()))
+        });
+        must(&mut sim, 4 * MINUTE_MS, seed, "the end", |s| {
+            [0, 1, 4].iter().all(|n| s.chain(*n).is_some_and(|c| c.is_closed()))
+        });
+        assert!([0, 1, 4].iter().all(|n| sim.trained(*n) == 8 && genesis(&sim, *n) == Some(alone)), "seed {seed}");
+    }
+}
+
+#[test]
+fn nobody_enters_a_chain_that_was_begun_alone_unasked() {
+    for seed in 0..4 {
+        let mut sim = bereft(400, seed);
+        drop_roster(&mut sim, 0, seed);
+        sim.start(4);
+        pass(&mut sim, 2 * MINUTE_MS);
+        assert_eq!(sim.state(4), Some(State::Gathering), "seed {seed}: {}", sim.describe());
+        let reason = sim.reason(4).unwrap_or_default();
+        assert!(reason.contains("--switch"), "seed {seed}: {reason}");
+        assert_eq!(sim.state(1), Some(State::Member), "seed {seed}");
+        assert_ne!(genesis(&sim, 1), genesis(&sim, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn nobody_goes_on_alone_while_a_quorum_is_in_sight() {
+    let mut sim = start(SimOptions::calm(4, 400, 1));
+    reach(&mut sim, 0, 2, 1);
+    let before = genesis(&sim, 0);
+    sim.crash(3);
+    sim.command(0, Command::DropRoster);
+    pass(&mut sim, 5_000);
+    assert_eq!(genesis(&sim, 0), before);
+    let rounds = sim.round(0);
+    reach(&mut sim, 0, rounds + 2, 1);
+}
+
+#[test]
+fn who_is_killed_as_it_goes_on_alone_is_in_one_chain_or_the_other() {
+    for seed in 0..12 {
+        let mut sim = bereft(400, seed);
+        let old = genesis(&sim, 0);
+        sim.command(0, Command::DropRoster);
+        // Its write takes as long as it takes: some have it on disk by then.
+        sim.run_until(seed, |_| false);
+        sim.crash(0);
+        sim.start(0);
+        let is_alone = genesis(&sim, 0) != old;
+        assert_eq!(sim.chain(0).is_some_and(|c| c.forced().is_some()), is_alone, "seed {seed}");
+        if !is_alone {
+            pass(&mut sim, 10_000);
+            drop_roster(&mut sim, 0, seed);
+        }
+        let rounds = sim.round(0);
+        reach(&mut sim, 0, rounds + 2, seed);
+    }
+}
+
+#[test]
+fn a_majority_that_comes_back_takes_who_went_on_alone_off_and_in_again() {
+    for seed in 0..4 {
+        let mut sim = start(SimOptions::calm(3, 4_000, seed));
+        reach(&mut sim, 0, 2, seed);
+        sim.partition(&[1, 0, 0]);
+        pass(&mut sim, MINUTE_MS);
+        let old = genesis(&sim, 1).expect("it is in one");
+        let alone = drop_roster(&mut sim, 0, seed);
+        sim.heal();
+        // Connected, and yet no member of theirs any more: they don't wait for it, and take it off.
+        must(&mut sim, 3 * MINUTE_MS, seed, "an eviction", |s| s.chain(1).is_some_and(|c| c.roster().len() == 2));
+        assert_eq!((genesis(&sim, 0), genesis(&sim, 1)), (Some(alone), Some(old)), "seed {seed}");
+        assert!(sim.events(1).iter().any(|e| matches!(e, Event::Fork { genesis } if *genesis == alone)), "seed {seed}");
+        // Its old chain was kept: it goes on there where its records end, under the promises that it gave.
+        switch(&mut sim, 0, old);
+        must(&mut sim, 3 * MINUTE_MS, seed, "the return", |s| {
+            s.state(0) == Some(State::Member) && s.chain(1).is_some_and(|c| c.roster().len() == 3)
+        });
+        assert_eq!(genesis(&sim, 0), Some(old), "seed {seed}");
+        let rounds = sim.round(0);
+        reach(&mut sim, 0, rounds + 3, seed);
+    }
+}
