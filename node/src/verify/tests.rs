@@ -279,3 +279,33 @@ fn an_update_of_another_length_is_its_makers() {
     let [(round, culprit, what)] = &bench.findings()[..] else { panic!("{:?}", bench.findings()) };
     assert_eq!((*round, culprit, what.as_str()), (Some(1), &bench.id(2), "the contribution: wrong shape"));
 }
+
+#[test]
+fn a_chain_that_was_begun_alone_goes_on_where_the_one_kept_beside_it_ends() {
+    for lies in [false, true] {
+        let mut bench = Bench::new();
+        bench.round();
+        let me = bench.all[0].clone();
+        let member = bench.chain.roster().get(me.node_id()).cloned().expect("it is a member");
+        let model = if lies { bench.chain.params().initial_model } else { bench.chain.head().model };
+        let (run, chain, head) = (bench.chain.params().run, bench.chain.genesis(), bench.chain.head_hash());
+        let content = Forced { chain, head, round: 1, trained: 1, model, member };
+        let forced = Signed::new(&me, &Founding::proposal_scope(run), content);
+        let (scope, ballot) = (forced.scope(run), Ballot { round: 0, attempt: 0 });
+        let record = Record::plain(Kind::Forced(forced), ballot, me.node_id(), head, model);
+        let committed = commit(std::slice::from_ref(&me), &scope, ballot, record);
+        bench.chain =
+            Chain::begin(bench.chain.params().clone(), committed.clone(), Verifier::default()).expect("it holds");
+        bench.write(committed);
+        let found = bench.verify();
+        assert!(found.notes.iter().any(|note| note.contains("began this chain alone")), "{:?}", found.notes);
+        match (lies, &bench.findings()[..]) {
+            (false, found) => assert_eq!(found, []),
+            (true, [(round, culprit, what)]) => {
+                assert_eq!((*round, culprit), (Some(0), &bench.id(0)));
+                assert!(what.contains("which its old chain, kept here, does not have"), "{what}");
+            }
+            (true, found) => panic!("{found:?}"),
+        }
+    }
+}
