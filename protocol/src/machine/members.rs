@@ -188,10 +188,12 @@ impl Machine {
 
     /// Says that this node wants to go, and asks by that who holds the record without it.
     fn ask_to_leave(&mut self) {
-        if !self.wants_to_leave {
+        let (Standing::Member(c, _) | Standing::Following(c)) = &self.standing else { return };
+        // A member without a vote is worse than none: the others would need as many without it.
+        let is_void = c.has_forgotten && c.chain.roster().contains(self.ctx.me);
+        if !self.wants_to_leave && !is_void {
             return;
         }
-        let (Standing::Member(c, _) | Standing::Following(c)) = &self.standing else { return };
         let (genesis, roster, round) = (c.chain.genesis(), c.chain.roster().clone(), c.chain.next_round());
         let scope = request_scope(self.ctx.params.run, genesis);
         let leave = Signed::new(&self.ctx.identity, &scope, Leave { round });

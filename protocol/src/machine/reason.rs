@@ -89,9 +89,9 @@ impl Machine {
         let lacks_model = self.chain().is_some_and(|c| !self.ctx.blobs.contains(&c.head().model.id));
         match refused {
             _ if has_forgotten => {
-                "this node is on the roster, but what it voted is not on its disk any more (it was lost, its \
-                                   home is a copy from earlier, or has a twin that runs), so it must not vote \
-                                   again; stop it, move its home away, and join under a new identity"
+                "what this node voted is not on its disk any more (it was lost, its home is a copy from earlier, or \
+                 has a twin that runs), so it must not vote again, and asks to come off the roster; stop it, move its \
+                 home away, and join under a new identity"
                     .to_owned()
             }
             _ if !self.sees_quorum() => {

@@ -114,6 +114,23 @@ fn who_comes_back_with_a_copy_of_its_home_from_earlier_sees_so_and_never_votes_a
     }
 }
 
+/// It counted for the quorum and gave no vote: of three that were left, any one more that stopped would have ended the run.
+#[test]
+fn who_must_not_vote_again_comes_off_the_roster() {
+    for seed in 0..4 {
+        let mut sim = start(SimOptions::calm(4, 400, seed));
+        reach(&mut sim, 0, 3, seed);
+        sim.lose_home(3);
+        let members = |s: &Sim| s.chain(0).map_or(0, |c| c.roster().len());
+        must(&mut sim, MINUTE_MS, seed, "a roster without it", |s| members(s) == 3);
+        pass(&mut sim, MINUTE_MS);
+        assert_eq!((members(&sim), sim.state(3)), (3, Some(State::Joining)), "seed {seed}: {}", sim.describe());
+        sim.crash(2);
+        let round = sim.round(0);
+        reach(&mut sim, 0, round + 2, seed);
+    }
+}
+
 #[test]
 fn a_full_disk_stops_its_node_alone_and_only_while_it_is_full() {
     for seed in 0..4 {
