@@ -26,7 +26,7 @@ pub(super) enum Command {
 pub(super) struct Drop {
     #[command(flatten)]
     target: Target,
-    /// Do it: nobody can take it back.
+    /// Do it; the others are not asked.
     #[arg(long)]
     force: bool,
 }

@@ -446,7 +446,7 @@ impl Database {
                     given_up.push([first.clone(), yielded.clone()]);
                 }
                 _ if Some(genesis) == current => chain = records,
-                _ => kept_aside.extend(records.last().map(|head| head.record.model.id)),
+                _ => kept_aside.extend(records.last().map(|head| (genesis, head.record.model.id))),
             }
         }
         let contribution = match self.meta("contribution")? {

@@ -144,8 +144,8 @@ pub struct Recovered {
     pub forgotten: Vec<Hash>,
     /// The chain that the node is in or follows, genesis first; empty if there is none.
     pub chain: Vec<Committed>,
-    /// The last models of chains that the node was moved away from: they stay on its disk.
-    pub kept_aside: Vec<Hash>,
+    /// Chains that the node was moved away from, each with its last model: these stay on its disk.
+    pub kept_aside: Vec<(Hash, Hash)>,
     /// Chains that gave themselves up: genesis and yield of each.
     pub given_up: Vec<[Committed; 2]>,
     /// Foundings that the node is bound to, and those of which it has the proof that they came to nothing.

@@ -67,8 +67,8 @@ impl Machine {
         };
         let (run, me) = (self.ctx.params.run, self.ctx.me);
         let (before, trained) = c.chain.progress_at(last.round);
-        let content =
-            Forced { chain: c.chain.genesis(), head: last.hash(), round: before, trained, model: last.model, member };
+        let old = c.chain.genesis();
+        let content = Forced { chain: old, head: last.hash(), round: before, trained, model: last.model, member };
         let (parent, model, ballot) = (content.head, content.model, Ballot::of_round(0));
         let forced = Signed::new(&self.ctx.identity, &Founding::proposal_scope(run), content);
         let scope = forced.scope(run);
@@ -76,7 +76,7 @@ impl Machine {
         let accept = Accept { ballot, coordinator: me, value: record.hash() };
         let accepts = vec![Signed::new(&self.ctx.identity, &scope, accept)];
         round.end(&mut self.ctx);
-        self.kept_aside.insert(model.id);
+        self.sightings.keep_aside(old, model.id);
         self.found(Committed { record, accepts }, Vec::new());
     }
 
@@ -254,8 +254,8 @@ impl Machine {
     }
 
     fn needed_blobs(&self) -> std::collections::BTreeSet<Hash> {
-        let mut blobs = self.kept_aside.clone();
-        blobs.insert(self.ctx.params.initial_model.id);
+        let mut blobs = std::collections::BTreeSet::from([self.ctx.params.initial_model.id]);
+        blobs.extend(self.sightings.models_aside());
         if let Some(c) = self.standing.in_chain() {
             // Should the disk lose the last record, this node is back at the one before.
             blobs.extend(c.chain.records().iter().rev().take(2).map(|c| c.record.model.id));

@@ -65,8 +65,6 @@ pub struct Machine {
     presences: Presences,
     /// Chains in which this node lost what it promised.
     forgotten: BTreeSet<Hash>,
-    /// The last models of chains that this node was moved away from, should its owner want to go back.
-    kept_aside: BTreeSet<Hash>,
     /// Whether somebody at this node wants it off the roster.
     wants_to_leave: bool,
     /// Whether it wants to go on with a run that it finds stopped when it starts.
@@ -90,10 +88,9 @@ impl Machine {
             ctx,
             standing: Standing::Gathering,
             foundings,
-            sightings: Sightings::new(recovered.given_up, pinned),
+            sightings: Sightings::new(recovered.given_up, recovered.kept_aside, pinned),
             presences: Presences::default(),
             forgotten: recovered.forgotten.into_iter().collect(),
-            kept_aside: recovered.kept_aside.into_iter().collect(),
             wants_to_leave: recovered.leaving,
             resumes,
             pursued: None,

@@ -56,9 +56,7 @@ impl Machine {
 
     fn reason_to_gather(&self) -> Option<String> {
         let (here, needed) = (self.candidates().count(), self.ctx.params.min_nodes);
-        if let Some((genesis, forced)) = self.sightings.forced_in_sight()
-            && self.sightings.pinned() != Some(genesis)
-        {
+        if let Some((genesis, forced)) = self.sightings.forced_in_sight(&self.ctx) {
             let (name, chain) = (named(&forced.member), forced.chain.short());
             return Some(format!(
                 "{name} goes on alone, with `paceline roster drop`, where round {} of chain {chain} left off: `paceline join --switch {genesis}` on this machine takes part in that",

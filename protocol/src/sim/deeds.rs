@@ -249,6 +249,12 @@ impl Sim {
         self.pin(node, genesis);
     }
 
+    /// A node that does not run forgets which chain it may enter, as when it is started with a run file.
+    #[cfg(test)]
+    pub(super) fn unpin(&mut self, node: usize) {
+        self.nodes[node].pinned = None;
+    }
+
     /// From now on messages are counted by their bytes, see [`Sim::sent`].
     pub fn weigh(&mut self) {
         self.weighs = true;

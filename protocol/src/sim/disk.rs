@@ -119,7 +119,7 @@ impl Disk {
         let is_aside = |(chain, records): (&Hash, &Vec<Committed>)| {
             let head = &records.last()?.record;
             let is_kept = Some(*chain) != self.current && !matches!(head.kind, Kind::Yield { .. });
-            is_kept.then_some(head.model.id)
+            is_kept.then_some((*chain, head.model.id))
         };
         Recovered {
             kept_aside: self.chains.iter().filter_map(is_aside).collect(),

@@ -147,3 +147,45 @@ fn a_majority_that_comes_back_takes_who_went_on_alone_off_and_in_again() {
         reach(&mut sim, 0, rounds + 3, seed);
     }
 }
+
+/// One key suffices to begin a chain alone, so what it shows must stand in nobody's way.
+#[test]
+fn a_chain_that_was_begun_alone_hides_no_other_and_keeps_nobody_from_founding() {
+    for seed in 0..4 {
+        let mut sim = Sim::new(SimOptions { min_nodes: 3, ..SimOptions::calm(7, 4_000, seed) });
+        (0..3).for_each(|n| sim.start(n));
+        reach(&mut sim, 0, 2, seed);
+        // Node 0 hears nobody, goes on alone, and is all that the newcomer 3 hears of at first.
+        sim.partition(&[1, 0, 0, 1, 2, 2, 2]);
+        pass(&mut sim, 20_000);
+        let old = genesis(&sim, 1).expect("it is in one");
+        drop_roster(&mut sim, 0, seed);
+        sim.start(3);
+        pass(&mut sim, 20_000);
+        assert_eq!(sim.state(3), Some(State::Gathering), "seed {seed}");
+        sim.partition(&[1, 1, 1, 1, 2, 2, 2]);
+        must(&mut sim, MINUTE_MS, seed, "the chain that lives", |s| genesis(s, 3) == Some(old));
+        // Three that hear of nothing but a chain begun alone found one of their own.
+        sim.partition(&[1, 0, 0, 0, 1, 1, 1]);
+        (4..7).for_each(|n| sim.start(n));
+        must(&mut sim, MINUTE_MS, seed, "a founding", |s| (4..7).all(|n| s.round(n) >= 1));
+    }
+}
+
+#[test]
+fn who_was_moved_away_from_a_chain_is_led_back_by_its_owner_alone() {
+    for seed in 0..4 {
+        let mut sim = start(SimOptions::calm(3, 4_000, seed));
+        reach(&mut sim, 2, 3, seed);
+        let old = genesis(&sim, 2).expect("it is in one");
+        let round = sim.round(2);
+        sim.crash(2);
+        sim.switch(2, Hash::of(b"a chain that nobody is in"));
+        sim.unpin(2);
+        sim.start(2);
+        pass(&mut sim, 20_000);
+        assert_eq!(sim.state(2), Some(State::Gathering), "seed {seed}: {}", sim.describe());
+        switch(&mut sim, 2, old);
+        must(&mut sim, MINUTE_MS, seed, "the return", |s| genesis(s, 2) == Some(old) && s.round(2) > round);
+    }
+}

@@ -78,9 +78,9 @@ impl Sighting {
         if level == rounds.len() { Judgement::Proven } else { Judgement::Shown }
     }
 
-    /// Whether one member began it alone. It is not entered, and nothing gives way to it, but at its owner's wish.
-    fn is_forced(&self) -> bool {
-        self.chain.as_ref().is_some_and(|chain| chain.forced().is_some())
+    /// How one member began it alone, if one did. Nobody enters it, and nothing gives way to it, but at its owner's wish.
+    fn forced(&self) -> Option<&Forced> {
+        self.chain.as_ref().and_then(Chain::forced)
     }
 
     /// Asks one of those who show it for the records that follow.
@@ -118,14 +118,24 @@ pub(crate) fn is_founder(chain: &Chain, ctx: &Context) -> bool {
 /// A chain that gave itself up, by its genesis and its yield.
 type GivenUp = [Committed; 2];
 
+/// A chain that is not looked at for a while.
+#[derive(Debug, Clone)]
+struct PassedOver {
+    until: Time,
+    /// How it began, if a member began it alone.
+    forced: Option<Forced>,
+}
+
 /// All that a node knows of chains that it is not in.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sightings {
     /// The chain that is being looked at: one at a time, so that nobody can fill the memory with chains.
     present: Option<Sighting>,
-    /// Chains that nobody could prove, and when they are looked at again.
-    passed_over: BTreeMap<Hash, Time>,
+    /// Chains that nobody could prove, or that a member began alone.
+    passed_over: BTreeMap<Hash, PassedOver>,
     given_up: BTreeMap<Hash, GivenUp>,
+    /// Chains that this node was moved away from, each with its last model: only its owner leads it back.
+    kept_aside: BTreeMap<Hash, Hash>,
     /// The only chain that this node may enter, if its ticket names one.
     pinned: Option<Hash>,
     /// Forks that were told of.
@@ -133,9 +143,20 @@ pub(crate) struct Sightings {
 }
 
 impl Sightings {
-    pub(crate) fn new(given_up: Vec<GivenUp>, pinned: Option<Hash>) -> Self {
+    pub(crate) fn new(given_up: Vec<GivenUp>, kept_aside: Vec<(Hash, Hash)>, pinned: Option<Hash>) -> Self {
         let given_up = given_up.into_iter().map(|pair| (pair[0].record.hash(), pair)).collect();
-        Self { given_up, pinned, ..Self::default() }
+        let kept_aside = kept_aside.into_iter().collect();
+        Self { given_up, kept_aside, pinned, ..Self::default() }
+    }
+
+    /// This node is in that chain no more, and keeps it with its last model.
+    pub(crate) fn keep_aside(&mut self, genesis: Hash, model: Hash) {
+        self.kept_aside.insert(genesis, model);
+    }
+
+    /// The last models of chains that this node was moved away from.
+    pub(crate) fn models_aside(&self) -> impl Iterator<Item = Hash> {
+        self.kept_aside.values().copied()
     }
 
     /// Other chains that connected peers show, and who shows them.
@@ -227,21 +248,24 @@ impl Sightings {
     pub(crate) fn look(&mut self, ctx: &mut Context, own: Option<Hash>) {
         let now = ctx.now;
         let shown = self.shown(ctx, own);
-        self.passed_over.retain(|_, until| now < *until);
-        if let Some(present) = &self.present {
+        self.passed_over.retain(|_, passed| now < passed.until);
+        let is_over = |present: &mut Sighting| {
             let judgement = present.judge(&ctx.peers);
             let is_stale = now.since_ms(present.progress_at) >= SIGHTING_MS && judgement < Judgement::Alive;
             let is_in_sight = present.proposed || shown.contains_key(&present.genesis);
-            if !is_in_sight || is_stale {
-                if self.passed_over.len() < PASSED_OVER_MAX {
-                    self.passed_over.insert(present.genesis, now.plus_ms(10 * SIGHTING_MS));
-                }
-                self.present = None;
-            }
+            let is_barred = present.forced().is_some() && self.pinned != Some(present.genesis);
+            !is_in_sight || is_stale || is_barred
+        };
+        if let Some(over) = self.present.take_if(is_over)
+            && self.passed_over.len() < PASSED_OVER_MAX
+        {
+            let passed = PassedOver { until: now.plus_ms(10 * SIGHTING_MS), forced: over.forced().cloned() };
+            self.passed_over.insert(over.genesis, passed);
         }
         if self.present.is_none() {
+            let is_named = |g: &Hash| self.pinned.is_none_or(|pinned| pinned == *g);
             let may_enter =
-                |g: &Hash| !self.passed_over.contains_key(g) && self.pinned.is_none_or(|pinned| pinned == *g);
+                |g: &Hash| !self.passed_over.contains_key(g) && !self.kept_aside.contains_key(g) && is_named(g);
             let best = shown
                 .iter()
                 .filter(|(g, _)| may_enter(g))
@@ -313,10 +337,10 @@ impl Sightings {
         Some((present.genesis, roster.nodes().filter(shows).count(), roster.quorum()))
     }
 
-    /// The chain that is looked at, if one member began it alone.
-    pub(crate) fn forced_in_sight(&self) -> Option<(Hash, &Forced)> {
-        let present = self.present.as_ref()?;
-        Some((present.genesis, present.chain.as_ref()?.forced()?))
+    /// A chain in sight that one member began alone, and that this node does not enter unasked.
+    pub(crate) fn forced_in_sight(&self, ctx: &Context) -> Option<(Hash, &Forced)> {
+        let shown = self.shown(ctx, None);
+        self.passed_over.iter().filter(|(g, _)| shown.contains_key(g)).find_map(|(g, p)| Some((*g, p.forced.as_ref()?)))
     }
 
     /// The chain to follow: alive, and never given up; one that a member began alone only if it is pinned. One that is closed and that the ticket names need not live: nothing
@@ -325,7 +349,7 @@ impl Sightings {
         let pinned = self.pinned;
         let may_follow = |p: &mut Sighting| {
             let is_pinned = pinned == Some(p.genesis);
-            if !is_pinned && p.is_forced() {
+            if !is_pinned && p.forced().is_some() {
                 return false;
             }
             let is_over = is_pinned && p.chain.as_ref().is_some_and(Chain::is_closed);

@@ -35,7 +35,7 @@ use crate::ui::console;
 
 use options::DeviceKind;
 pub(super) use options::JoinOptions;
-use resolve::{named_chain, resolve, same_run, switch};
+use resolve::{named_chain, resolve, restored, same_run, switch};
 
 /// How long another holder of the home's lock is waited for: long for a command that looks, short for a person.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -78,7 +78,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     if let Some(genesis) = options.switch {
         switch(&database, genesis, &home)?;
     }
-    let recovered = database.recover(blobs.whole())?;
+    let recovered = restored(&options, &database, blobs.whole(), &home)?;
     if recovered.left {
         return Err(anyhow!(LEFT).into());
     }

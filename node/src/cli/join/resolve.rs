@@ -113,10 +113,32 @@ async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
     }
 }
 
+fn named(options: &JoinOptions) -> Option<Hash> {
+    options.chain.as_deref()?.parse().ok()
+}
+
+/// What is on disk. A node in no chain whose ticket names one that it was moved away from goes on in that.
+pub(super) fn restored(
+    options: &JoinOptions,
+    database: &Database,
+    blobs: Vec<Hash>,
+    home: &Home,
+) -> Result<Recovered, CliError> {
+    let recovered = database.recover(blobs.clone())?;
+    let is_aside = |genesis: &Hash| recovered.kept_aside.iter().any(|(aside, _)| aside == genesis);
+    match named(options).filter(|named| recovered.chain.is_empty() && is_aside(named)) {
+        None => Ok(recovered),
+        Some(named) => {
+            switch(database, named, home)?;
+            Ok(database.recover(blobs)?)
+        }
+    }
+}
+
 /// The chain that this node enters alone: the one that a ticket or `--switch` named, now or at an earlier start. A home that
 /// is in another is refused where it is named now; since an earlier start its owner has had the node go on alone.
 pub(super) fn named_chain(options: &JoinOptions, home: &Home, recovered: &Recovered) -> Result<Option<Hash>, CliError> {
-    let Some(named) = options.chain.as_deref().and_then(|text| text.parse::<Hash>().ok()) else { return Ok(None) };
+    let Some(named) = named(options) else { return Ok(None) };
     match recovered.chain.first().map(|genesis| genesis.record.hash()) {
         Some(own) if own != named && options.target.is_some() => {
             let dir = home.dir().display();

@@ -172,7 +172,7 @@ fn a_chain_that_the_node_was_moved_away_from_is_kept_and_goes_on_where_it_ended(
     database.write(&chain_to(2)).expect("room");
     database.write(&[Persist::Switched { to: RUN }]).expect("room");
     let recovered = database.recover(vec![]).expect("reads");
-    assert_eq!((recovered.chain, recovered.kept_aside), (vec![], vec![record(2).model.id]));
+    assert_eq!((recovered.chain, recovered.kept_aside), (vec![], vec![(CHAIN, record(2).model.id)]));
     database.write(&[committed_in(RUN, genesis())]).expect("room");
     database.write(&[Persist::Switched { to: CHAIN }]).expect("room");
     assert_eq!(database.recover(vec![]).expect("reads").chain.len(), 3);
@@ -191,7 +191,7 @@ fn a_chain_that_is_begun_alone_is_the_node_s_from_then_on() {
     let id = forced.id();
     database.write(&[committed_in(RUN, Record { kind: Kind::Forced(forced), ..record(0) })]).expect("room");
     let recovered = database.recover(vec![]).expect("reads");
-    assert_eq!((recovered.chain.len(), recovered.kept_aside), (1, vec![record(2).model.id]));
+    assert_eq!((recovered.chain.len(), recovered.kept_aside), (1, vec![(CHAIN, record(2).model.id)]));
     assert!(recovered.promises.contains(&(id, Ballot::end_of_round(0))), "{:?}", recovered.promises);
 }
 
