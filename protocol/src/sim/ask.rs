@@ -156,17 +156,19 @@ impl Sim {
             .all(|state| matches!(state, State::Finished | State::Left))
     }
 
-    /// Whether a node is in a chain without a round that can't have a quorum any more: a founder that lied led so many others
-    /// to abort its founding, and they are in another chain since. Nothing is promised to it (docs/protocol.md, 2.2).
+    /// Whether a node is in a chain that decides nothing without one that lies, because so many other members are in another
+    /// chain: a founder that lied led them to abort the founding, or they let go of the chain, behind a wire that was cut,
+    /// while it took them in. Nothing is promised to it (docs/protocol.md, 2.2).
     pub fn is_left_behind(&self, node: usize) -> bool {
-        let Some(chain) = self.chain(node).filter(|c| c.next_round() == 1) else { return false };
+        let Some(chain) = self.chain(node) else { return false };
         let roster = chain.roster();
-        let lies = roster.nodes().any(|n| self.invariants.distrusts(n));
         let is_elsewhere = |n: &usize| {
             roster.contains(self.id(*n)) && self.chain(*n).is_some_and(|other| other.genesis() != chain.genesis())
         };
-        let elsewhere = (0..self.nodes.len()).filter(is_elsewhere).count();
-        lies && roster.len() - elsewhere < roster.quorum()
+        let elsewhere: Vec<NodeId> = (0..self.nodes.len()).filter(is_elsewhere).map(|n| self.id(n)).collect();
+        let honest = roster.nodes().filter(|n| !elsewhere.contains(n) && !self.invariants.distrusts(*n)).count();
+        let lies = roster.nodes().any(|n| self.invariants.distrusts(n));
+        lies && !elsewhere.is_empty() && honest < roster.quorum()
     }
 
     /// Whether, where a node that lies brought about a second truth, an honest one has shown it.
