@@ -147,7 +147,7 @@ impl Node {
             std::thread::sleep(POLL);
         }
         bail!(
-            "the node stays in its chain: a quorum came back, or it has neither the last model nor the one before ({})",
+            "the node stays in its chain: a quorum came back, or this node has neither the last model nor the one before ({})",
             self.status()?.reason.unwrap_or_else(|| "nothing is in the way now".to_owned())
         )
     }

@@ -93,13 +93,10 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn contents(&mut self, contents: &Contents) -> anyhow::Result<()> {
-        let mut current = None;
+        let mut chains = Vec::new();
         for (genesis, entries) in &contents.chains {
-            let chain = self.chain(*genesis, entries, contents.current == Some(*genesis))?;
+            chains.extend(self.chain(*genesis, entries, contents.current == Some(*genesis))?);
             self.promised(*genesis, entries, contents);
-            if contents.current == Some(*genesis) {
-                current = chain;
-            }
         }
         if let Some(wanted) = contents.current
             && !contents.chains.iter().any(|(genesis, _)| *genesis == wanted)
@@ -111,28 +108,28 @@ impl Check<'_> {
                 "the node is in this chain, and none of its records is here".to_owned(),
             );
         }
-        contents.ballots.iter().for_each(|ballot| self.ballot(ballot, current.as_ref(), contents));
-        if let Some(chain) = &current {
-            self.lies(chain, contents);
-            self.continued(chain, contents);
+        contents.ballots.iter().for_each(|ballot| self.ballot(ballot, &chains, contents));
+        self.lies(&chains, contents);
+        if let Some(chain) = chains.iter().find(|chain| contents.current == Some(chain.genesis())) {
+            self.continued(chain, &chains);
         }
         Ok(())
     }
 
     /// Whether a chain that a member began alone goes on where the one that it left ends, as far as that is here.
-    fn continued(&mut self, chain: &Chain, contents: &Contents) {
-        let Some(Forced { chain: old, head, round, model, member, .. }) = chain.forced() else { return };
+    fn continued(&mut self, chain: &Chain, chains: &[Chain]) {
+        let Some(Forced { chain: old, head, round, trained, model, member, .. }) = chain.forced() else { return };
         self.report.notes.push(format!(
             "{} ({}) began this chain alone, with `paceline roster drop`, behind round {round} of chain {}",
             member.name,
             member.node,
             old.short()
         ));
-        let Some((_, entries)) = contents.chains.iter().find(|(genesis, _)| genesis == old) else { return };
-        let mut records = entries.iter().map(|entry| &entry.committed.record);
-        if !records.any(|record| record.hash() == *head && record.model == *model) {
-            let what =
-                "it says that it continues a record, with a model, which its old chain, kept here, does not have";
+        let Some(left) = chains.iter().find(|c| c.genesis() == *old) else { return };
+        let record = left.records().iter().map(|c| &c.record).find(|record| record.hash() == *head);
+        let is_it = |r: &Record| r.model == *model && left.progress_at(r.round) == (*round, *trained);
+        if !record.is_some_and(is_it) {
+            let what = "what it says that it continues is not what its old chain, kept here, has: a record with another model, or in another place, or none";
             self.find(Some(chain.genesis()), Some(0), Some(member.node), what.to_owned());
         }
     }
@@ -320,9 +317,9 @@ impl Check<'_> {
     }
 
     /// A vote and an accepted proposal of a round that is not decided: this node's own, and within its promise.
-    fn ballot(&mut self, ballot: &RecoveredBallot, current: Option<&Chain>, contents: &Contents) {
+    fn ballot(&mut self, ballot: &RecoveredBallot, chains: &[Chain], contents: &Contents) {
         let RecoveredBallot { chain, round, vote, accepted } = ballot;
-        let scope = match current.filter(|c| c.genesis() == *chain && c.next_round() == *round) {
+        let scope = match chains.iter().find(|c| c.genesis() == *chain && c.next_round() == *round) {
             Some(current) => current.scope(),
             None if *round == 0 => founding_scope(self.params.run, *chain),
             None => return,
@@ -362,9 +359,13 @@ impl Check<'_> {
             .map(|reject| format!("the proposal that this node accepted: {reject}"))
     }
 
-    /// Lies that the node was shown, and second truths.
-    fn lies(&mut self, chain: &Chain, contents: &Contents) {
+    /// Lies that the node was shown, and second truths, each of its own chain.
+    fn lies(&mut self, chains: &[Chain], contents: &Contents) {
         for evidence in &contents.evidence {
+            // One of a chain that the node let go of can't be judged any more.
+            let Some(chain) = chains.iter().find(|c| [c.genesis(), c.founding()].contains(&evidence.chain)) else {
+                continue;
+            };
             match chain.liar(evidence) {
                 Ok(liar) => {
                     let name = self.names.get(&liar).cloned().unwrap_or_else(|| liar.short());
@@ -384,8 +385,10 @@ impl Check<'_> {
         }
         for second in &contents.second_commits {
             let round = second.record.round;
-            let own = usize::try_from(round).ok().and_then(|round| chain.records().get(round));
-            let accepted_own = |node: NodeId| own.is_some_and(|own| own.accepts.iter().any(|a| a.by() == node));
+            let place = |chain: &Chain| chain.records().get(usize::try_from(round).ok()?).cloned();
+            let follows = |own: &Committed| own.record.parent == second.record.parent;
+            let Some((chain, own)) = chains.iter().find_map(|c| Some((c, place(c).filter(follows)?))) else { continue };
+            let accepted_own = |node: NodeId| own.accepts.iter().any(|a| a.by() == node);
             let both: Vec<NodeId> = second.accepts.iter().map(|a| a.by()).filter(|node| accepted_own(*node)).collect();
             let what =
                 format!("this round has a second commit, {}: members accepted both", second.record.hash().short());

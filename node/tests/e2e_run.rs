@@ -201,7 +201,7 @@ fn newcomers_wait_for_the_run_that_their_ticket_is_for_and_found_no_other() {
     let waits = |c: &Cluster, n: usize| {
         let status = c.status(n)?;
         let reason = status["reason"].as_str()?;
-        (sees(c, n) == Some(3) && reason.contains("that the ticket names is not in sight")).then_some(())
+        (sees(c, n) == Some(3) && reason.contains("that this node was told to enter, is not in sight")).then_some(())
     };
     cluster.wait("all to wait", |c| (3..6).all(|n| waits(c, n).is_some()).then_some(()));
     std::thread::sleep(std::time::Duration::from_secs(8));

@@ -455,7 +455,7 @@ impl Driver {
 
     /// Addresses for the next start, in case nobody is found otherwise.
     fn save_peers(&mut self) {
-        let roster = self.machine.chain().map(|chain| chain.roster());
-        self.whereabouts.keep_peers(self.network.peers(), |node| roster.is_none_or(|roster| roster.contains(node)));
+        let (machine, has_chain) = (&self.machine, self.machine.chain().is_some());
+        self.whereabouts.keep_peers(self.network.peers(), |node| !has_chain || machine.is_of_interest(node));
     }
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use paceline_protocol::NodeId;
 use paceline_protocol::base::roster::{Member, Part, Roster};
-use paceline_protocol::io::{MemberView, View};
+use paceline_protocol::base::timing::LET_GO_MS;
+use paceline_protocol::io::{MemberView, State, View};
 use paceline_protocol::membership::message::Activity;
 use paceline_protocol::record::{Kind, Record};
 use paceline_protocol::runfile::RunFile;
@@ -51,6 +52,10 @@ pub struct Status {
     pub reason: Option<String>,
     /// Votes and accepts that a decision needs.
     pub quorum: usize,
+    /// Milliseconds since a quorum of the roster was last in sight; null while one is, in no chain, and where the node does
+    /// not run.
+    #[serde(default)]
+    pub quorum_lost_ms: Option<u64>,
     /// Hash of the chain's first record, hex; null before the founding.
     pub genesis: Option<String>,
     /// How this chain began, where a member began it alone with `roster drop`; null otherwise.
@@ -248,6 +253,7 @@ impl Status {
             state: view.state.name().to_owned(),
             reason: view.reason.clone(),
             quorum: view.quorum,
+            quorum_lost_ms: view.quorum_lost_ms,
             genesis: view.genesis.map(|g| g.to_string()),
             forced: ForcedChain::of(history),
             fork: view.forks.first().map(|f| f.to_string()),
@@ -296,18 +302,21 @@ impl Status {
 impl Status {
     /// Why this node can't go on alone, as far as its status tells.
     pub fn refuses_to_drop(&self) -> Option<String> {
-        use paceline_protocol::io::State;
-        let reachable = self.roster.iter().filter(|member| member.reachable).count();
-        if ![State::Member, State::Halted].iter().any(|state| state.name() == self.state) {
+        if ![State::Member, State::Halted, State::Leaving].iter().any(|state| state.name() == self.state) {
             return Some(format!("this node is {}: only a member of a chain can go on without the others", self.state));
         }
-        (reachable >= self.quorum).then(|| {
-            format!(
-                "{reachable} of {} members are reachable, and {} decide: the run goes on by itself, and members that stay away are taken off the roster",
-                self.roster.len(),
-                self.quorum
-            )
-        })
+        let (members, quorum) = (self.roster.len(), self.quorum);
+        match self.quorum_lost_ms {
+            None => Some(format!(
+                "{quorum} of {members} members decide, and as many are there: the run goes on by itself, and members that stay away are taken off the roster"
+            )),
+            Some(ms) if ms < LET_GO_MS => Some(format!(
+                "{quorum} of {members} members were there {} s ago, and may be back soon; try again when they have been away for {} s",
+                ms / 1_000,
+                LET_GO_MS / 1_000
+            )),
+            Some(_) => None,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use paceline_protocol::base::signed::Signed;
 use paceline_protocol::bounds::{ABORTED_FOUNDINGS_MAX, MESSAGE_BYTES_MAX};
 use paceline_protocol::codec::{self, CodecError};
-use paceline_protocol::io::{LocalStats, Persist, Recovered, RecoveredBallot, RecoveredFounding};
+use paceline_protocol::io::{KeptAside, LocalStats, Persist, Recovered, RecoveredBallot, RecoveredFounding};
 use paceline_protocol::record::{AbortProof, Bind, Committed, Contribution, Evidence, Founding, Kind, Proposal, Vote};
 use paceline_protocol::{Ballot, Hash, NodeId, RunId};
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError, WriteTransaction};
@@ -21,10 +21,10 @@ use super::files;
 use super::mark::{Mark, MarkError};
 
 /// Grows with every change of what is stored.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// `version`, `run`, `node` (whose promises these are), `store` (drawn when the file was made), `writes` (how many there were),
-/// `current` (the chain that the node is in or follows), `bound`, `contribution`, `leaving`, `left`.
+/// `current` (the chain that the node is in or follows), `switched` (the one that its owner moves it to), `bound`, `contribution`, `leaving`, `left`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// For each chain and founding the highest ballot voted or accepted in, or decided. Nothing deletes one.
 const PROMISES: TableDefinition<&[u8], (u64, u32)> = TableDefinition::new("promises");
@@ -359,7 +359,11 @@ impl Database {
     }
 
     fn current(&self) -> Result<Option<Hash>, StoreError> {
-        Ok(self.meta("current")?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))))
+        self.hash("current")
+    }
+
+    fn hash(&self, name: &str) -> Result<Option<Hash>, StoreError> {
+        Ok(self.meta(name)?.and_then(|v| Some(Hash::from_bytes(v.try_into().ok()?))))
     }
 
     /// The records of every chain, each from its genesis on.
@@ -438,6 +442,7 @@ impl Database {
     /// The disk fails, or the file is damaged.
     pub fn recover(&self, blobs: Vec<Hash>) -> Result<Recovered, StoreError> {
         let current = self.current()?;
+        let ballots = self.ballots()?;
         let (mut chain, mut given_up, mut kept_aside) = (Vec::new(), Vec::new(), Vec::new());
         for (genesis, entries) in self.chains()? {
             let records: Vec<Committed> = entries.into_iter().map(|entry| entry.committed).collect();
@@ -446,7 +451,7 @@ impl Database {
                     given_up.push([first.clone(), yielded.clone()]);
                 }
                 _ if Some(genesis) == current => chain = records,
-                _ => kept_aside.extend(records.last().map(|head| (genesis, head.record.model.id))),
+                _ => kept_aside.extend(KeptAside::of(&records, &ballots)),
             }
         }
         let contribution = match self.meta("contribution")? {
@@ -458,9 +463,10 @@ impl Database {
             forgotten: self.forgotten()?,
             chain,
             kept_aside,
+            switched: self.hash("switched")?,
             given_up,
             foundings: self.foundings()?,
-            ballots: self.ballots()?,
+            ballots,
             contribution,
             evidence: self.values::<Evidence>(EVIDENCE, "evidence")?,
             leaving: self.meta("leaving")?.is_some(),
@@ -475,6 +481,8 @@ impl Database {
 pub struct Contents {
     /// The chain that the node is in or follows.
     pub current: Option<Hash>,
+    /// Whether the node is bound to a founding that is not decided.
+    pub is_bound: bool,
     /// The records of every chain, each from its genesis on.
     pub chains: Vec<(Hash, Vec<HistoryEntry>)>,
     /// For each chain and founding the highest ballot that the node voted or accepted in, or saw decided.
@@ -495,6 +503,7 @@ impl Database {
     pub fn contents(&self) -> Result<Contents, StoreError> {
         Ok(Contents {
             current: self.current()?,
+            is_bound: self.meta("bound")?.is_some(),
             chains: self.chains()?,
             promises: self.promises()?,
             ballots: self.ballots()?,
@@ -632,10 +641,10 @@ fn write_item(tx: &WriteTransaction, item: &Persist) -> Result<(), WriteError> {
             let is_here = tx.open_table(RECORDS)?.get(&key(*to, 0)[..])?.is_some();
             let mut meta = tx.open_table(META)?;
             meta.remove("contribution")?;
-            match is_here {
-                true => meta.insert("current", &to.as_bytes()[..])?,
-                false => meta.remove("current")?,
-            };
+            meta.remove("leaving")?;
+            let [set, removed] = if is_here { ["current", "switched"] } else { ["switched", "current"] };
+            meta.insert(set, &to.as_bytes()[..])?;
+            meta.remove(removed)?;
             Ok(())
         }
         Persist::Forgotten { chain } => {
@@ -681,6 +690,9 @@ fn write_record(
     }
     let mut meta = tx.open_table(META)?;
     meta.remove("contribution")?;
+    if round == 0 {
+        meta.remove("switched")?;
+    }
     match &committed.record.kind {
         Kind::Genesis { founding, .. } => {
             meta.remove("bound")?;
@@ -688,6 +700,7 @@ fn write_record(
             forget_ballots(tx, founding.id(), 0)?;
         }
         Kind::Forced(_) => {
+            meta.remove("leaving")?;
             meta.insert("current", &chain.as_bytes()[..])?;
         }
         Kind::Yield { .. } => {

@@ -112,7 +112,7 @@ fn last_commit(c: &LastCommit) -> String {
 
 fn forced_chain(c: &ForcedChain) -> String {
     format!(
-        "this chain was begun by {} alone, with `paceline roster drop`, behind round {} of chain {}, whose majority was gone",
+        "this chain was begun by {} alone, with `paceline roster drop`: it goes on behind round {} with chain {}, whose majority was gone",
         name_or_id(&c.name, &c.by),
         c.round,
         short_hash(&c.chain)
@@ -121,12 +121,18 @@ fn forced_chain(c: &ForcedChain) -> String {
 
 /// What `roster drop` would do, for who has not said `--force`.
 pub(crate) fn drop_warning(s: &Status) -> String {
-    let gone =
-        s.roster.iter().filter(|member| !member.reachable).map(|member| name_or_id(&member.name, &member.node_id));
+    let others = || s.roster.iter().filter(|member| member.node_id != s.node_id);
+    let names = |here: bool| {
+        let names = others().filter(|member| member.reachable == here);
+        names.map(|member| name_or_id(&member.name, &member.node_id)).collect::<Vec<_>>().join(", ")
+    };
+    let there = match names(true) {
+        names if names.is_empty() => String::new(),
+        names => format!(" {names} would stay in the old chain until moved."),
+    };
     format!(
-        "this node would go on alone behind round {}, without {}; if they come back, there are two runs, and no command makes one of them. Start them if you can; if they are gone for good, repeat this with --force",
-        s.round.saturating_sub(1),
-        gone.collect::<Vec<_>>().join(", ")
+        "this node would go on alone, from its last model on, without {}.{there} If those that are away come back, there are two runs, and no command makes one of them. Start them if you can; if they are gone for good, repeat this with --force",
+        names(false)
     )
 }
 
@@ -141,7 +147,7 @@ pub(crate) fn dropped(s: &Status) -> String {
 
 fn another_chain(genesis: &str) -> String {
     format!(
-        "another chain of this run was seen: {genesis}; the two stay apart. To move a node there, stop it and start it once with: paceline join --switch {genesis}"
+        "another chain of this run was seen: {genesis}; the two stay apart. If you know that it is the right one, stop this node and start it once with: paceline join --switch {genesis}"
     )
 }
 
@@ -201,6 +207,9 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
         Event::FoundingAborted { .. } => "the founding came to nothing; looks for nodes again".to_owned(),
         Event::Founded { genesis, members } => {
             format!("the run begins with {members} nodes, chain {}", genesis.short())
+        }
+        Event::GoesOnAlone { genesis, round } => {
+            format!("goes on alone behind round {round}, in chain {genesis}")
         }
         Event::Elected { ballot } => format!("round {}: coordinates attempt {}", ballot.round, ballot.attempt),
         Event::CoordinatorSeen { ballot, coordinator } => {

@@ -289,7 +289,7 @@ fn a_chain_that_was_begun_alone_goes_on_where_the_one_kept_beside_it_ends() {
         let member = bench.chain.roster().get(me.node_id()).cloned().expect("it is a member");
         let model = if lies { bench.chain.params().initial_model } else { bench.chain.head().model };
         let (run, chain, head) = (bench.chain.params().run, bench.chain.genesis(), bench.chain.head_hash());
-        let content = Forced { chain, head, round: 1, trained: 1, model, member };
+        let content = Forced { chain, head, round: 1, trained: 1, model, member, nonce: head };
         let forced = Signed::new(&me, &Founding::proposal_scope(run), content);
         let (scope, ballot) = (forced.scope(run), Ballot { round: 0, attempt: 0 });
         let record = Record::plain(Kind::Forced(forced), ballot, me.node_id(), head, model);
@@ -303,7 +303,7 @@ fn a_chain_that_was_begun_alone_goes_on_where_the_one_kept_beside_it_ends() {
             (false, found) => assert_eq!(found, []),
             (true, [(round, culprit, what)]) => {
                 assert_eq!((*round, culprit), (Some(0), &bench.id(0)));
-                assert!(what.contains("which its old chain, kept here, does not have"), "{what}");
+                assert!(what.contains("not what its old chain, kept here, has"), "{what}");
             }
             (true, found) => panic!("{found:?}"),
         }

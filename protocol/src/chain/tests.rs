@@ -512,7 +512,8 @@ fn begun_alone(by: &Identity, chain: &Chain, lie: impl FnOnce(&mut Forced)) -> R
     let (round, trained) = chain.progress_at(chain.head().round);
     let member = member(by.node_id());
     let (head, model) = (chain.head_hash(), chain.head().model);
-    let mut content = Forced { chain: chain.genesis(), head, round, trained, model, member };
+    let nonce = Hash::of(b"drawn");
+    let mut content = Forced { chain: chain.genesis(), head, round, trained, model, member, nonce };
     lie(&mut content);
     let (parent, model) = (content.head, content.model);
     let forced = Signed::new(by, &Founding::proposal_scope(params().run), content);

@@ -25,6 +25,13 @@ pub enum Event {
         /// Nodes on the roster.
         members: usize,
     },
+    /// This node goes on without the others, in a chain of its own.
+    GoesOnAlone {
+        /// The genesis of that.
+        genesis: Hash,
+        /// The round behind which it goes on, with those of chains that were continued before.
+        round: u64,
+    },
     /// This node was elected.
     Elected {
         /// In which ballot.

@@ -14,7 +14,7 @@ use crate::message::Message;
 use crate::record::Evaluation;
 
 pub use event::Event;
-pub use persist::{LocalStats, Persist, PersistId, Recovered, RecoveredBallot, RecoveredFounding};
+pub use persist::{KeptAside, LocalStats, Persist, PersistId, Recovered, RecoveredBallot, RecoveredFounding};
 pub use view::{MemberView, State, View, ViewPhase};
 
 /// What the machine is told.

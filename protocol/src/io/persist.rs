@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::ids::{Ballot, Hash};
+use crate::base::roster::Roster;
 use crate::base::signed::Signed;
 use crate::record::{AbortProof, Bind, Committed, Contribution, Evidence, Founding, Kind, Proposal, Vote};
 
@@ -144,8 +145,10 @@ pub struct Recovered {
     pub forgotten: Vec<Hash>,
     /// The chain that the node is in or follows, genesis first; empty if there is none.
     pub chain: Vec<Committed>,
-    /// Chains that the node was moved away from, each with its last model: these stay on its disk.
-    pub kept_aside: Vec<(Hash, Hash)>,
+    /// Chains that the node was moved away from.
+    pub kept_aside: Vec<KeptAside>,
+    /// The chain that its owner moved it to, until it has entered it.
+    pub switched: Option<Hash>,
     /// Chains that gave themselves up: genesis and yield of each.
     pub given_up: Vec<[Committed; 2]>,
     /// Foundings that the node is bound to, and those of which it has the proof that they came to nothing.
@@ -162,6 +165,29 @@ pub struct Recovered {
     pub left: bool,
     /// The blobs that are complete on disk.
     pub blobs: Vec<Hash>,
+}
+
+/// A chain that a node was moved away from. Its records stay on disk, with the models that it would need there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptAside {
+    /// Its record 0.
+    pub genesis: Committed,
+    /// Who decides in it, as far as its records are here.
+    pub roster: Roster,
+    /// The models of its last two records, and of what was accepted in its open round.
+    pub models: Vec<Hash>,
+}
+
+impl KeptAside {
+    /// A chain of these records, with the votes and accepts that are on disk.
+    pub fn of(records: &[Committed], ballots: &[RecoveredBallot]) -> Option<Self> {
+        let genesis = records.first()?.clone();
+        let name = genesis.record.hash();
+        let roster = records.iter().fold(Roster::default(), |roster, c| c.record.roster_after(&roster));
+        let last = records.iter().rev().take(2).map(|c| c.record.model.id);
+        let accepted = ballots.iter().filter(|b| b.chain == name).filter_map(|b| b.accepted.as_ref());
+        Some(Self { genesis, roster, models: last.chain(accepted.map(|a| a.record.model.id)).collect() })
+    }
 }
 
 /// A founding on disk.

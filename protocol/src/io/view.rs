@@ -82,6 +82,8 @@ pub struct View {
     pub coordinator: Option<NodeId>,
     /// Votes and accepts that a decision needs.
     pub quorum: usize,
+    /// Milliseconds since a quorum of the roster was last in sight; `None` while one is, and in no chain.
+    pub quorum_lost_ms: Option<u64>,
     /// The roster, or in its absence the nodes that could found.
     pub roster: Vec<MemberView>,
     /// The participants of the round and what they do.

@@ -8,7 +8,8 @@ use crate::base::reject::Reject;
 use crate::base::signed::Signed;
 use crate::base::timing::{CLOSING_MS, LET_GO_MS, RETRY_MS};
 use crate::chain::{Chain, check_accepts};
-use crate::io::{Event, LocalStats, Persist};
+use crate::io::{Event, KeptAside, LocalStats, Persist, PersistId};
+use crate::membership::message::Activity;
 use crate::message::{Body, Message};
 use crate::paxos::Start;
 use crate::paxos::message::Message as Paxos;
@@ -56,28 +57,47 @@ impl Machine {
 
     /// The majority of the roster is gone for good, says this node's owner: the node begins a chain of its own behind its last
     /// record whose model is here too, and leaves the old one on its disk. Others come to it at their owners' wish. Nothing
-    /// happens while a quorum is in sight, or where neither the last model nor the one before is here.
+    /// happens before no quorum was in sight for `LET_GO_MS`, or where neither the last model nor the one before is here.
     pub(super) fn go_on_alone(&mut self) {
-        let is_lost = !self.sees_quorum();
-        let Standing::Member(c, round) = &self.standing else { return };
+        let is_lost = self.quorum_lost_ms().is_some_and(|ms| ms >= LET_GO_MS);
+        let Standing::Member(c, _) = &self.standing else { return };
         let written = c.chain.records().iter().map(|c| &c.record).filter(|r| c.written.is_some_and(|w| r.round <= w));
         let last = written.rev().take(2).find(|record| self.ctx.blobs.contains(&record.model.id));
-        let (Some(last), Some(member), true) = (last, c.chain.roster().get(self.ctx.me).cloned(), is_lost) else {
+        let member = c.chain.roster().get(self.ctx.me).cloned();
+        let (Some(last), Some(member), true, None) = (last, member, is_lost, &self.going_alone) else {
             return;
         };
-        let (run, me) = (self.ctx.params.run, self.ctx.me);
+        let (run, me, old) = (self.ctx.params.run, self.ctx.me, c.chain.genesis());
         let (before, trained) = c.chain.progress_at(last.round);
-        let old = c.chain.genesis();
-        let content = Forced { chain: old, head: last.hash(), round: before, trained, model: last.model, member };
-        let (parent, model, ballot) = (content.head, content.model, Ballot::of_round(0));
+        let (head, model, nonce) = (last.hash(), last.model, self.ctx.draw());
+        let content = Forced { chain: old, head, round: before, trained, model, member, nonce };
         let forced = Signed::new(&self.ctx.identity, &Founding::proposal_scope(run), content);
-        let scope = forced.scope(run);
-        let record = Record::plain(Kind::Forced(forced), ballot, me, parent, model);
+        let (scope, ballot) = (forced.scope(run), Ballot::of_round(0));
+        let record = Record::plain(Kind::Forced(forced), ballot, me, head, model);
         let accept = Accept { ballot, coordinator: me, value: record.hash() };
         let accepts = vec![Signed::new(&self.ctx.identity, &scope, accept)];
+        let (genesis, committed) = (record.hash(), Committed { record, accepts });
+        let write = self.write_record(genesis, committed.clone(), LocalStats::default());
+        self.going_alone = Some((write, committed));
+    }
+
+    /// The record that begins a chain of this node's own is on disk: it is in that from now on.
+    pub(super) fn begin_alone(&mut self, first: Committed, write: PersistId) {
+        let standing = std::mem::replace(&mut self.standing, Standing::Gathering);
+        let begun = Chain::begin(self.ctx.params.clone(), first, self.ctx.verifier.clone());
+        let (Standing::Member(old, round), Ok(chain)) = (standing, begun) else { return };
+        // What was accepted in the old chain may be decided: should its owner lead this node back, the others may need it.
+        let mut aside = KeptAside::of(old.chain.records(), &[]);
+        aside.iter_mut().for_each(|aside| aside.models.extend(round.paxos.models()));
+        aside.into_iter().for_each(|aside| self.sightings.keep_aside(aside));
         round.end(&mut self.ctx);
-        self.sightings.keep_aside(old, model.id);
-        self.found(Committed { record, accepts }, Vec::new());
+        self.wants_to_leave = false;
+        let (genesis, round) = (chain.genesis(), chain.training_round() - 1);
+        let mut in_chain = InChain::new(chain, self.ctx.now);
+        in_chain.last_write = Some(write);
+        in_chain.committed_at = Some(self.ctx.now);
+        self.ctx.emit(Event::GoesOnAlone { genesis, round });
+        self.enter(in_chain, None, Start::Fresh);
     }
 
     /// A chain was shown, proven and is alive: this node follows it from now on.
@@ -113,7 +133,7 @@ impl Machine {
         self.enter(in_chain, contribution, Start::AfterRestart(None));
     }
 
-    fn write_record(&mut self, chain: Hash, committed: Committed, stats: LocalStats) -> crate::io::PersistId {
+    fn write_record(&mut self, chain: Hash, committed: Committed, stats: LocalStats) -> PersistId {
         self.ctx.persist(Persist::Committed { chain, committed, stats })
     }
 
@@ -479,30 +499,42 @@ impl Machine {
         }
     }
 
-    /// Whether a quorum of the roster is in sight, this node included if it is on it.
-    pub(super) fn sees_quorum(&self) -> bool {
+    /// Whether a quorum of the roster is in sight, this node included if it is on it: members that show this chain, and do not
+    /// only follow it, as one does that lost its promises.
+    fn sees_quorum(&self) -> bool {
         let Some(chain) = self.chain() else { return false };
-        let is_here = |n: &NodeId| {
-            let shows = self.ctx.peers.get(*n).is_some_and(|p| p.chain() == Some(chain.genesis()));
-            *n == self.ctx.me || shows
+        let votes = |n: &NodeId| {
+            let peer = self.ctx.peers.get(*n).filter(|p| p.chain() == Some(chain.genesis()));
+            let activity = peer.and_then(|p| p.presence.as_ref()).map(|(_, p)| p.activity);
+            *n == self.ctx.me || activity.is_some_and(|a| a != Activity::Joining)
         };
-        chain.roster().nodes().filter(is_here).count() >= chain.roster().quorum()
+        chain.roster().nodes().filter(votes).count() >= chain.roster().quorum()
+    }
+
+    /// For how long no quorum of the roster has been in sight, in milliseconds; `None` while one is, and in no chain.
+    pub(super) fn quorum_lost_ms(&self) -> Option<u64> {
+        let since = self.standing.in_chain()?.alive_at;
+        (!self.sees_quorum()).then(|| self.ctx.now.since_ms(since))
+    }
+
+    pub(super) fn note_quorum(&mut self) {
+        let (now, sees_quorum) = (self.ctx.now, self.sees_quorum());
+        if let Some(c) = self.standing.in_chain_mut().filter(|_| sees_quorum) {
+            c.alive_at = now;
+        }
     }
 
     /// Who only follows a chain lets go of it when no quorum of it was in sight for long: it is dead as far as this node can
-    /// tell. A member never does, and neither does a node whose ticket names the chain.
+    /// tell. A member never does, and neither does a node that entered it at its owner's wish.
     pub(super) fn let_go_if_dead(&mut self) {
-        let alive = self.sees_quorum();
-        let pinned = self.sightings.pinned().is_some();
-        let Standing::Following(c) = &mut self.standing else { return };
-        let now = self.ctx.now;
-        if alive {
-            c.alive_at = now;
-        } else if now.since_ms(c.alive_at) >= LET_GO_MS && !pinned && !self.wants_to_leave {
+        let is_lost = self.quorum_lost_ms().is_some_and(|ms| ms >= LET_GO_MS);
+        let Standing::Following(c) = &self.standing else { return };
+        let is_meant = self.sightings.pinned().is_some() || c.chain.forced().is_some();
+        if is_lost && !is_meant && !self.wants_to_leave {
             let genesis = c.chain.genesis();
             self.ctx.persist(Persist::LetGo { chain: genesis });
             self.ctx.emit(Event::LetGo { genesis });
-            self.ctx.peers.watch(None, &Default::default(), self.ctx.me, now, 0);
+            self.ctx.peers.watch(None, &Default::default(), self.ctx.me, self.ctx.now, 0);
             self.standing = Standing::Gathering;
         }
     }

@@ -66,6 +66,7 @@ impl Machine {
             self.ask_to_join();
             self.ask_to_leave();
             self.catch_up_with_others();
+            self.note_quorum();
             self.let_go_if_dead();
             self.tell_of_forks();
         }

@@ -32,6 +32,7 @@ use crate::io::{Command, Effect, FetchFailure, Input, PersistId, Recovered};
 use crate::membership::Presences;
 use crate::membership::message::Message as Membership;
 use crate::message::{Body, Message};
+use crate::record::Committed;
 use crate::sync::sighting::Sightings;
 
 use standing::{End, InChain, Standing};
@@ -65,6 +66,8 @@ pub struct Machine {
     presences: Presences,
     /// Chains in which this node lost what it promised.
     forgotten: BTreeSet<Hash>,
+    /// The record that begins a chain of this node's own, on its way to the disk.
+    going_alone: Option<(PersistId, Committed)>,
     /// Whether somebody at this node wants it off the roster.
     wants_to_leave: bool,
     /// Whether it wants to go on with a run that it finds stopped when it starts.
@@ -91,6 +94,7 @@ impl Machine {
             sightings: Sightings::new(recovered.given_up, recovered.kept_aside, pinned),
             presences: Presences::default(),
             forgotten: recovered.forgotten.into_iter().collect(),
+            going_alone: None,
             wants_to_leave: recovered.leaving,
             resumes,
             pursued: None,
@@ -132,6 +136,11 @@ impl Machine {
     /// The chain, once there is one.
     pub fn chain(&self) -> Option<&Chain> {
         self.standing.chain()
+    }
+
+    /// Whether a node is a member of this node's chain, or of one that it was moved away from and may be led back to.
+    pub fn is_of_interest(&self, node: NodeId) -> bool {
+        self.chain().is_some_and(|chain| chain.roster().contains(node)) || self.sightings.is_member_aside(node)
     }
 
     /// This node.
@@ -206,7 +215,8 @@ impl Machine {
 
     /// Whether this node is free to found: it is in no chain, and none is in sight that lives or may prove that it does.
     fn may_found(&self) -> bool {
-        matches!(self.standing, Standing::Gathering) && !self.sightings.holds_back(&self.ctx) && !self.wants_to_leave
+        let is_free = matches!(self.standing, Standing::Gathering) && !self.wants_to_leave;
+        is_free && !self.sightings.holds_back(&self.ctx)
     }
 
     fn tick_gathering(&mut self) {
@@ -272,6 +282,9 @@ impl Machine {
 
     fn persisted(&mut self, id: PersistId) {
         self.ctx.persisted(id);
+        if let Some((_, first)) = self.going_alone.take_if(|(write, _)| *write == id) {
+            self.begin_alone(first, id);
+        }
         let Some(c) = self.standing.in_chain_mut() else { return };
         if c.last_write == Some(id) {
             c.written = Some(c.chain.next_round() - 1);

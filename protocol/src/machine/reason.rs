@@ -7,7 +7,7 @@ use crate::base::bounds::FAILED_ROUNDS_MAX;
 use crate::base::ids::{NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::roster::Member;
-use crate::base::timing::{HUSH_MS, NAMED_MS};
+use crate::base::timing::{HUSH_MS, LET_GO_MS, NAMED_MS};
 use crate::chain::Chain;
 use crate::io::State;
 use crate::membership::message::Activity;
@@ -57,9 +57,9 @@ impl Machine {
     fn reason_to_gather(&self) -> Option<String> {
         let (here, needed) = (self.candidates().count(), self.ctx.params.min_nodes);
         if let Some((genesis, forced)) = self.sightings.forced_in_sight(&self.ctx) {
-            let (name, chain) = (named(&forced.member), forced.chain.short());
+            let (name, node, chain) = (named(&forced.member), forced.member.node.short(), forced.chain.short());
             return Some(format!(
-                "{name} goes on alone, with `paceline roster drop`, where round {} of chain {chain} left off: `paceline join --switch {genesis}` on this machine takes part in that",
+                "{name} ({node}) says that it goes on alone with chain {chain}, behind round {}; if you know that this is right, `paceline join --switch {genesis}` on this machine takes part",
                 forced.round
             ));
         }
@@ -69,11 +69,18 @@ impl Machine {
                 "chain {genesis} is shown, but only {here} of the {quorum} members that decide in it are in sight; start the others"
             ));
         }
+        let aside = self.sightings.aside_in_sight(&self.ctx).map(|genesis| {
+            format!("chain {genesis}, from which this node was moved away, is in sight; `paceline join --switch {genesis}` leads back")
+        });
         if let Some(pinned) = self.sightings.pinned() {
             let pinned = pinned.short();
-            return Some(format!(
-                "chain {pinned} that the ticket names is not in sight; this node waits for it and founds no other; see whether its nodes run and can be reached from here"
-            ));
+            let waits = format!(
+                "chain {pinned}, the only one that this node was told to enter, is not in sight; it waits for that and founds no other; see whether its nodes run and can be reached from here"
+            );
+            return Some([Some(waits), aside].into_iter().flatten().collect::<Vec<_>>().join("; "));
+        }
+        if aside.is_some() {
+            return aside;
         }
         let lacks = format!(
             "{here} of the {needed} nodes that the run needs are here; start more, with the run file or with what `paceline ticket` prints"
@@ -88,12 +95,13 @@ impl Machine {
         match refused {
             _ if has_forgotten => {
                 "what this node voted is not on its disk any more (it was lost, its home is a copy from earlier, or \
-                 has a twin that runs), so it must not vote again, and asks to come off the roster; stop it, move its \
-                 home away, and join under a new identity"
+                 has a twin that runs), so it must not vote again, and comes off the roster; stop it, move its home \
+                 away, and join under a new identity"
                     .to_owned()
             }
-            _ if !self.sees_quorum() => {
-                "no quorum of the chain that this node follows is in sight; it lets go of it soon".to_owned()
+            _ if self.quorum_lost_ms().is_some() => {
+                "no quorum of the chain that this node follows is in sight; it waits for one, or looks for another chain soon"
+                    .to_owned()
             }
             Some(Reject::PartTaken) => format!(
                 "join refused: {}; choose another --part, or wait until its holder is evicted",
@@ -144,9 +152,12 @@ impl Look<'_> {
         }
         let names = list(gone.into_iter().map(|n| self.name(n)));
         let advice = if here == 1 { "see to this node's network, or start" } else { "start" };
-        Some(format!(
-            "only {here} of {members} members are reachable; {quorum} must be: {advice} {names}; if they are gone for good, `paceline roster drop` says how to go on without them"
-        ))
+        let is_long = self.machine.quorum_lost_ms().is_some_and(|ms| ms >= LET_GO_MS);
+        let last_resort = match is_long {
+            true => "; if they are gone for good, `paceline roster drop` says how to go on without them",
+            false => "",
+        };
+        Some(format!("only {here} of {members} members are reachable; {quorum} must be: {advice} {names}{last_resort}"))
     }
 
     /// What the round waits for, once that takes long, and who was named.

@@ -1352,7 +1352,7 @@ fn who_is_not_heard_is_named_with_what_helps() {
                    see whether it runs and has a network";
     assert_eq!(scene.reason().as_deref(), Some(without));
     scene.input(Input::PeerDown(scene.id(1)));
-    let lost = "only 1 of 3 members are reachable; 2 must be: see to this node's network, or start node-1 and node-2; if they are gone for good, `paceline roster drop` says how to go on without them";
+    let lost = "only 1 of 3 members are reachable; 2 must be: see to this node's network, or start node-1 and node-2";
     assert_eq!(scene.reason().as_deref(), Some(lost));
 }
 
@@ -1360,7 +1360,7 @@ fn who_is_not_heard_is_named_with_what_helps() {
 fn who_hears_nobody_looks_at_its_own_network_first() {
     let mut scene = Scene::leading();
     scene.pass_led(1_000);
-    let lost = "only 1 of 3 members are reachable; 2 must be: see to this node's network, or start node-1 and node-2; if they are gone for good, `paceline roster drop` says how to go on without them";
+    let lost = "only 1 of 3 members are reachable; 2 must be: see to this node's network, or start node-1 and node-2";
     assert_eq!(scene.told([0, 4_000, 4_000]).as_deref(), Some(lost));
     let view = scene.machine.view(scene.now, |_| 4_000);
     let silent: Vec<Option<u64>> = view.roster.iter().map(|m| m.silent_ms).collect();

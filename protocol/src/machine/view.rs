@@ -35,6 +35,7 @@ impl Machine {
             phase,
             coordinator: round.and_then(|r| r.paxos.opened()).map(|o| o.coordinator),
             quorum: chain.map_or(0, |c| c.roster().quorum()),
+            quorum_lost_ms: self.quorum_lost_ms(),
             roster: self.members(now, &silent_ms),
             participants: participants.iter().map(|n| (*n, self.activity_of(*n))).collect(),
             model: chain.map(|c| c.head().model),

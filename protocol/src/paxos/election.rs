@@ -41,7 +41,7 @@ impl Instance {
     /// How many candidates come before this one in the present attempt, those left out that can't be waited for.
     pub(super) fn rank(&self, ctx: &Context, candidate: NodeId) -> u64 {
         let can_stand = |node: &NodeId| {
-            let is_here = *node == ctx.me || ctx.peers.is_connected(*node);
+            let is_here = *node == ctx.me || ctx.peers.is_here(*node);
             is_here && !self.stepped_down.contains(node)
         };
         self.order.iter().take_while(|n| **n != candidate).filter(|n| can_stand(n)).count() as u64

@@ -110,6 +110,8 @@ pub struct Forced {
     pub model: BlobRef,
     /// The member itself: the whole roster.
     pub member: Member,
+    /// Drawn, so that a member that does this twice behind one record begins two chains.
+    pub nonce: Hash,
 }
 
 impl Statement for Forced {

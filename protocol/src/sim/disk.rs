@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::ids::{Ballot, Hash};
 use crate::base::signed::Signed;
-use crate::io::{Persist, Recovered, RecoveredBallot, RecoveredFounding};
+use crate::io::{KeptAside, Persist, Recovered, RecoveredBallot, RecoveredFounding};
 use crate::record::{Bind, Committed, Contribution, Evidence, Founding, Kind, Proposal, Vote};
 
 /// A node's vote and what it accepted in a round.
@@ -23,6 +23,7 @@ pub(super) struct Disk {
     contribution: Option<Signed<Contribution>>,
     evidence: Vec<Evidence>,
     pub(super) second_commits: Vec<Committed>,
+    switched: Option<Hash>,
     leaving: bool,
     left: bool,
     pub(super) blobs: BTreeSet<Hash>,
@@ -62,7 +63,9 @@ impl Disk {
             }
             Persist::Switched { to } => {
                 self.current = Some(to).filter(|to| self.chains.contains_key(to));
+                self.switched = Some(to).filter(|_| self.current.is_none());
                 self.contribution = None;
+                self.leaving = false;
             }
             Persist::Forgotten { chain } => {
                 self.forgotten.insert(chain);
@@ -81,8 +84,14 @@ impl Disk {
                 self.ballots.remove(&(founding.id(), 0));
                 self.current = Some(chain);
             }
-            Kind::Forced(_) => self.current = Some(chain),
+            Kind::Forced(_) => {
+                self.current = Some(chain);
+                self.leaving = false;
+            }
             Kind::Abort | Kind::Train | Kind::Empty | Kind::Closing | Kind::Yield { .. } => {}
+        }
+        if round == 0 {
+            self.switched = None;
         }
         let records = self.chains.entry(chain).or_default();
         if round != records.len() as u64 {
@@ -116,19 +125,22 @@ impl Disk {
             }
             _ => None,
         });
-        let is_aside = |(chain, records): (&Hash, &Vec<Committed>)| {
-            let head = &records.last()?.record;
-            let is_kept = Some(*chain) != self.current && !matches!(head.kind, Kind::Yield { .. });
-            is_kept.then_some((*chain, head.model.id))
+        let ballots: Vec<RecoveredBallot> = ballots.collect();
+        let is_aside = |(chain, records): &(&Hash, &Vec<Committed>)| {
+            let has_yielded = records.last().is_some_and(|last| matches!(last.record.kind, Kind::Yield { .. }));
+            Some(**chain) != self.current && !has_yielded
         };
+        let kept_aside =
+            self.chains.iter().filter(is_aside).filter_map(|(_, records)| KeptAside::of(records, &ballots));
         Recovered {
-            kept_aside: self.chains.iter().filter_map(is_aside).collect(),
+            kept_aside: kept_aside.collect(),
+            switched: self.switched,
             promises: self.promises.iter().map(|(chain, ballot)| (*chain, *ballot)).collect(),
             forgotten: self.forgotten.iter().copied().collect(),
             chain: self.current.and_then(|c| self.chains.get(&c)).cloned().unwrap_or_default(),
             given_up: given_up.collect(),
             foundings: self.aborted.iter().cloned().chain(bound).collect(),
-            ballots: ballots.collect(),
+            ballots,
             contribution: self.contribution,
             evidence: self.evidence.clone(),
             leaving: self.leaving,

@@ -4,6 +4,7 @@ use super::scenarios::{must, reach, start};
 use super::{Sim, SimOptions};
 use crate::base::ids::Hash;
 use crate::io::{Command, Event, State};
+use crate::paxos::message::Phase;
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -100,6 +101,97 @@ fn nobody_goes_on_alone_while_a_quorum_is_in_sight() {
     assert_eq!(genesis(&sim, 0), before);
     let rounds = sim.round(0);
     reach(&mut sim, 0, rounds + 2, 1);
+    // A quorum that was there a moment ago may be back in another.
+    (1..3).for_each(|n| sim.crash(n));
+    pass(&mut sim, 10_000);
+    sim.command(0, Command::DropRoster);
+    pass(&mut sim, 5_000);
+    assert_eq!(genesis(&sim, 0), before);
+}
+
+/// It gives no vote, so it is none of those who could decide.
+#[test]
+fn members_that_must_not_vote_keep_nobody_from_going_on_alone() {
+    for seed in 0..4 {
+        let mut sim = start(SimOptions::calm(3, 400, seed));
+        reach(&mut sim, 0, 3, seed);
+        sim.lose_home(2);
+        must(&mut sim, MINUTE_MS, seed, "its return", |s| s.state(2) == Some(State::Joining));
+        sim.crash(1);
+        pass(&mut sim, MINUTE_MS);
+        assert_eq!(sim.state(2), Some(State::Joining), "seed {seed}: {}", sim.describe());
+        assert_eq!(sim.chain(0).map(|c| c.roster().len()), Some(3), "seed {seed}: nothing was decided any more");
+        drop_roster(&mut sim, 0, seed);
+        let round = sim.round(0);
+        reach(&mut sim, 0, round + 2, seed);
+    }
+}
+
+#[test]
+fn who_goes_on_alone_twice_behind_one_record_begins_two_chains() {
+    for seed in 0..4 {
+        let mut sim = bereft(400, seed);
+        let old = genesis(&sim, 0).expect("it is in one");
+        let first = drop_roster(&mut sim, 0, seed);
+        switch(&mut sim, 0, old);
+        pass(&mut sim, MINUTE_MS);
+        assert_eq!(genesis(&sim, 0), Some(old), "seed {seed}");
+        let second = drop_roster(&mut sim, 0, seed);
+        assert_ne!(first, second, "seed {seed}");
+        let round = sim.round(0);
+        reach(&mut sim, 0, round + 2, seed);
+    }
+}
+
+/// Nothing could be decided, the leave included; and it must not end who goes on.
+#[test]
+fn a_wish_to_leave_that_could_not_come_true_is_over_once_its_node_goes_on_alone() {
+    for seed in 0..4 {
+        let mut sim = bereft(400, seed);
+        for node in 0..2 {
+            sim.command(node, Command::Leave);
+        }
+        pass(&mut sim, 10_000);
+        assert_eq!(sim.state(0), Some(State::Leaving), "seed {seed}");
+        let alone = drop_roster(&mut sim, 0, seed);
+        switch(&mut sim, 1, alone);
+        pass(&mut sim, 1_000);
+        sim.crash(0);
+        sim.start(0);
+        must(&mut sim, 2 * MINUTE_MS, seed, "two members", |s| (0..2).all(|n| s.state(n) == Some(State::Member)));
+    }
+}
+
+/// A record that a quorum accepted is decided though nobody left has seen its commit; who accepted it may be needed to say so.
+#[test]
+fn what_was_accepted_in_a_chain_is_kept_with_it() {
+    let mut tried = 0;
+    for seed in 0..40 {
+        let mut sim = start(SimOptions::calm(3, 4_000, seed));
+        let proposes = |s: &Sim| s.coordinator().filter(|(n, p)| *p == Phase::Proposing && s.round(*n) >= 3);
+        must(&mut sim, MINUTE_MS, seed, "a proposal", |s| proposes(s).is_some());
+        let (leader, _) = proposes(&sim).expect("it was just seen");
+        let (one, two) = ((leader + 1) % 3, (leader + 2) % 3);
+        let round = sim.round(one);
+        // Only the leader and one more have the proposal.
+        sim.crash(two);
+        must(&mut sim, MINUTE_MS, seed, "a commit", |s| s.round(leader) > round);
+        sim.cut(leader, one);
+        sim.crash(leader);
+        pass(&mut sim, MINUTE_MS);
+        // The commit was on its way.
+        if sim.round(one) > round {
+            continue;
+        }
+        tried += 1;
+        let old = genesis(&sim, one).expect("it is in one");
+        drop_roster(&mut sim, one, seed);
+        pass(&mut sim, MINUTE_MS);
+        switch(&mut sim, one, old);
+        sim.start(two);
+        must(&mut sim, 2 * MINUTE_MS, seed, "the next round of the old chain", |s| s.round(one) > round + 1);
+    }
+    assert!(tried >= 4, "{tried} seeds led there");
 }
 
 #[test]
@@ -115,7 +207,7 @@ fn who_is_killed_as_it_goes_on_alone_is_in_one_chain_or_the_other() {
         let is_alone = genesis(&sim, 0) != old;
         assert_eq!(sim.chain(0).is_some_and(|c| c.forced().is_some()), is_alone, "seed {seed}");
         if !is_alone {
-            pass(&mut sim, 10_000);
+            pass(&mut sim, 30_000);
             drop_roster(&mut sim, 0, seed);
         }
         let rounds = sim.round(0);
@@ -157,7 +249,7 @@ fn a_chain_that_was_begun_alone_hides_no_other_and_keeps_nobody_from_founding() 
         reach(&mut sim, 0, 2, seed);
         // Node 0 hears nobody, goes on alone, and is all that the newcomer 3 hears of at first.
         sim.partition(&[1, 0, 0, 1, 2, 2, 2]);
-        pass(&mut sim, 20_000);
+        pass(&mut sim, 40_000);
         let old = genesis(&sim, 1).expect("it is in one");
         drop_roster(&mut sim, 0, seed);
         sim.start(3);
@@ -188,4 +280,31 @@ fn who_was_moved_away_from_a_chain_is_led_back_by_its_owner_alone() {
         switch(&mut sim, 2, old);
         must(&mut sim, MINUTE_MS, seed, "the return", |s| genesis(s, 2) == Some(old) && s.round(2) > round);
     }
+}
+
+/// Bound to its founding, it takes part in nothing else, and nobody else is left who could tell it.
+#[test]
+fn a_founder_that_missed_the_founding_is_shown_it_by_who_went_on_alone() {
+    let mut tried = 0;
+    for seed in 0..60 {
+        let mut sim = start(SimOptions::calm(4, 4_000, seed));
+        must(&mut sim, MINUTE_MS, seed, "a bind", |s| s.is_bound_on_disk(3));
+        pass(&mut sim, 50);
+        if sim.chain(3).is_some() {
+            continue;
+        }
+        sim.crash(3);
+        if !sim.run_until(MINUTE_MS, |s| (0..3).all(|n| s.round(n) >= 2)) || !sim.is_bound_on_disk(3) {
+            continue;
+        }
+        tried += 1;
+        let old = genesis(&sim, 0);
+        sim.crash(1);
+        sim.crash(2);
+        pass(&mut sim, MINUTE_MS);
+        drop_roster(&mut sim, 0, seed);
+        sim.start(3);
+        must(&mut sim, MINUTE_MS, seed, "the genesis", |s| genesis(s, 3) == old);
+    }
+    assert!(tried >= 4, "{tried} seeds led there");
 }

@@ -14,6 +14,7 @@ use crate::base::signed::Signed;
 use crate::base::timing::{RETRY_MS, SIGHTING_MS};
 use crate::chain::Chain;
 use crate::context::Context;
+use crate::io::KeptAside;
 use crate::message::Message;
 use crate::peers::Peers;
 use crate::record::{Alive, Committed, Forced, Kind, Record, request_scope};
@@ -134,8 +135,8 @@ pub(crate) struct Sightings {
     /// Chains that nobody could prove, or that a member began alone.
     passed_over: BTreeMap<Hash, PassedOver>,
     given_up: BTreeMap<Hash, GivenUp>,
-    /// Chains that this node was moved away from, each with its last model: only its owner leads it back.
-    kept_aside: BTreeMap<Hash, Hash>,
+    /// Chains that this node was moved away from: only its owner leads it back.
+    kept_aside: BTreeMap<Hash, KeptAside>,
     /// The only chain that this node may enter, if its ticket names one.
     pinned: Option<Hash>,
     /// Forks that were told of.
@@ -143,20 +144,30 @@ pub(crate) struct Sightings {
 }
 
 impl Sightings {
-    pub(crate) fn new(given_up: Vec<GivenUp>, kept_aside: Vec<(Hash, Hash)>, pinned: Option<Hash>) -> Self {
+    pub(crate) fn new(given_up: Vec<GivenUp>, kept_aside: Vec<KeptAside>, pinned: Option<Hash>) -> Self {
         let given_up = given_up.into_iter().map(|pair| (pair[0].record.hash(), pair)).collect();
-        let kept_aside = kept_aside.into_iter().collect();
+        let kept_aside = kept_aside.into_iter().map(|aside| (aside.genesis.record.hash(), aside)).collect();
         Self { given_up, kept_aside, pinned, ..Self::default() }
     }
 
-    /// This node is in that chain no more, and keeps it with its last model.
-    pub(crate) fn keep_aside(&mut self, genesis: Hash, model: Hash) {
-        self.kept_aside.insert(genesis, model);
+    /// This node is in that chain no more.
+    pub(crate) fn keep_aside(&mut self, aside: KeptAside) {
+        self.kept_aside.insert(aside.genesis.record.hash(), aside);
     }
 
-    /// The last models of chains that this node was moved away from.
+    /// The models that are kept with chains that this node was moved away from.
     pub(crate) fn models_aside(&self) -> impl Iterator<Item = Hash> {
-        self.kept_aside.values().copied()
+        self.kept_aside.values().flat_map(|aside| aside.models.iter().copied())
+    }
+
+    /// Whether a node is a member of such a chain.
+    pub(crate) fn is_member_aside(&self, node: NodeId) -> bool {
+        self.kept_aside.values().any(|aside| aside.roster.contains(node))
+    }
+
+    /// A chain in sight that this node was moved away from.
+    pub(crate) fn aside_in_sight(&self, ctx: &Context) -> Option<Hash> {
+        self.shown(ctx, None).into_keys().find(|genesis| self.kept_aside.contains_key(genesis))
     }
 
     /// Other chains that connected peers show, and who shows them.
@@ -195,13 +206,14 @@ impl Sightings {
         self.given_up.contains_key(&genesis)
     }
 
-    /// The genesis of a chain that gave itself up and began with this founding.
+    /// The genesis of a chain that this node is in no more, and that began with this founding.
     fn founded_by(&self, founding: Hash) -> Option<&Committed> {
         let is_it = |genesis: &Committed| matches!(&genesis.record.kind, Kind::Genesis { founding: f, .. } if f.id() == founding);
-        self.given_up.values().map(|[genesis, _]| genesis).find(|genesis| is_it(genesis))
+        let given_up = self.given_up.values().map(|[genesis, _]| genesis);
+        given_up.chain(self.kept_aside.values().map(|aside| &aside.genesis)).find(|genesis| is_it(genesis))
     }
 
-    /// Whether a chain that gave itself up began with this founding.
+    /// Whether a chain that this node is in no more began with this founding.
     pub(crate) fn was_founded_by(&self, founding: Hash) -> bool {
         self.founded_by(founding).is_some()
     }
@@ -249,16 +261,21 @@ impl Sightings {
         let now = ctx.now;
         let shown = self.shown(ctx, own);
         self.passed_over.retain(|_, passed| now < passed.until);
+        let named = self.pinned;
         let is_over = |present: &mut Sighting| {
             let judgement = present.judge(&ctx.peers);
             let is_stale = now.since_ms(present.progress_at) >= SIGHTING_MS && judgement < Judgement::Alive;
             let is_in_sight = present.proposed || shown.contains_key(&present.genesis);
-            let is_barred = present.forced().is_some() && self.pinned != Some(present.genesis);
-            !is_in_sight || is_stale || is_barred
+            // There is no other to look at instead of the one that is named.
+            let is_useless = named != Some(present.genesis) && (is_stale || present.forced().is_some());
+            !is_in_sight || is_useless
         };
-        if let Some(over) = self.present.take_if(is_over)
-            && self.passed_over.len() < PASSED_OVER_MAX
-        {
+        if let Some(over) = self.present.take_if(is_over).filter(|over| named != Some(over.genesis)) {
+            if self.passed_over.len() >= PASSED_OVER_MAX
+                && let Some(first) = self.passed_over.iter().min_by_key(|(_, passed)| passed.until).map(|(g, _)| *g)
+            {
+                self.passed_over.remove(&first);
+            }
             let passed = PassedOver { until: now.plus_ms(10 * SIGHTING_MS), forced: over.forced().cloned() };
             self.passed_over.insert(over.genesis, passed);
         }
@@ -320,12 +337,14 @@ impl Sightings {
         self.pinned
     }
 
-    /// Whether a chain is in sight that lives, or may yet prove that it does: no time to found another. While chains were
+    /// Whether a chain is in sight that lives, or may yet prove that it does, or this node is meant for one: no time to found
+    /// another. While chains were
     /// passed over lately the next one mentioned does not count, so that nobody holds others back by making chains up.
     pub(crate) fn holds_back(&self, ctx: &Context) -> bool {
         let present = self.present.as_ref();
         let lives = present.is_some_and(|p| p.judge(&ctx.peers) == Judgement::Alive);
-        self.pinned.is_some() || lives || (present.is_some() && self.passed_over.is_empty())
+        let is_moved = self.pinned.is_some() || !self.kept_aside.is_empty();
+        is_moved || lives || (present.is_some() && self.passed_over.is_empty())
     }
 
     /// The chain that is looked at, how many members of its newest roster show it here, and how many would have to; `None`
@@ -343,13 +362,14 @@ impl Sightings {
         self.passed_over.iter().filter(|(g, _)| shown.contains_key(g)).find_map(|(g, p)| Some((*g, p.forced.as_ref()?)))
     }
 
-    /// The chain to follow: alive, and never given up; one that a member began alone only if it is pinned. One that is closed and that the ticket names need not live: nothing
-    /// more is decided in it. Nor need one that this node is a founder of: it may be what the others lack for a quorum.
+    /// The chain to follow: alive, never given up, and none that this node was moved away from; one that a member began alone
+    /// only if it is pinned. One that is closed and pinned need not live: nothing more is decided in it. Nor need one that
+    /// this node is a founder of: it may be what the others lack for a quorum.
     pub(crate) fn take_followed(&mut self, ctx: &Context) -> Option<Chain> {
-        let pinned = self.pinned;
+        let (pinned, kept_aside) = (self.pinned, &self.kept_aside);
         let may_follow = |p: &mut Sighting| {
             let is_pinned = pinned == Some(p.genesis);
-            if !is_pinned && p.forced().is_some() {
+            if kept_aside.contains_key(&p.genesis) || (!is_pinned && p.forced().is_some()) {
                 return false;
             }
             let is_over = is_pinned && p.chain.as_ref().is_some_and(Chain::is_closed);

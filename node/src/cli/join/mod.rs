@@ -35,7 +35,7 @@ use crate::ui::console;
 
 use options::DeviceKind;
 pub(super) use options::JoinOptions;
-use resolve::{named_chain, resolve, restored, same_run, switch};
+use resolve::{named_chain, resolve, same_run, switch};
 
 /// How long another holder of the home's lock is waited for: long for a command that looks, short for a person.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -70,19 +70,21 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     home.free_reserve()?;
     let identity = home.identity()?;
     options.chain = options.switch.map(|genesis| genesis.to_string()).or(options.chain);
-    options.remember(&home)?;
     let blobs = Arc::new(BlobStore::open(&home.blobs())?);
     let initial_model = put_initial_model(&plan, &blobs).await?;
     let me = Identity::from_secret(&identity).node_id();
     let database = Arc::new(Database::open(&home.database(), run_file.run_id(), me)?);
-    if let Some(genesis) = options.switch {
-        switch(&database, genesis, &home)?;
-    }
-    let recovered = restored(&options, &database, blobs.whole(), &home)?;
+    let mut recovered = database.recover(blobs.whole())?;
     if recovered.left {
         return Err(anyhow!(LEFT).into());
     }
+    if let Some(genesis) = options.switch {
+        switch(&database, genesis, &home)?;
+        recovered = database.recover(blobs.whole())?;
+    }
     let pinned = named_chain(&options, &home, &recovered)?;
+    // Only now: a chain that can't be entered must not be remembered either.
+    options.remember(&home)?;
     let history = database.history()?;
     {
         let home = home.clone();

@@ -113,34 +113,17 @@ async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
     }
 }
 
-fn named(options: &JoinOptions) -> Option<Hash> {
-    options.chain.as_deref()?.parse().ok()
-}
-
-/// What is on disk. A node in no chain whose ticket names one that it was moved away from goes on in that.
-pub(super) fn restored(
-    options: &JoinOptions,
-    database: &Database,
-    blobs: Vec<Hash>,
-    home: &Home,
-) -> Result<Recovered, CliError> {
-    let recovered = database.recover(blobs.clone())?;
-    let is_aside = |genesis: &Hash| recovered.kept_aside.iter().any(|(aside, _)| aside == genesis);
-    match named(options).filter(|named| recovered.chain.is_empty() && is_aside(named)) {
-        None => Ok(recovered),
-        Some(named) => {
-            switch(database, named, home)?;
-            Ok(database.recover(blobs)?)
-        }
-    }
-}
-
-/// The chain that this node enters alone: the one that a ticket or `--switch` named, now or at an earlier start. A home that
-/// is in another is refused where it is named now; since an earlier start its owner has had the node go on alone.
+/// The chain that this node enters alone: the one that its owner moves it to; or that a ticket names, now or at an earlier
+/// start. A home that is in another one is refused, but where it was moved away from the named one: who starts it with the
+/// ticket of old need not know.
 pub(super) fn named_chain(options: &JoinOptions, home: &Home, recovered: &Recovered) -> Result<Option<Hash>, CliError> {
-    let Some(named) = named(options) else { return Ok(None) };
-    match recovered.chain.first().map(|genesis| genesis.record.hash()) {
-        Some(own) if own != named && options.target.is_some() => {
+    let Some(named) = options.chain.as_deref().and_then(|text| text.parse::<Hash>().ok()) else {
+        return Ok(recovered.switched);
+    };
+    let own = recovered.chain.first().map(|genesis| genesis.record.hash()).or(recovered.switched);
+    let was_left = recovered.kept_aside.iter().any(|aside| aside.genesis.record.hash() == named);
+    match own {
+        Some(own) if own != named && options.target.is_some() && !was_left => {
             let dir = home.dir().display();
             let error = anyhow!(
                 "{dir} is in chain {} of this run, the ticket is for chain {}; give another --home, or move this node there: paceline join --home {dir} --switch {named}",
@@ -149,7 +132,11 @@ pub(super) fn named_chain(options: &JoinOptions, home: &Home, recovered: &Recove
             );
             Err(CliError::bad_input(error))
         }
-        own => Ok(own.or(Some(named))),
+        Some(own) if own != named => {
+            tracing::warn!("this node was moved to chain {own}, and stays there; --switch {named} leads back");
+            Ok(Some(own))
+        }
+        _ => Ok(Some(named)),
     }
 }
 
@@ -169,10 +156,16 @@ pub(super) fn switch(database: &Database, genesis: Hash, home: &Home) -> Result<
         let error = anyhow!("{dir}: chain {} gave itself up for another, so nobody enters it again", genesis.short());
         return Err(CliError::bad_input(error));
     }
+    if contents.is_bound {
+        let error = anyhow!(
+            "this node is bound to a founding that is not decided yet; start it without --switch until it is, as `status` shows"
+        );
+        return Err(CliError::failed(error));
+    }
     database.write(&[Persist::Switched { to: genesis }])?;
     match contents.current {
-        Some(old) => tracing::info!("moves to chain {}; {} is kept aside", genesis.short(), old.short()),
-        None => tracing::info!("enters chain {} alone", genesis.short()),
+        Some(old) => tracing::info!("moves to chain {genesis}; {old} is kept aside, and --switch leads back to it"),
+        None => tracing::info!("enters chain {genesis} and no other"),
     }
     Ok(())
 }

@@ -87,6 +87,16 @@ fn chain_to(round: u64) -> Vec<Persist> {
     [committed_in(CHAIN, genesis())].into_iter().chain((1..=round).map(committed)).collect()
 }
 
+/// The chain up to a round, kept aside.
+fn aside_to(round: u64) -> KeptAside {
+    let records: Vec<Committed> = [genesis()]
+        .into_iter()
+        .chain((1..=round).map(record))
+        .map(|record| Committed { record, accepts: vec![] })
+        .collect();
+    KeptAside::of(&records, &[]).expect("it has a record 0")
+}
+
 fn open(dir: &tempfile::TempDir) -> Database {
     Database::open(&dir.path().join("store.redb"), RUN, me().node_id()).expect("it opens")
 }
@@ -172,8 +182,9 @@ fn a_chain_that_the_node_was_moved_away_from_is_kept_and_goes_on_where_it_ended(
     database.write(&chain_to(2)).expect("room");
     database.write(&[Persist::Switched { to: RUN }]).expect("room");
     let recovered = database.recover(vec![]).expect("reads");
-    assert_eq!((recovered.chain, recovered.kept_aside), (vec![], vec![(CHAIN, record(2).model.id)]));
+    assert_eq!((recovered.chain, recovered.kept_aside, recovered.switched), (vec![], vec![aside_to(2)], Some(RUN)));
     database.write(&[committed_in(RUN, genesis())]).expect("room");
+    assert_eq!(database.recover(vec![]).expect("reads").switched, None);
     database.write(&[Persist::Switched { to: CHAIN }]).expect("room");
     assert_eq!(database.recover(vec![]).expect("reads").chain.len(), 3);
     database.write(&[committed(3)]).expect("it grows where it ended");
@@ -186,12 +197,20 @@ fn a_chain_that_is_begun_alone_is_the_node_s_from_then_on() {
     let database = open(&dir);
     database.write(&chain_to(2)).expect("room");
     let member = Member { node: me().node_id(), name: String::new(), part: None };
-    let content = Forced { chain: CHAIN, head: record(2).hash(), round: 2, trained: 2, model: record(2).model, member };
+    let content = Forced {
+        chain: CHAIN,
+        head: record(2).hash(),
+        round: 2,
+        trained: 2,
+        model: record(2).model,
+        member,
+        nonce: RUN,
+    };
     let forced = Signed::new(&me(), &Founding::proposal_scope(RUN), content);
     let id = forced.id();
     database.write(&[committed_in(RUN, Record { kind: Kind::Forced(forced), ..record(0) })]).expect("room");
     let recovered = database.recover(vec![]).expect("reads");
-    assert_eq!((recovered.chain.len(), recovered.kept_aside), (1, vec![(CHAIN, record(2).model.id)]));
+    assert_eq!((recovered.chain.len(), recovered.kept_aside), (1, vec![aside_to(2)]));
     assert!(recovered.promises.contains(&(id, Ballot::end_of_round(0))), "{:?}", recovered.promises);
 }
 
