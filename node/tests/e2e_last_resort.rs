@@ -37,7 +37,10 @@ fn two_who_are_left_of_four_go_on_behind_the_last_record_and_take_a_third_in() {
     let asked = cluster.command(0, &["roster", "drop"]);
     let warning = text(&asked.stderr);
     assert_eq!(asked.status.code(), Some(2), "{warning}");
-    assert!(["node-3", "node-4", "node-2 would stay", "--force"].iter().all(|word| warning.contains(word)), "{warning}");
+    assert!(
+        ["node-3", "node-4", "node-2 would stay", "--force"].iter().all(|word| warning.contains(word)),
+        "{warning}"
+    );
     assert_eq!(cluster.status(0).expect("it runs")["genesis"], before["genesis"]);
 
     let alone = json(&cluster, 0, &["roster", "drop", "--force"]);

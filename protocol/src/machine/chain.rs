@@ -83,14 +83,21 @@ impl Machine {
 
     /// The record that begins a chain of this node's own is on disk: it is in that from now on.
     pub(super) fn begin_alone(&mut self, first: Committed, write: PersistId) {
-        let standing = std::mem::replace(&mut self.standing, Standing::Gathering);
         let begun = Chain::begin(self.ctx.params.clone(), first, self.ctx.verifier.clone());
-        let (Standing::Member(old, round), Ok(chain)) = (standing, begun) else { return };
-        // What was accepted in the old chain may be decided: should its owner lead this node back, the others may need it.
+        let Ok(chain) = begun else { return };
+        // The old chain may have gone on meanwhile, to its end even.
+        let (old, round) = match std::mem::replace(&mut self.standing, Standing::Gathering) {
+            Standing::Member(old, round) => (old, Some(round)),
+            Standing::Following(old) | Standing::Over(Some(old), End::Finished { .. }) => (old, None),
+            other => return self.standing = other,
+        };
         let mut aside = KeptAside::of(old.chain.records(), &[]);
-        aside.iter_mut().for_each(|aside| aside.models.extend(round.paxos.models()));
+        if let Some(round) = round {
+            // What was accepted may be decided: should its owner lead this node back, the others may need it.
+            aside.iter_mut().for_each(|aside| aside.models.extend(round.paxos.models()));
+            round.end(&mut self.ctx);
+        }
         aside.into_iter().for_each(|aside| self.sightings.keep_aside(aside));
-        round.end(&mut self.ctx);
         self.wants_to_leave = false;
         let (genesis, round) = (chain.genesis(), chain.training_round() - 1);
         let mut in_chain = InChain::new(chain, self.ctx.now);
