@@ -156,9 +156,9 @@ impl Sim {
             .all(|state| matches!(state, State::Finished | State::Left))
     }
 
-    /// Whether a node is in a chain that decides nothing without one that lies, because so many other members are in another
-    /// chain: a founder that lied led them to abort the founding, or they let go of the chain, behind a wire that was cut,
-    /// while it took them in. Nothing is promised to it (docs/protocol.md, 2.2).
+    /// Whether a node is in a chain that decides nothing without one that lies: strangers joined it; or other members are in
+    /// another chain, since a founder that lied led them to abort the founding, or they let go of the chain, behind a wire
+    /// that was cut, while it took them in. Nothing is promised to it (docs/protocol.md, 2.2).
     pub fn is_left_behind(&self, node: usize) -> bool {
         let Some(chain) = self.chain(node) else { return false };
         let roster = chain.roster();
@@ -168,7 +168,7 @@ impl Sim {
         let elsewhere: Vec<NodeId> = (0..self.nodes.len()).filter(is_elsewhere).map(|n| self.id(n)).collect();
         let honest = roster.nodes().filter(|n| !elsewhere.contains(n) && !self.invariants.distrusts(*n)).count();
         let lies = roster.nodes().any(|n| self.invariants.distrusts(n));
-        lies && !elsewhere.is_empty() && honest < roster.quorum()
+        lies && honest < roster.quorum()
     }
 
     /// Whether, where a node that lies brought about a second truth, an honest one has shown it.
