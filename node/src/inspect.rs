@@ -21,6 +21,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// A node that may go on alone does so at once, but for a write.
 const DROP_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it has.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Where a node's answers come from.
@@ -123,9 +125,7 @@ impl Node {
             }
         }
     }
-}
 
-impl Node {
     /// Has the node go on alone, in a chain of its own, and gives its status from then on.
     ///
     /// # Errors

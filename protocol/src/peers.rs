@@ -129,8 +129,8 @@ impl Peers {
         lost.map(|p| p.since.plus_ms(GONE_GRACE_MS)).filter(|t| *t > now).min()
     }
 
-    /// The members that were not here, but away or in another chain, for so long that they should be evicted, ascending, so that all who see the same
-    /// ones name the same ones.
+    /// The members that were not here, but away or in another chain, for so long that they should be evicted; ascending, so
+    /// that all who see the same ones name the same ones.
     pub(crate) fn silent(&self, roster: &Roster, me: NodeId, now: Time, round: u64) -> Vec<NodeId> {
         let is_silent = |node: &NodeId| {
             *node != me

@@ -297,9 +297,7 @@ impl Status {
             ..Self::default()
         }
     }
-}
 
-impl Status {
     /// Why this node can't go on alone, as far as its status tells.
     pub fn refuses_to_drop(&self) -> Option<String> {
         if ![State::Member, State::Halted, State::Leaving].iter().any(|state| state.name() == self.state) {

@@ -24,7 +24,8 @@ use super::mark::{Mark, MarkError};
 const VERSION: u32 = 4;
 
 /// `version`, `run`, `node` (whose promises these are), `store` (drawn when the file was made), `writes` (how many there were),
-/// `current` (the chain that the node is in or follows), `switched` (the one that its owner moves it to), `bound`, `contribution`, `leaving`, `left`.
+/// `current` (the chain that the node is in or follows), `switched` (the one that its owner moves it to), `bound`,
+/// `contribution`, `leaving`, `left`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// For each chain and founding the highest ballot voted or accepted in, or decided. Nothing deletes one.
 const PROMISES: TableDefinition<&[u8], (u64, u32)> = TableDefinition::new("promises");

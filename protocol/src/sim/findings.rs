@@ -3,26 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use super::scenarios::{end, must, reach, start};
+use super::scenarios::{MINUTE_MS, end, genesis, must, pass, reach, start};
 use super::{Hostility, Sim, SimOptions};
-use crate::base::ids::Hash;
 use crate::base::roster::Part;
 use crate::io::{Command, Event, State};
 use crate::paxos::message::Phase;
-
-const MINUTE_MS: u64 = 60_000;
-
-/// Lets time pass.
-fn pass(sim: &mut Sim, ms: u64) {
-    sim.run_until(ms, |_| false);
-    if let Some(violation) = sim.violation() {
-        panic!("{violation}\n{}", sim.describe());
-    }
-}
-
-fn genesis(sim: &Sim, node: usize) -> Option<Hash> {
-    sim.chain(node).map(|c| c.genesis())
-}
 
 fn has_yielded(sim: &Sim, node: usize) -> bool {
     sim.events(node).iter().any(|e| matches!(e, Event::Yielded { .. }))

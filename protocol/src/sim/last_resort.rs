@@ -1,24 +1,10 @@
 //! Where a majority of the roster is gone for good: one member goes on alone, and others come to it at their owners' wish.
 
-use super::scenarios::{must, reach, start};
+use super::scenarios::{MINUTE_MS, genesis, must, pass, reach, start};
 use super::{Sim, SimOptions};
 use crate::base::ids::Hash;
 use crate::io::{Command, Event, State};
 use crate::paxos::message::Phase;
-
-const MINUTE_MS: u64 = 60_000;
-
-fn genesis(sim: &Sim, node: usize) -> Option<Hash> {
-    sim.chain(node).map(|c| c.genesis())
-}
-
-/// Lets time pass.
-fn pass(sim: &mut Sim, ms: u64) {
-    sim.run_until(ms, |_| false);
-    if let Some(violation) = sim.violation() {
-        panic!("{violation}\n{}", sim.describe());
-    }
-}
 
 /// `node` goes on alone, in the chain that is returned.
 fn drop_roster(sim: &mut Sim, node: usize, seed: u64) -> Hash {

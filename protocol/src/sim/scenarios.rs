@@ -3,10 +3,13 @@
 use std::ops::Range;
 
 use super::{Sim, SimOptions};
+use crate::base::ids::Hash;
 use crate::base::roster::Part;
 use crate::io::{Command, Event, State};
 use crate::paxos::message::Phase;
 use crate::record::Kind;
+
+pub(super) const MINUTE_MS: u64 = 60_000;
 
 /// Waits for something, and fails with the seed if it does not come, or if a promise is broken on the way.
 pub(super) fn must(sim: &mut Sim, within_ms: u64, seed: u64, what: &str, done: impl FnMut(&Sim) -> bool) {
@@ -16,6 +19,19 @@ pub(super) fn must(sim: &mut Sim, within_ms: u64, seed: u64, what: &str, done: i
         }
         panic!("seed {seed}: {what} did not come within {within_ms} ms of virtual time\n{}", sim.describe());
     }
+}
+
+/// Lets time pass.
+pub(super) fn pass(sim: &mut Sim, ms: u64) {
+    sim.run_until(ms, |_| false);
+    if let Some(violation) = sim.violation() {
+        panic!("{violation}\n{}", sim.describe());
+    }
+}
+
+/// The chain that a node is in.
+pub(super) fn genesis(sim: &Sim, node: usize) -> Option<Hash> {
+    sim.chain(node).map(|c| c.genesis())
 }
 
 pub(super) fn start(options: SimOptions) -> Sim {

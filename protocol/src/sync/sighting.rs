@@ -338,8 +338,8 @@ impl Sightings {
     }
 
     /// Whether a chain is in sight that lives, or may yet prove that it does, or this node is meant for one: no time to found
-    /// another. While chains were
-    /// passed over lately the next one mentioned does not count, so that nobody holds others back by making chains up.
+    /// another. While chains were passed over lately the next one mentioned does not count, so that nobody holds others
+    /// back by making chains up.
     pub(crate) fn holds_back(&self, ctx: &Context) -> bool {
         let present = self.present.as_ref();
         let lives = present.is_some_and(|p| p.judge(&ctx.peers) == Judgement::Alive);
