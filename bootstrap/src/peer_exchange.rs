@@ -8,7 +8,8 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::{PeerRecord, SignedEnvelope};
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
-use paceline_protocol::bounds::{ADDRESSES_MAX, NAME_BYTES_MAX, PROTOCOL_VERSION, RUN_FILE_BYTES_MAX};
+use paceline_protocol::base::roster::is_name;
+use paceline_protocol::bounds::{ADDRESSES_MAX, PROTOCOL_VERSION, RUN_FILE_BYTES_MAX};
 use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Hash, RunId, codec};
 use serde::{Deserialize, Serialize};
@@ -160,7 +161,7 @@ impl Answer {
                 records.len() <= RECORDS_PER_ANSWER_MAX && records.iter().all(|r| r.len() <= RECORD_BYTES_MAX)
             }
             Self::RunFile(bytes) => bytes.len() <= RUN_FILE_BYTES_MAX,
-            Self::Runs(runs) => runs.len() <= RUNS_MAX && runs.iter().all(|r| r.name.len() <= NAME_BYTES_MAX),
+            Self::Runs(runs) => runs.len() <= RUNS_MAX && runs.iter().all(|r| is_name(&r.name)),
             Self::Twin(answer) => answer.is_within_bounds(),
             Self::NotHere | Self::BadRecord | Self::TooMany => true,
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use libp2p::Multiaddr;
+use paceline_protocol::base::roster::is_name;
 use paceline_protocol::bounds::{ADDRESS_BYTES_MAX, NAME_BYTES_MAX};
 use paceline_protocol::{Hash, RunId, codec};
 use serde::{Deserialize, Serialize};
@@ -114,7 +115,7 @@ impl FromStr for Ticket {
             return Err(TicketError::Checksum);
         }
         let content: Content = codec::decode::<_, CONTENT_BYTES_MAX>(content).map_err(content_error)?;
-        if content.run_name.len() > NAME_BYTES_MAX || content.addresses.len() > TICKET_ADDRESSES_MAX {
+        if !is_name(&content.run_name) || content.addresses.len() > TICKET_ADDRESSES_MAX {
             return Err(content_error("over a bound"));
         }
         let addresses: Vec<Multiaddr> =

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds::NAME_BYTES_MAX;
 use super::ids::{Ballot, Hash, NodeId};
 
 /// Part `index` of `of` of one data set (`--part K/N`), for experiments; `index` counts from 1.
@@ -38,10 +39,16 @@ impl std::fmt::Display for Part {
 pub struct Member {
     /// Who.
     pub node: NodeId,
-    /// What people call it; at most `NAME_BYTES_MAX` bytes.
+    /// What people call it; see [`is_name`].
     pub name: String,
     /// Its part of a shared data set, if it was started with one.
     pub part: Option<Part>,
+}
+
+/// Whether a text may be shown as the name of a node or run: at most `NAME_BYTES_MAX` bytes and no control characters, which
+/// would do something to the terminal that shows them. An empty one stands for no name.
+pub fn is_name(text: &str) -> bool {
+    text.len() <= NAME_BYTES_MAX && !text.contains(char::is_control)
 }
 
 impl Member {

@@ -2,12 +2,10 @@
 
 use super::Chain;
 use super::params::RunParams;
-use crate::base::bounds::{
-    CONTINUED_ROUNDS_MAX, FAILURE_BYTES_MAX, NAME_BYTES_MAX, REQUEST_ROUNDS, ROSTER_MAX, SMALL_ROSTER,
-};
+use crate::base::bounds::{CONTINUED_ROUNDS_MAX, FAILURE_BYTES_MAX, REQUEST_ROUNDS, ROSTER_MAX, SMALL_ROSTER};
 use crate::base::ids::{Ballot, BlobRef, NodeId};
 use crate::base::reject::Reject;
-use crate::base::roster::Roster;
+use crate::base::roster::{Roster, is_name};
 use crate::base::signed::{Scope, Signed, Verifier};
 use crate::record::{
     Committed, Contribution, Eviction, Failure, Forced, Founding, Join, Kind, Leave, Proposed, Record, Resume, Vote,
@@ -233,7 +231,7 @@ impl Chain {
             return Err(Reject::Liar);
         }
         // Whoever is on the roster of this round can't join it, also when the same record takes it off.
-        if self.roster.contains(node) || staying.contains(node) || request.name.len() > NAME_BYTES_MAX {
+        if self.roster.contains(node) || staying.contains(node) || !is_name(&request.name) {
             return Err(Reject::BadRosterChange);
         }
         match request.part {
@@ -333,7 +331,7 @@ pub fn check_founding(params: &RunParams, founding: &Signed<Founding>, verifier:
     let mut parts: Vec<_> = founders.iter().filter_map(|f| f.member.part).collect();
     parts.sort();
     let parts_fit = parts.iter().all(|p| p.is_valid()) && parts.is_sorted_by(|a, b| a < b);
-    if !parts_fit || founders.iter().any(|f| f.member.name.len() > NAME_BYTES_MAX) {
+    if !parts_fit || founders.iter().any(|f| !is_name(&f.member.name)) {
         return Err(Reject::BadRosterChange);
     }
     Ok(())
@@ -396,7 +394,7 @@ pub fn check_forced(
         return Err(Reject::OverBound);
     }
     let part_fits = content.member.part.is_none_or(|part| part.is_valid());
-    if !part_fits || content.member.name.len() > NAME_BYTES_MAX {
+    if !part_fits || !is_name(&content.member.name) {
         return Err(Reject::BadRosterChange);
     }
     Ok(())

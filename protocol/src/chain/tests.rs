@@ -189,10 +189,7 @@ impl World {
                 }
                 "joins" => joins = line.word().split(',').map(str::to_owned).collect(),
                 "leaves" => leaves = line.word().split(',').map(str::to_owned).collect(),
-                "name" => {
-                    line.keyword("long");
-                    name = "n".repeat(NAME_BYTES_MAX + 1);
-                }
+                "name" => name = wrong_name(line),
                 "signed" => {
                     requests = self.elsewhere(line, requests);
                     scope = elsewhere(scope);
@@ -352,10 +349,7 @@ impl World {
                         });
                     }
                 }
-                "name" => {
-                    line.keyword("long");
-                    content.founders[1].member.name = "n".repeat(NAME_BYTES_MAX + 1);
-                }
+                "name" => content.founders[1].member.name = wrong_name(line),
                 "model" => {
                     line.keyword("other");
                     content.model.id = Hash::of(b"other");
@@ -464,6 +458,15 @@ fn scope_round(world: &World) -> u64 {
     world.chain.next_round()
 }
 
+/// A name that none may have.
+fn wrong_name(line: &mut Line) -> String {
+    match line.word().as_str() {
+        "long" => "n".repeat(NAME_BYTES_MAX + 1),
+        "clearing" => "\x1b[2J".to_owned(),
+        word => line.unknown(word),
+    }
+}
+
 fn attempt(line: &mut Line) -> u32 {
     let word = line.word();
     number(line, &word)
@@ -546,7 +549,9 @@ fn a_chain_that_is_begun_alone_is_checked_like_any_other() {
     assert_eq!(begin(&|c| (c.round, c.trained) = (params().rounds + 1, params().rounds + 1)), Err(Reject::OverBound));
     assert_eq!(begin(&|c| c.trained = c.round + 1), Err(Reject::OverBound));
     assert_eq!(begin(&|c| c.round = u64::MAX), Err(Reject::OverBound));
-    assert_eq!(begin(&|c| c.member.name = "x".repeat(NAME_BYTES_MAX + 1)), Err(Reject::BadRosterChange));
+    for name in ["x".repeat(NAME_BYTES_MAX + 1), "\x1b[2J".to_owned()] {
+        assert_eq!(begin(&|c| c.member.name.clone_from(&name)), Err(Reject::BadRosterChange));
+    }
     assert_eq!(begin(&|c| c.member.part = Some(Part { index: 3, of: 2 })), Err(Reject::BadRosterChange));
     assert_eq!(begin(&|_| ()), Ok(()));
 }

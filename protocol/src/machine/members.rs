@@ -2,9 +2,10 @@
 
 use super::Machine;
 use super::standing::{End, Standing};
-use crate::base::bounds::{JOIN_ASKED_MAX, NAME_BYTES_MAX};
+use crate::base::bounds::JOIN_ASKED_MAX;
 use crate::base::ids::{Hash, NodeId};
 use crate::base::reject::Reject;
+use crate::base::roster::is_name;
 use crate::base::signed::Signed;
 use crate::chain::Chain;
 use crate::context::Held;
@@ -81,7 +82,7 @@ impl Machine {
     }
 
     pub(super) fn on_presence(&mut self, from: NodeId, chain: Hash, presence: Presence) {
-        if presence.name.len() > NAME_BYTES_MAX {
+        if !is_name(&presence.name) {
             return self.ctx.reject(from, Reject::OverBound);
         }
         let round = presence.round;

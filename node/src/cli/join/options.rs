@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use libp2p::Multiaddr;
 use paceline_protocol::Hash;
-use paceline_protocol::base::roster::Part;
+use paceline_protocol::base::roster::{Part, is_name};
 use paceline_protocol::bounds::NAME_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -192,11 +192,12 @@ fn part(text: &str) -> Result<Part, String> {
 }
 
 fn name(text: &str) -> Result<String, String> {
-    match text.len() {
-        1..=NAME_BYTES_MAX if !text.contains(char::is_control) => Ok(text.to_owned()),
-        found => {
-            Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters, this one has {found} bytes"))
-        }
+    match is_name(text) && !text.is_empty() {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "a name has 1 to {NAME_BYTES_MAX} bytes and no control characters, this one has {} bytes",
+            text.len()
+        )),
     }
 }
 
