@@ -7,7 +7,7 @@ use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::roster::{Part, Roster};
 use crate::base::signed::Verifier;
-use crate::base::timing::DISK_REST_MS;
+use crate::base::timing::{DISK_REST_MS, RETRY_MS};
 use crate::chain::RunParams;
 use crate::io::{Effect, Event, Persist, PersistId, Purpose};
 use crate::message::Message;
@@ -192,8 +192,11 @@ impl Context {
         !self.held.contains_key(&id)
     }
 
-    /// Gets a blob, unless it is here or on its way.
+    /// Gets a blob, unless it is here or on its way, or the disk has just failed: whoever wants it asks again.
     pub(crate) fn fetch(&mut self, blob: BlobRef, purpose: Purpose, origin: NodeId, roster: &Roster) {
+        if self.disk_failed_at.is_some_and(|at| self.now.since_ms(at) < RETRY_MS) {
+            return;
+        }
         if self.blobs.contains(&blob.id) || !self.fetching.insert(blob.id) {
             return;
         }

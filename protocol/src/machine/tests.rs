@@ -1217,15 +1217,21 @@ impl Scene {
     /// It follows node 1, which plans that all take part.
     fn following() -> Self {
         let mut scene = Self::listening();
-        let (from, scope, ballot) = (scene.id(1), scene.scope(), Ballot { round: 1, attempt: 0 });
-        let votes = votes(&[&scene.identities[1], &scene.identities[2]], &scope, ballot, from);
-        let chain = scene.chain();
-        let participants = chain.roster().participant_order(chain.head().model.id, 1);
-        let plan = RoundPlan { ballot, version: 1, task: Some(Task::Train { participants }) };
-        let plan = Signed::new(&scene.identities[1], &scope, plan);
-        scene.say_paxos(from, ballot, Paxos::RoundOpened(RoundOpened { votes, plan }));
-        assert_eq!(scene.paxos().phase(), Some(Phase::Collecting));
+        scene.is_led();
         scene
+    }
+
+    /// Node 1 opens the next round, and plans that all take part.
+    fn is_led(&mut self) -> Vec<Effect> {
+        let chain = self.chain();
+        let (from, scope, ballot) = (self.id(1), chain.scope(), Ballot { round: chain.next_round(), attempt: 0 });
+        let votes = votes(&[&self.identities[1], &self.identities[2]], &scope, ballot, from);
+        let participants = chain.roster().participant_order(chain.head().model.id, ballot.round);
+        let plan = RoundPlan { ballot, version: 1, task: Some(Task::Train { participants }) };
+        let plan = Signed::new(&self.identities[1], &scope, plan);
+        let effects = self.say_paxos(from, ballot, Paxos::RoundOpened(RoundOpened { votes, plan }));
+        assert_eq!(self.paxos().phase(), Some(Phase::Collecting));
+        effects
     }
 
     /// Lets time pass while node 1, which it follows, says what participants do.
@@ -1255,6 +1261,40 @@ fn while_all_train_nothing_is_in_the_way() {
     let mut scene = Scene::following();
     scene.pass_following(20_000, |_| Activity::Training);
     assert_eq!(scene.reason(), None);
+}
+
+/// It asked for the model again as soon as it could not keep it, a thousand times a second; that it fetched something was all
+/// that the others knew, and each round waited for it.
+#[test]
+fn who_can_t_keep_the_model_says_so_at_once_and_asks_for_it_now_and_then() {
+    let mut scene = Scene::listening();
+    let next = BlobRef { id: Hash::of(b"the next model"), len: scene.chain().head().model.len };
+    let chain = scene.chain();
+    let participants = chain.roster().participant_order(chain.head().model.id, 1);
+    let contributions =
+        [1, 2].map(|i| Signed::new(&scene.identities[i], &scene.scope(), scene.contribution(i, b"update")));
+    let record = Record {
+        participants,
+        contributions: by_signer(contributions.to_vec()),
+        ..Record::plain(Kind::Train, Ballot::of_round(1), scene.id(1), scene.chain().head_hash(), next)
+    };
+    let mut effects = scene.commits(record);
+    effects.extend(scene.is_led());
+    let mut fetches = 0;
+    let began = scene.now;
+    while scene.now.since_ms(began) < 10_000 {
+        let asked = |e: &&Effect| matches!(e, Effect::Fetch { blob, .. } if *blob == next);
+        effects = match effects.iter().find(asked) {
+            Some(_) => {
+                fetches += 1;
+                scene.input(Input::FetchFailed { blob: next.id, failure: FetchFailure::Disk })
+            }
+            None => scene.pass(50),
+        };
+        assert!(fetches <= 1 + scene.now.since_ms(began) / 400, "{fetches} in {} ms", scene.now.since_ms(began));
+    }
+    let reason = scene.reason().unwrap_or_default();
+    assert!(reason.contains("this node has no update for this round: the model can't be kept on its disk"), "{reason}");
 }
 
 #[test]

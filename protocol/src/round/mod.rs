@@ -347,12 +347,21 @@ impl Round {
             Some(Task::Evaluate | Task::Train { .. }) | None => return,
         };
         let (round, model) = (chain.next_round(), chain.head().model);
-        if !ctx.blobs.contains(&model.id) {
+        let is_here = ctx.blobs.contains(&model.id);
+        let may_come = ctx.is_fetching(model.id) || !ctx.is_disk_failing();
+        if !is_here && may_come {
             return ctx.fetch(model, Purpose::Model, coordinator, chain.roster());
         }
         if closing {
             self.own = OwnPart::Evaluating;
-            return ctx.effect(Effect::Evaluate { round, model });
+            return match is_here {
+                true => ctx.effect(Effect::Evaluate { round, model }),
+                false => self.evaluated(ctx, chain, None),
+            };
+        }
+        if !is_here {
+            // The round goes on without this node, and everybody's status says why.
+            return self.fail(ctx, chain, "the model can't be kept on its disk".into());
         }
         self.own = OwnPart::Training;
         let last_update = chain.last_contribution_of(ctx.me).map(|c| c.update.id);
@@ -376,12 +385,16 @@ impl Round {
                 let write = ctx.persist(Persist::Contribution { chain: chain.genesis(), contribution });
                 self.own = OwnPart::Trained(contribution, Some(write));
             }
-            Err(why) => {
-                ctx.emit(Event::TrainingFailed { round, why: why.clone() });
-                let content = Failure { round, why: shortened(why) };
-                self.own = OwnPart::Failed(Signed::new(&ctx.identity, &chain.scope(), content));
-            }
+            Err(why) => self.fail(ctx, chain, why),
         }
+    }
+
+    /// This node has nothing for this round.
+    fn fail(&mut self, ctx: &mut Context, chain: &Chain, why: String) {
+        let round = chain.next_round();
+        ctx.emit(Event::TrainingFailed { round, why: why.clone() });
+        let content = Failure { round, why: shortened(why) };
+        self.own = OwnPart::Failed(Signed::new(&ctx.identity, &chain.scope(), content));
     }
 
     /// The evaluation for the closing record has ended. A node without held-out data says so with an empty one.
