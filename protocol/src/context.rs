@@ -9,9 +9,9 @@ use crate::base::roster::{Part, Roster};
 use crate::base::signed::Verifier;
 use crate::base::timing::{DISK_REST_MS, RETRY_MS};
 use crate::chain::RunParams;
-use crate::io::{Effect, Event, Persist, PersistId, Purpose};
+use crate::io::{Effect, Event, FetchFailure, Persist, PersistId, Purpose};
 use crate::message::Message;
-use crate::peers::Peers;
+use crate::peers::{Doubt, Peers};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
@@ -27,8 +27,8 @@ pub(crate) struct Context {
     pub(crate) blobs: BTreeSet<Hash>,
     /// For each chain and founding the highest ballot that this node voted or accepted in, or saw decided. It only grows.
     promises: BTreeMap<Hash, Ballot>,
-    /// Blobs that are being fetched.
-    fetching: BTreeSet<Hash>,
+    /// Blobs that are being fetched, each with whom it should come from.
+    fetching: BTreeMap<Hash, NodeId>,
     /// When this node's disk last took or gave no blob, unless it has taken one since.
     disk_failed_at: Option<Time>,
     effects: VecDeque<Effect>,
@@ -77,7 +77,7 @@ impl Context {
             peers: Peers::default(),
             blobs,
             promises,
-            fetching: BTreeSet::new(),
+            fetching: BTreeMap::new(),
             disk_failed_at: None,
             effects: VecDeque::new(),
             held: BTreeMap::new(),
@@ -197,9 +197,10 @@ impl Context {
         if self.disk_failed_at.is_some_and(|at| self.now.since_ms(at) < RETRY_MS) {
             return;
         }
-        if self.blobs.contains(&blob.id) || !self.fetching.insert(blob.id) {
+        if self.blobs.contains(&blob.id) || self.fetching.contains_key(&blob.id) {
             return;
         }
+        self.fetching.insert(blob.id, origin);
         let others = match purpose {
             Purpose::Model => roster.nodes().filter(|n| *n != origin && *n != self.me).collect(),
             Purpose::Update => Vec::new(),
@@ -210,13 +211,19 @@ impl Context {
     pub(crate) fn fetched(&mut self, blob: Hash) {
         self.disk_failed_at = None;
         // One that was cancelled meanwhile may be cleared away already.
-        if self.fetching.remove(&blob) {
+        if self.fetching.remove(&blob).is_some() {
             self.blobs.insert(blob);
         }
     }
 
-    pub(crate) fn fetch_failed(&mut self, blob: Hash) {
-        self.fetching.remove(&blob);
+    /// A blob can't be had. Whose bytes were wrong is remembered.
+    pub(crate) fn fetch_failed(&mut self, blob: Hash, failure: FetchFailure) {
+        let origin = self.fetching.remove(&blob);
+        match failure {
+            FetchFailure::Invalid(_) => origin.into_iter().for_each(|origin| self.peers.doubt(origin, Doubt::Bytes)),
+            FetchFailure::Disk => self.disk_failed(),
+            FetchFailure::Unreachable => {}
+        }
     }
 
     /// A blob can't be written here, or not be read back.
@@ -230,12 +237,12 @@ impl Context {
     }
 
     pub(crate) fn is_fetching(&self, blob: Hash) -> bool {
-        self.fetching.contains(&blob)
+        self.fetching.contains_key(&blob)
     }
 
     /// Stops every fetch but those of `wanted`.
     pub(crate) fn cancel_fetches_but(&mut self, wanted: &BTreeSet<Hash>) {
-        let stale: Vec<Hash> = self.fetching.difference(wanted).copied().collect();
+        let stale: Vec<Hash> = self.fetching.keys().filter(|blob| !wanted.contains(blob)).copied().collect();
         for blob in stale {
             self.fetching.remove(&blob);
             self.effect(Effect::CancelFetch { blob });

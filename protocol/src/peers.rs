@@ -20,6 +20,16 @@ pub(crate) struct Peer {
     pub(crate) presence: Option<(Hash, Presence)>,
     /// What it was given is paid off then, at its rate.
     served_until: Time,
+    doubt: Option<Doubt>,
+}
+
+/// Why a node comes last in the order of candidates, as far as this node is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// It served other bytes than it should have: it lies, or its disk does.
+    Bytes,
+    /// It coordinated, lived and got nothing committed.
+    Stuck,
 }
 
 impl Peer {
@@ -158,6 +168,23 @@ impl Peers {
         true
     }
 
+    /// From now on a node comes last, until a record that it proposed is committed.
+    pub(crate) fn doubt(&mut self, node: NodeId, why: Doubt) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.doubt = Some(why);
+        }
+    }
+
+    pub(crate) fn trust(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.doubt = None;
+        }
+    }
+
+    pub(crate) fn doubted(&self, node: NodeId) -> Option<Doubt> {
+        self.peers.get(&node).and_then(|p| p.doubt)
+    }
+
     pub(crate) fn note_vote_ms(&mut self, ms: u64) {
         if self.vote_ms.len() == VOTE_TIMES_MAX {
             self.vote_ms.remove(0);
@@ -175,6 +202,6 @@ impl Peers {
 
 impl Peer {
     fn new(connected: bool, now: Time, round: u64) -> Self {
-        Self { connected, since: now, since_round: round, presence: None, served_until: Time::default() }
+        Self { connected, since: now, since_round: round, presence: None, served_until: Time::default(), doubt: None }
     }
 }

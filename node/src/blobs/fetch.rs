@@ -41,6 +41,9 @@ const SILENT_REST: Duration = Duration::from_secs(30);
 /// Passes over what is missing, one after another without a single chunk, before a fetch is given up.
 const IDLE_PASSES_MAX: u32 = 3;
 
+/// The same where its origin lied: nobody who has it right got it from there.
+const LIED_PASSES_MAX: u32 = 1;
+
 /// The same while somebody who has it has too much to do: half a minute with the pauses.
 const BUSY_PASSES_MAX: u32 = 30;
 
@@ -225,7 +228,8 @@ impl<A: Ask> Fetch<'_, A> {
             (false, false) => self.idle += 1,
         }
         self.absent.clear();
-        let in_vain = self.idle >= IDLE_PASSES_MAX || self.busy >= BUSY_PASSES_MAX;
+        let idle_max = if self.origin_lied() { LIED_PASSES_MAX } else { IDLE_PASSES_MAX };
+        let in_vain = self.idle >= idle_max || self.busy >= BUSY_PASSES_MAX;
         if in_vain || self.holders().next().is_none() {
             return Err(self.failure());
         }
@@ -235,8 +239,11 @@ impl<A: Ask> Fetch<'_, A> {
 
     fn failure(&self) -> FetchError {
         // A lying bystander says nothing about the origin.
-        let lied = self.report.liars.iter().any(|(peer, _)| *peer == self.origin);
-        if lied { FetchError::WrongHash(self.blob) } else { FetchError::Unreachable(self.blob) }
+        if self.origin_lied() { FetchError::WrongHash(self.blob) } else { FetchError::Unreachable(self.blob) }
+    }
+
+    fn origin_lied(&self) -> bool {
+        self.report.liars.iter().any(|(peer, _)| *peer == self.origin)
     }
 
     /// Holders that may still be asked: the origin, then the others.

@@ -244,6 +244,7 @@ impl Machine {
             }
         }
         self.ctx.relay();
+        self.ctx.peers.trust(committed.record.coordinator);
         let now = self.ctx.now;
         let duration_ms = c.committed_at.map(|at| now.since_ms(at));
         let overhead_ms = duration_ms.zip(committed.record.train_ms_max()).map(|(d, t)| d.saturating_sub(t));

@@ -301,10 +301,7 @@ impl Machine {
     }
 
     fn fetch_failed(&mut self, blob: Hash, failure: FetchFailure) {
-        self.ctx.fetch_failed(blob);
-        if failure == FetchFailure::Disk {
-            self.ctx.disk_failed();
-        }
+        self.ctx.fetch_failed(blob, failure);
         if let Standing::Member(c, round) = &mut self.standing {
             round.fetch_failed(&mut self.ctx, &c.chain, blob, failure);
         }

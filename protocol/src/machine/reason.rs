@@ -11,6 +11,7 @@ use crate::base::timing::{HUSH_MS, LET_GO_MS, NAMED_MS};
 use crate::chain::Chain;
 use crate::io::State;
 use crate::membership::message::Activity;
+use crate::peers::Doubt;
 use crate::round::{Round, Waits};
 
 /// Names in one sentence; of more, people look at the table.
@@ -129,7 +130,8 @@ impl Look<'_> {
             None => self.waits().map_or((None, Vec::new()), |(text, named)| (Some(text), named)),
         };
         let unheard = if lost.is_some() { None } else { self.unheard(&named) };
-        let clauses: Vec<String> = [disk, own, lost, waits, unheard, self.failed()].into_iter().flatten().collect();
+        let clauses = [disk, own, lost, waits, unheard, self.failed(), self.misled()];
+        let clauses: Vec<String> = clauses.into_iter().flatten().collect();
         (!clauses.is_empty()).then(|| clauses.join("; "))
     }
 
@@ -238,6 +240,13 @@ impl Look<'_> {
             None if failed.is_empty() => None,
             None => Some(format!("training failed on {}, whose own status says why", names())),
         }
+    }
+
+    /// Members that served other bytes than they should have.
+    fn misled(&self) -> Option<String> {
+        let misleads = |n: &NodeId| self.machine.ctx.peers.doubted(*n) == Some(Doubt::Bytes);
+        let names = list(self.chain.roster().nodes().filter(misleads).map(|n| self.name(n)));
+        (!names.is_empty()).then(|| format!("{names} served bytes that fail their hash: see to the disk there"))
     }
 
     fn name(&self, node: NodeId) -> String {

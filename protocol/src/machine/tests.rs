@@ -1345,19 +1345,37 @@ fn a_coordinator_names_who_has_not_accepted() {
     assert_eq!(scene.told([0, 0, 5_000]).as_deref(), Some(waits));
 }
 
+impl Scene {
+    /// Node 1, which it follows, proposes this model.
+    fn is_proposed(&mut self, model: BlobRef) {
+        let (from, ballot, scope) = (self.id(1), self.ballot(), self.scope());
+        let contributions = by_signer((0..2).map(|i| self.signed(i, self.contribution(i, b"u"))).collect());
+        let participants = self.chain().roster().participant_order(self.chain().head().model.id, 1);
+        let mut record = Record { contributions, participants, ..empty(self.chain(), 0, from) };
+        (record.kind, record.model) = (Kind::Train, model);
+        let voters = [&self.identities[1], &self.identities[2]];
+        let proposal = propose(voters[0], &voters, &scope, ballot, record);
+        self.say_paxos(from, ballot, Paxos::Proposal(proposal));
+    }
+}
+
+#[test]
+fn whose_bytes_are_wrong_is_named() {
+    let mut scene = Scene::following();
+    let model = BlobRef { id: Hash::of(b"average"), len: 40 };
+    scene.is_proposed(model);
+    let effects = scene.input(Input::FetchFailed { blob: model.id, failure: FetchFailure::Invalid(Reject::WrongHash) });
+    let refusal = Paxos::ProposalRefused { reject: Reject::WrongHash };
+    assert!(sent(&effects).any(|(_, m)| matches!(&m.body, Body::Paxos { message, .. } if *message == refusal)));
+    assert_eq!(scene.reason().as_deref(), Some("node-1 served bytes that fail their hash: see to the disk there"));
+}
+
 #[test]
 fn a_follower_says_that_it_lacks_what_is_proposed_or_waits_for_others() {
     for lacks in [true, false] {
         let mut scene = Scene::following();
-        let (from, ballot, scope) = (scene.id(1), scene.ballot(), scene.scope());
         let model = BlobRef { id: Hash::of(b"average"), len: 40 };
-        let contributions = by_signer((0..2).map(|i| scene.signed(i, scene.contribution(i, b"u"))).collect());
-        let participants = scene.chain().roster().participant_order(scene.chain().head().model.id, 1);
-        let mut record = Record { contributions, participants, ..empty(scene.chain(), 0, from) };
-        (record.kind, record.model) = (Kind::Train, model);
-        let voters = [&scene.identities[1], &scene.identities[2]];
-        let proposal = propose(voters[0], &voters, &scope, ballot, record);
-        scene.say_paxos(from, ballot, Paxos::Proposal(proposal));
+        scene.is_proposed(model);
         if !lacks {
             scene.input(Input::Fetched { blob: model.id });
         }

@@ -205,6 +205,18 @@ impl Instance {
         }
     }
 
+    /// Whether what a voter claims to have accepted is better left alone. Any quorum of votes will do: where it was
+    /// decided, others claim it too.
+    fn is_doubted(&self, ctx: &Context, voter: NodeId) -> bool {
+        self.unproven.contains(&voter) || ctx.peers.doubted(voter).is_some()
+    }
+
+    /// Whether those that are here make a quorum without the doubted ones.
+    pub(super) fn are_enough_undoubted(&self, ctx: &Context) -> bool {
+        let is_counted = |n: &NodeId| *n == ctx.me || ctx.peers.is_here(*n) && !self.is_doubted(ctx, *n);
+        self.roster.nodes().filter(is_counted).count() >= self.roster.quorum()
+    }
+
     fn count_pre_votes(&mut self, ctx: &mut Context) {
         if matches!(&self.role, Role::PreCandidate { granted, .. } if granted.len() >= self.roster.quorum()) {
             self.stand(ctx);
@@ -222,9 +234,7 @@ impl Instance {
         if vote.by() != from || content.candidate != ctx.me || content.ballot != present {
             return ctx.reject(from, Reject::StaleBallot);
         }
-        // Whose claim nobody could show before is counted only when there are not enough others.
-        let enough_others = self.roster.len() - self.unproven.len() >= self.roster.quorum();
-        if claim.is_some() && self.unproven.contains(&from) && enough_others {
+        if claim.is_some() && self.is_doubted(ctx, from) && self.are_enough_undoubted(ctx) {
             return;
         }
         self.witness_votes(std::slice::from_ref(&vote));
@@ -257,10 +267,10 @@ impl Instance {
         }
     }
 
-    /// The voters that say that they accepted this.
-    pub(super) fn claimants(votes: &[Signed<Vote>], claim: Signed<Proposed>) -> impl Iterator<Item = NodeId> {
+    /// The other voters that say that they accepted this.
+    pub(super) fn others_who_claim(votes: &[Signed<Vote>], claim: Signed<Proposed>, me: NodeId) -> Vec<NodeId> {
         let value = claim.vouched().value;
-        let claims = move |v: &&Signed<Vote>| v.vouched().accepted.is_some_and(|a| a.vouched().value == value);
-        votes.iter().filter(claims).map(Signed::by)
+        let claims = |v: &&Signed<Vote>| v.vouched().accepted.is_some_and(|a| a.vouched().value == value);
+        votes.iter().filter(claims).map(Signed::by).filter(|n| *n != me).collect()
     }
 }

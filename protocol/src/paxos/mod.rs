@@ -37,6 +37,7 @@ use crate::io::{Event, Purpose, RecoveredBallot};
 use crate::membership::message::Activity;
 use crate::message::Message;
 use crate::paxos::message::{Heartbeat, Message as Paxos, Phase, RoundOpened, RoundPlan};
+use crate::peers::Doubt;
 use crate::record::{Committed, Evidence, Proposal, Record, Vote};
 
 use acceptor::{Acceptor, needs_model};
@@ -113,7 +114,7 @@ pub(crate) struct Instance {
     abandoned: Option<Ballot>,
     /// Coordinators that gave up in this round: nobody waits for them in the order again.
     stepped_down: BTreeSet<NodeId>,
-    /// Voters that claimed to have accepted what nobody could show.
+    /// Voters that claimed to have accepted what nobody could show, or served.
     unproven: BTreeSet<NodeId>,
     /// Elections in a row that ended without a result.
     failures: u32,
@@ -189,7 +190,7 @@ impl Instance {
             phase_seen: None,
             phase_since: ctx.now,
         };
-        instance.order = instance.candidate_order();
+        instance.order = instance.candidate_order(ctx);
         if !listens {
             instance.enter(ctx, 0);
         }
@@ -314,8 +315,10 @@ impl Instance {
             Role::Follower { heard, .. } if now.since_ms(*heard) >= SILENCE_MS => {
                 self.next_attempt(ctx, "the coordinator fell silent");
             }
-            Role::Follower { since, .. } if now.since_ms(*since) >= stuck_ms => {
+            Role::Follower { opened, since, .. } if now.since_ms(*since) >= stuck_ms => {
                 self.abandoned = self.elected;
+                let coordinator = opened.coordinator;
+                ctx.peers.doubt(coordinator, Doubt::Stuck);
                 self.next_attempt(ctx, "the coordinator got nothing committed");
             }
             Role::Coordinator(_) => self.coordinator_tick(ctx),
@@ -390,17 +393,20 @@ impl Instance {
         self.enter(ctx, next.min(self.highest(ctx).saturating_add(ATTEMPT_WINDOW)));
     }
 
-    fn candidate_order(&self) -> Vec<NodeId> {
+    /// Those that this node doubts come last: what they proposed nobody could accept.
+    fn candidate_order(&self, ctx: &Context) -> Vec<NodeId> {
         // In a founding there is no model before; its id takes that place.
         let seed = if self.round == 0 { self.scope.chain } else { self.model.id };
-        self.roster.candidate_order(seed, self.ballot())
+        let mut order = self.roster.candidate_order(seed, self.ballot());
+        order.sort_by_key(|node| ctx.peers.doubted(*node).is_some());
+        order
     }
 
     /// Begins an attempt: this node campaigns when those before it in the order have had their step.
     fn enter(&mut self, ctx: &mut Context, attempt: u32) {
         self.attempt = attempt;
         self.attempt_began = ctx.now;
-        self.order = self.candidate_order();
+        self.order = self.candidate_order(ctx);
         let step_ms = Self::step_ms(ctx);
         let wait_ms = self.rank(ctx, ctx.me) * step_ms;
         let campaign_at = self.is_voter(ctx).then(|| ctx.now.plus_ms(wait_ms));
@@ -489,7 +495,7 @@ impl Instance {
         }
         self.attempt = ballot.attempt;
         self.attempt_began = now;
-        self.order = self.candidate_order();
+        self.order = self.candidate_order(ctx);
         ctx.emit(Event::CoordinatorSeen { ballot, coordinator });
         // Only heartbeats show that a coordinator lives; its plan said again does not.
         self.role = Role::Follower { opened: Box::new(opened), heard: now, since: now, progress: Vec::new() };

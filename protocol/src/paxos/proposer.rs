@@ -194,7 +194,7 @@ impl Instance {
             return self.step_down(ctx, "no quorum answers");
         }
         if proposer.recovery.as_ref().is_some_and(|r| now >= r.until) {
-            self.distrust_claimants();
+            self.doubt_claims(ctx.me);
             return self.step_down(ctx, "nobody serves what was accepted");
         }
         if now >= proposer.heartbeat_at {
@@ -203,11 +203,11 @@ impl Instance {
         self.recover_more(ctx);
     }
 
-    /// Whoever claimed what nobody could show is not counted again while others are enough.
-    fn distrust_claimants(&mut self) {
+    /// What the votes of others claim could not be shown, or not be served.
+    fn doubt_claims(&mut self, me: NodeId) {
         let Some(proposer) = self.proposer() else { return };
-        let Some(recovery) = proposer.recovery.as_ref().filter(|r| r.proposal.is_none()) else { return };
-        let claimants: Vec<NodeId> = Self::claimants(&proposer.opened.votes, recovery.claim).collect();
+        let Some(recovery) = &proposer.recovery else { return };
+        let claimants = Self::others_who_claim(&proposer.opened.votes, recovery.claim, me);
         self.unproven.extend(claimants);
     }
 
@@ -244,8 +244,7 @@ impl Instance {
         let ballot = proposer.ballot();
         let Some(recovery) = &mut proposer.recovery else { return };
         let value = recovery.claim.vouched().value;
-        let holders: Vec<NodeId> =
-            Self::claimants(&proposer.opened.votes, recovery.claim).filter(|n| *n != ctx.me).collect();
+        let holders = Self::others_who_claim(&proposer.opened.votes, recovery.claim, ctx.me);
         match &recovery.proposal {
             Some(p) if !needs_model(p) || ctx.blobs.contains(&p.record.model.id) => {
                 let record = p.record.clone();
@@ -296,12 +295,20 @@ impl Instance {
         }
     }
 
+    /// Everybody was asked for the model. It may come yet, but the others are not kept waiting where they are enough.
     pub(super) fn recovery_fetch_failed(&mut self, ctx: &mut Context, blob: Hash) {
         let now = ctx.now;
-        if let Some(recovery) = self.proposer().and_then(|p| p.recovery.as_mut())
-            && recovery.proposal.as_ref().is_some_and(|p| p.record.model.id == blob)
-        {
-            recovery.ask_at = now.plus_ms(RETRY_MS);
+        let Some(recovery) = self.proposer().and_then(|p| p.recovery.as_mut()) else { return };
+        if recovery.proposal.as_ref().is_none_or(|p| p.record.model.id != blob) {
+            return;
+        }
+        recovery.ask_at = now.plus_ms(RETRY_MS);
+        if ctx.is_disk_failing() {
+            return self.step_down(ctx, "this node's disk fails");
+        }
+        self.doubt_claims(ctx.me);
+        if self.are_enough_undoubted(ctx) {
+            self.step_down(ctx, "nobody serves what was accepted");
         }
     }
 

@@ -8,7 +8,7 @@ use crate::base::table::{Line, cases, none};
 use crate::chain::fixture::{chain, commit, identities, member, params, propose, votes};
 use crate::context::Parts;
 use crate::io::{Effect, LocalStats, Persist, PersistId};
-use crate::record::Kind;
+use crate::record::{Kind, Proposed};
 
 fn context(me: &Identity, promises: BTreeMap<Hash, Ballot>, blobs: BTreeSet<Hash>) -> Context {
     Context::new(Parts {
@@ -266,7 +266,7 @@ fn who_is_elected_and_when() {
 }
 
 impl Booth {
-    /// `nodes N me P`, `away Q`, `restarted`, `without-model`.
+    /// `nodes N me P`, `away Q`, `garbles Q`, `restarted`, `without-model`.
     fn new(line: &mut Line) -> Self {
         line.keyword("nodes");
         let count = line.number();
@@ -284,6 +284,7 @@ impl Booth {
         while let Some(word) = line.next() {
             match word.as_str() {
                 "away" => ctx.peers.set_connected(order[line.number() as usize - 1], false, Time(0), 1),
+                "garbles" => ctx.peers.doubt(order[line.number() as usize - 1], Doubt::Bytes),
                 "restarted" => start = Start::AfterRestart(None),
                 "without-model" => drop(ctx.blobs.remove(&model.id)),
                 word => line.unknown(word),
@@ -362,6 +363,12 @@ impl Booth {
             "pre-asks" => Paxos::PreVote,
             "grants" => Paxos::PreVoteGranted,
             "votes" => Paxos::Vote(votes(&[node], &scope, ballot, self.ctx.me).remove(0)),
+            "claims" => {
+                let earlier = Proposed { ballot: Ballot::of_round(1), value: Hash::of(b"what it alone has") };
+                let accepted = Some(Signed::new(node, &scope, earlier));
+                let vote = Vote { ballot, candidate: self.ctx.me, silent: Vec::new(), accepted };
+                Paxos::Vote(Signed::new(node, &scope, vote))
+            }
             "beats" => Self::heartbeat(),
             "steps-down" => Paxos::StepDown,
             "opens" => {

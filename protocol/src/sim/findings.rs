@@ -621,3 +621,24 @@ fn a_member_that_withholds_half_harms_nobody() {
         assert_eq!(sim.trained(0), 8, "seed {seed}");
     }
 }
+
+/// Whoever was elected after it was bound to what it alone had accepted, and looked for it for ten seconds: sixty rounds took
+/// twelve minutes in place of 96 s.
+#[test]
+fn a_member_that_serves_other_bytes_costs_each_node_one_look() {
+    for seed in 0..6 {
+        let options = SimOptions { min_nodes: 6, ..SimOptions::calm(6, 60, seed) };
+        let mut took_ms = [0, 0];
+        for (is_garbled, ms) in [false, true].into_iter().zip(&mut took_ms) {
+            let mut sim = Sim::new(options.clone());
+            if is_garbled {
+                sim.turn(5, Hostility::Garbles);
+            }
+            sim.start_all();
+            must(&mut sim, 30 * MINUTE_MS, seed, "the end of the run", Sim::all_closed);
+            *ms = sim.now_ms();
+        }
+        let [calm_ms, garbled_ms] = took_ms;
+        assert!(garbled_ms < calm_ms + 10_000, "seed {seed}: {garbled_ms} ms, not {calm_ms}");
+    }
+}

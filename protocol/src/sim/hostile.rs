@@ -26,6 +26,8 @@ pub enum Hostility {
     Replays,
     /// A member that keeps half of what it should say to itself, and serves no blobs.
     Withholds,
+    /// A member that answers whoever asks it for a blob with other bytes.
+    Garbles,
     /// A stranger that makes things up.
     Stranger,
 }
@@ -62,7 +64,7 @@ impl Liar {
     }
 
     pub(super) fn serves_blobs(&self) -> bool {
-        self.hostility != Hostility::Withholds
+        !matches!(self.hostility, Hostility::Withholds | Hostility::Garbles)
     }
 
     /// What leaves in place of an honest message to `to`, and to whom: `others` are the nodes of the world.
@@ -93,7 +95,7 @@ impl Liar {
                 }
                 all
             }
-            Hostility::Withholds | Hostility::Stranger => vec![(to, message)],
+            Hostility::Withholds | Hostility::Garbles | Hostility::Stranger => vec![(to, message)],
         }
     }
 

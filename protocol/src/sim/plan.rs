@@ -496,9 +496,10 @@ impl Drawing {
             Liars::Sometimes => self.rng.chance(0.35),
             Liars::Always => true,
         };
-        let how = [Hostility::Equivocates, Hostility::Replays, Hostility::Withholds, Hostility::Stranger];
+        let how =
+            [Hostility::Equivocates, Hostility::Replays, Hostility::Withholds, Hostility::Garbles, Hostility::Stranger];
         if lies && self.nodes > NODES_BESIDE_A_LIAR {
-            let kind = self.rng.below(5);
+            let kind = self.rng.below(how.len() + 1);
             if let Some(node) = self.take_away(NODES_BESIDE_A_LIAR) {
                 let back_ms = 500 + self.rng.below(20_000) as u64;
                 match how.get(kind) {

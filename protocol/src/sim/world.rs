@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::base::aggregation::Rule;
 use crate::base::bounds::GOSSIP_BYTES_MAX;
 use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId, Time};
+use crate::base::reject::Reject;
 use crate::base::roster::Part;
 use crate::base::signed::{Scope, Verifier};
 use crate::chain::{Chain, RunParams};
@@ -163,7 +164,7 @@ enum Happening {
 /// What a node's own workers come back with.
 #[derive(Debug)]
 enum Outcome {
-    Fetched { blob: BlobRef, sources: Vec<NodeId> },
+    Fetched { blob: BlobRef, origin: NodeId, others: Vec<NodeId> },
     Trained { work: u64, round: u64, parent: Hash },
     Evaluated { work: u64, round: u64 },
     Folded { ballot: Ballot, node: NodeId },
@@ -564,19 +565,24 @@ impl Sim {
         let full = self.nodes[node].health.is_full;
         let input = match outcome {
             Outcome::Fetched { blob, .. } if full => Input::FetchFailed { blob: blob.id, failure: FetchFailure::Disk },
-            Outcome::Fetched { blob, sources } => {
-                let serves = |id: &NodeId| {
-                    self.index_of(*id).is_some_and(|s| {
-                        let honest = self.nodes[s].liar.as_ref().is_none_or(Liar::serves_blobs);
-                        let here = s == node || self.meet(node, s);
-                        honest && here && self.nodes[s].disk.blobs.contains(&blob.id)
-                    })
+            Outcome::Fetched { blob, origin, others } => {
+                let holder = |id: &NodeId| {
+                    let source = self.index_of(*id).filter(|s| *s == node || self.meet(node, *s))?;
+                    let has_it = self.nodes[source].disk.blobs.contains(&blob.id);
+                    has_it.then_some(self.nodes[source].liar.as_ref())
                 };
-                if sources.iter().any(serves) {
-                    self.nodes[node].disk.blobs.insert(blob.id);
-                    Input::Fetched { blob: blob.id }
-                } else {
-                    Input::FetchFailed { blob: blob.id, failure: FetchFailure::Unreachable }
+                let serves = |id: &NodeId| holder(id).is_some_and(|liar| liar.is_none_or(Liar::serves_blobs));
+                let garbles = holder(&origin).flatten().is_some_and(|l| l.hostility == Hostility::Garbles);
+                let failure = match garbles {
+                    true => FetchFailure::Invalid(Reject::WrongHash),
+                    false => FetchFailure::Unreachable,
+                };
+                match others.iter().chain([&origin]).any(serves) {
+                    true => {
+                        self.nodes[node].disk.blobs.insert(blob.id);
+                        Input::Fetched { blob: blob.id }
+                    }
+                    false => Input::FetchFailed { blob: blob.id, failure },
                 }
             }
             Outcome::Trained { work, round, parent } => {
@@ -710,10 +716,9 @@ impl Sim {
                 }
             }
             Effect::Persist { id, item } => self.begin_write(node, id, item),
-            Effect::Fetch { blob, origin, mut others, .. } => {
-                others.push(origin);
+            Effect::Fetch { blob, origin, others, .. } => {
                 let transfer_ms = blob.len / self.network.bytes_per_ms.max(1);
-                self.work(node, (5 + transfer_ms, 30 + 2 * transfer_ms), Outcome::Fetched { blob, sources: others });
+                self.work(node, (5 + transfer_ms, 30 + 2 * transfer_ms), Outcome::Fetched { blob, origin, others });
             }
             Effect::Train { round, parent, .. } => {
                 let this = &mut self.nodes[node];

@@ -313,6 +313,17 @@ async fn a_blob_that_only_a_liar_has_is_refused() {
     assert!(!mine.is_whole(blob.id));
 }
 
+/// Who proposes a model and garbles it costs a round as long as somebody looks for it.
+#[tokio::test]
+async fn where_the_origin_lies_the_others_are_asked_once() {
+    let ((_d0, lying), (_d1, other), (_d2, mine)) = (store(), store(), store());
+    let blob = lying.put(&model()).expect("room");
+    let peers = Peers::of([(0, lying), (1, other)]).with(0, Manner::Lies);
+    let (_, result) = fetch_from(&peers, &mine, 0, &[1], blob).await;
+    assert!(matches!(result, Err(FetchError::WrongHash(_))), "{result:?}");
+    assert_eq!(peers.asked(1), 1, "it said that it does not know it");
+}
+
 #[tokio::test]
 async fn a_lie_of_another_is_not_held_against_an_origin_that_is_away() {
     let ((_d0, lying), (_d1, mine)) = (store(), store());
