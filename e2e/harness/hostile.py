@@ -65,7 +65,8 @@ class Stretch:
     against: str
     seconds: float = 0.0
     rounds_per_min: float = 0.0
-    # Of the rate without an attack, measured right before.
+    # Of the rate beside a client that does no harm: computes alone, measured right before and right after, or takes part as
+    # `rubbish` does; for such a client itself, of the rate without.
     kept: float | None = None
     rss_mib: float = 0.0
     more_mib: float = 0.0
@@ -183,19 +184,31 @@ class Siege:
         time.sleep(self.settling_s)
 
     def all(self) -> list[Stretch]:
-        """Each attack against one and against all, and before each what it is like without."""
+        """Each attack against one and against all, and before each what it is like without.
+
+        An attacker has a machine of its own. Here it computes on the nodes', so what an attack costs is what they lose
+        beside a client that computes as much and says nothing.
+        """
         seconds = self.options.seconds
         calm = self.measure("calm", "-", None, seconds)
         self.calm_mib = {n.name: memory_mib(n.pid, "VmHWM") for n in self.honest}
-        stretches, before = [calm], calm.rounds_per_min
-        for kind in ["burn", *self.options.attacks]:
+        burn = self.measure("burn", "-", [], seconds)
+        burn.kept = burn.rounds_per_min / max(1.0, calm.rounds_per_min)
+        stretches, before = [calm, burn], burn.rounds_per_min
+        for kind in self.options.attacks:
+            if kind == "rubbish":
+                # A round waits for its members, and this one may compute little, honest or not.
+                member = self.measure("member", "-", [], seconds)
+                member.kept = member.rounds_per_min / max(1.0, calm.rounds_per_min)
+                stretches.append(member)
             for against in ["one", "all"] if self.options.against == "both" else [self.options.against]:
                 targets = self.honest if against == "all" else self.honest[:1]
                 attacked = self.measure(kind, against, targets, seconds)
                 time.sleep(self.settling_s)
-                # What it is like without, right before and right after: a machine is not the same all the time.
-                after = self.measure("calm", "-", None, min(seconds, 8.0)).rounds_per_min
-                attacked.kept = 2 * attacked.rounds_per_min / max(1.0, before + after)
+                # Right before and right after: a machine is not the same all the time.
+                after = self.measure("burn", "-", [], min(seconds, 8.0)).rounds_per_min
+                usual = member.rounds_per_min if kind == "rubbish" else (before + after) / 2
+                attacked.kept = attacked.rounds_per_min / max(1.0, usual)
                 before = after
                 self.judge(attacked)
                 stretches.append(attacked)
@@ -203,14 +216,14 @@ class Siege:
         return stretches
 
     def measure(self, kind: str, against: str, targets: list[Node] | None, seconds: float) -> Stretch:
-        """For so long; `None` if nobody attacks, no targets if it is a matter of computing alone."""
+        """For so long; `None` if nobody attacks, no targets where the client only computes."""
         stretch = Stretch(kind, against)
         world = self.world
         for node in self.honest:
             forget_peak(node.pid)
-        joining_s = JOINING_S if kind == "rubbish" else 0.0
+        joining_s = JOINING_S if kind in ("rubbish", "member") else 0.0
         attacker = None if targets is None else self.attack(kind, targets or self.honest[:1], joining_s + seconds)
-        if joining_s and not wait_until(joining_s, self.has_joined, 0.1):
+        if joining_s and not wait_until(joining_s, lambda: self.has_joined(kind), 0.1):
             stretch.missed.append(f"the attacker did not get onto the roster within {joining_s:.0f} s")
         began, head = time.monotonic(), world.head()
         cpu, counted = self.cpu_s(), self.counted()
@@ -239,7 +252,8 @@ class Siege:
         """Starts the client, on a host that nobody has seen before: what one did is not held against the next."""
         host = self.world.switch.host()
         command = [str(self.options.client), kind, "--run", str(self.world.run_file), "--seconds", str(seconds)]
-        command += ["--seed", str(self.options.seed), "--home", str(self.world.folder / "hostile")]
+        seed = self.options.seed + (kind == "member")
+        command += ["--seed", str(seed), "--home", str(self.world.folder / kind)]
         for node in targets:
             status = node.status() or {}
             command += ["--target", f"/ip4/{node.host.address}/tcp/{PORT}/p2p/{status['node_id']}"]
@@ -262,8 +276,6 @@ class Siege:
 
     def judge(self, stretch: Stretch) -> None:
         """Against the bars."""
-        if stretch.kind == "burn":
-            return
         # A moment says nothing about a rate.
         if not self.options.short and stretch.kept is not None and stretch.kept < KEPT:
             stretch.missed.append(f"{stretch.kept:.0%} of the rounds, at least {KEPT:.0%} are asked for")
@@ -276,10 +288,10 @@ class Siege:
         if stretch.kind in CUT_OFF and stretch.attacker.get("cut_off_ms") is None:
             stretch.missed.append("the attacker was not cut off")
 
-    def has_joined(self) -> bool:
-        """Whether the attacker is on the roster."""
+    def has_joined(self, name: str) -> bool:
+        """Whether the attacker is on the roster; it is named after what it does."""
         status = self.world.status(self.honest[0])
-        return any(member["name"] == "rubbish" for member in status.get("roster", []))
+        return any(member["name"] == name for member in status.get("roster", []))
 
     def lost(self) -> set[str]:
         """Honest members that are unreachable for an honest node, as far as is seen."""

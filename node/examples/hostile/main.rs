@@ -58,6 +58,8 @@ enum Kind {
     Announce,
     /// Joins the run, takes part, and answers every request for a chunk with wrong bytes.
     Rubbish,
+    /// The same with right bytes: what a member that may compute so little costs by itself.
+    Member,
     /// Says again what honest nodes said, to everybody, for ever.
     Replay,
     /// Introduces nodes that don't exist, so that others dial them.
@@ -89,7 +91,7 @@ struct Options {
     /// A blob that is there, in hex: its chunks are asked for.
     #[arg(long)]
     blob: Option<Hash>,
-    /// Where `rubbish` keeps its home.
+    /// Where `rubbish` and `member` keep their home.
     #[arg(long, default_value = "hostile-home")]
     home: PathBuf,
 }
@@ -218,7 +220,8 @@ async fn carry_out(kind: Kind, attack: Arc<Attack>) -> anyhow::Result<()> {
         Kind::Connections => connections::many(attack).await,
         Kind::Reconnect => connections::again_and_again(attack).await,
         Kind::Announce => announce::announce(attack).await,
-        Kind::Rubbish => return rubbish::take_part(attack).await,
+        Kind::Rubbish => return rubbish::take_part(attack, true).await,
+        Kind::Member => return rubbish::take_part(attack, false).await,
         Kind::Replay => return replay::replay(attack).await,
         Kind::Junk => junk::introduce(attack).await,
         Kind::Burn => burn(&attack),

@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 
 use crate::Attack;
 
-/// See [`crate::Kind::Rubbish`].
-pub(crate) async fn take_part(attack: Arc<Attack>) -> anyhow::Result<()> {
+/// See [`crate::Kind::Rubbish`], and [`crate::Kind::Member`], which does not lie.
+pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Result<()> {
+    let name = if garbles { "rubbish" } else { "member" };
     let (run, secret) = (&attack.run, attack.noise(u64::MAX, 32));
     let identity: [u8; 32] = secret.try_into().ok().context("32 bytes were drawn")?;
     let plan = Plan::of(run)?;
@@ -54,7 +55,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>) -> anyhow::Result<()> {
         let mut n = 0;
         while let Some(event) = events.recv().await {
             match event {
-                NetEvent::BlobRequested { request: BlobRequest::Chunk { .. }, answer, .. } => {
+                NetEvent::BlobRequested { request: BlobRequest::Chunk { .. }, answer, .. } if garbles => {
                     n += 1;
                     liar.tally.sent(CHUNK_BYTES as usize);
                     let _ = answer.send(BlobAnswer::Chunk(liar.noise(n, CHUNK_BYTES as usize)));
@@ -66,7 +67,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>) -> anyhow::Result<()> {
     let config = Config {
         params: RunParams::of(run, initial_model, plan.update_len()),
         identity: Identity::from_secret(&identity),
-        name: "rubbish".to_owned(),
+        name: name.to_owned(),
         part: None,
         pinned: None,
         resumes: false,
