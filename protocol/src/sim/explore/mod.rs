@@ -38,8 +38,9 @@
 //! # What the bounds leave out
 //!
 //! A founding's own messages are heard once in a node's life, and a node that gave its chain up is not followed. No search
-//! that ends has a founding that is refused or aborted. A yield, and a crash during a founding, have more than a million
-//! states and were never searched to their end; why the yield's do not end sooner is not known.
+//! that ends has a founding that is refused or aborted. Where two chains meet, all have heard where the others are when the
+//! search begins, and hear of no change of that: with every presence, which is another one after each change and may come at
+//! any time, a yield has more than four million states.
 //!
 //! Three nodes, the attempts and steps of time that a [`Scene`] gives, one crash, and what is beyond the round: a node that
 //! is there is not followed. Workers other than the trainer are done at once, and a blob that was ever held can be had. Small

@@ -193,7 +193,8 @@ impl Scene {
                         world.connect(&mut nodes[b], a);
                     }
                     if !self.chatter {
-                        world.rules.loses = is_chatter;
+                        Self::hear_presences(&mut world, &mut nodes);
+                        world.rules.loses = |m| is_presence(m) || is_chatter(m);
                     }
                     (self.bounded(world), nodes)
                 })
@@ -217,6 +218,21 @@ impl Scene {
             world.connect(&mut nodes[*b], *a);
         }
         nodes
+    }
+
+    /// All hear where the others are, and of no change of that any more.
+    fn hear_presences(world: &mut World, nodes: &mut [Node]) {
+        let said: BTreeSet<u32> = nodes.iter().flat_map(|n| n.said.iter().copied()).collect();
+        for word in said {
+            let to = world.words[word as usize].to;
+            if !world.words[word as usize].is_presence() {
+                continue;
+            }
+            if let Some(next) = world.step(&nodes[to], Act::Hear(word)) {
+                nodes[to] = next;
+            }
+        }
+        nodes.iter_mut().for_each(|n| n.said.retain(|word| !world.words[*word as usize].is_presence()));
     }
 
     /// Lets everything happen in its order, without loss and on time, until `done`. What was heard by then is not said again.

@@ -56,19 +56,10 @@ fn two_foundings_share_no_node() {
     holds(&Scene::new(Story::Founding { min_nodes: 2 }).wakes([0, 1, 0]), &["genesis in 0.0"]);
 }
 
-/// The yield was never searched to its end, which lies beyond four million states; why is not known. So it is searched so far
-/// alone, and shows no more than that.
-const YIELD_STATES: usize = 200_000;
-
 #[test]
-fn of_two_chains_that_meet_one_yields_or_both_go_on_as_far_as_is_searched() {
+fn of_two_chains_that_meet_one_yields_or_both_go_on() {
     for alone_yields in [true, false] {
-        let report = Scene::new(Story::Yield { alone_yields }).explore(YIELD_STATES);
-        println!("{report}");
-        assert!(report.violation.is_none(), "{report}");
-        for outcome in ["yield in 1.0", "train in 1.0"] {
-            assert!(report.outcomes.contains(outcome), "`{outcome}` never comes about\n{report}");
-        }
+        holds(&Scene::new(Story::Yield { alone_yields }), &["yield in 1.0", "train in 1.0"]);
     }
 }
 
