@@ -13,6 +13,7 @@ use crate::record::{
     Accept, Bind, Committed, Founder, Join, Kind, Proposal, Proposed, Record, Refusal, Vote, founding_scope,
     request_scope,
 };
+use crate::round::message::Message as Work;
 use crate::sync::message::Message as Sync;
 
 use super::rng::Rng;
@@ -28,6 +29,8 @@ pub enum Hostility {
     Withholds,
     /// A member that answers whoever asks it for a blob with other bytes.
     Garbles,
+    /// A member that lives and brings nothing to its end: it offers no update, and proposes nothing.
+    Dawdles,
     /// A stranger that makes things up.
     Stranger,
 }
@@ -78,6 +81,7 @@ impl Liar {
     ) -> Vec<(NodeId, Message)> {
         match self.hostility {
             Hostility::Withholds if rng.chance(0.5) => Vec::new(),
+            Hostility::Dawdles if ends_something(&message) => Vec::new(),
             Hostility::Equivocates => {
                 let mut all = vec![(to, message.clone())];
                 if let Some(other) = scope.and_then(|scope| self.contradict(rng, &scope, &message)) {
@@ -95,7 +99,7 @@ impl Liar {
                 }
                 all
             }
-            Hostility::Withholds | Hostility::Garbles | Hostility::Stranger => vec![(to, message)],
+            Hostility::Withholds | Hostility::Garbles | Hostility::Dawdles | Hostility::Stranger => vec![(to, message)],
         }
     }
 
@@ -234,5 +238,14 @@ impl Liar {
                 n => self.heard[rng.below(n)].clone(),
             },
         }
+    }
+}
+
+/// What others wait for.
+fn ends_something(message: &Message) -> bool {
+    match &message.body {
+        Body::Paxos { message, .. } => matches!(message, Paxos::Proposal(_) | Paxos::StepDown),
+        Body::Round { message, .. } => matches!(message, Work::UpdateReady(_) | Work::Evaluated(_)),
+        _ => false,
     }
 }
