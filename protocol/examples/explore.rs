@@ -14,7 +14,8 @@ const STATES_MAX: usize = 40_000_000;
 
 fn scenes() -> Vec<(String, Scene)> {
     let round = || Scene::new(Story::Round);
-    let founding = |min_nodes| Scene::new(Story::Founding { min_nodes });
+    let founding = |min_nodes| Scene::new(Story::Founding { min_nodes, nodes: 3 });
+    let founding_of_two = || Scene::new(Story::Founding { min_nodes: 2, nodes: 2 });
     let mut scenes = vec![
         ("round: two ballots".to_owned(), round().wakes([0, 0, 1]).sleeps([1, 0, 1])),
         ("round: two ballots, any may stand".to_owned(), round().wakes([1, 1, 1]).sleeps([1, 1, 1])),
@@ -27,6 +28,11 @@ fn scenes() -> Vec<(String, Scene)> {
         ("founding of two or three".to_owned(), founding(2).wakes([0, 1, 0])),
         ("founding of two or three: more time".to_owned(), founding(2).wakes([1, 1, 0])),
     ];
+    for node in 0..2 {
+        scenes.push((format!("founding of two: crash of {node}"), founding_of_two().crash(node)));
+        let time = founding_of_two().wakes([1, 1, 0]).sleeps([1, 1, 0]);
+        scenes.push((format!("founding of two: time, crash of {node}"), time.crash(node)));
+    }
     for node in 0..3 {
         scenes.push((format!("round: crash of {node}"), round().crash(node)));
         let two_ballots = round().wakes([0, 0, 1]).sleeps([1, 0, 1]);

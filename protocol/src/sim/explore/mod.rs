@@ -37,8 +37,9 @@
 //!
 //! # What the bounds leave out
 //!
-//! A founding's own messages are heard once in a node's life, and a node that gave its chain up is not followed. No search
-//! that ends has a founding that is refused or aborted. Where two chains meet, all have heard where the others are when the
+//! A founding's own messages are heard once in a node's life, and a node that gave its chain up is not followed. With a
+//! crash, a founding is searched to its end among two nodes alone; among three that has more than two million states. No
+//! search that ends has a founding that is aborted. Where two chains meet, all have heard where the others are when the
 //! search begins, and hear of no change of that: with every presence, which is another one after each change and may come at
 //! any time, a yield has more than four million states.
 //!

@@ -22,10 +22,12 @@ use super::search::{Report, Search};
 pub enum Story {
     /// Three members have just founded: their first round.
     Round,
-    /// Three nodes see each other and are in no chain; so many are enough to found.
+    /// Nodes see each other and are in no chain; so many are enough to found.
     Founding {
         /// Nodes that a founding needs.
         min_nodes: usize,
+        /// Nodes that there are: two, or all three.
+        nodes: usize,
     },
     /// Node 0 has a chain, nodes 1 and 2 have one, and all three have just met.
     Yield {
@@ -104,7 +106,7 @@ impl Scene {
     fn min_nodes(&self) -> usize {
         match self.story {
             Story::Round => 3,
-            Story::Founding { min_nodes } => min_nodes,
+            Story::Founding { min_nodes, .. } => min_nodes,
             Story::Yield { .. } => 1,
         }
     }
@@ -165,9 +167,10 @@ impl Scene {
                 nodes.iter_mut().for_each(|n| n.said.retain(|word| !is_presence(word)));
                 (self.bounded(world), nodes)
             }
-            Story::Founding { .. } => {
+            Story::Founding { nodes, .. } => {
                 let mut world = World::new(self.rules(0));
-                let mut nodes = Self::start(&mut world, &[(0, 1), (0, 2), (1, 2)]);
+                let pairs = [(0, 1), (0, 2), (1, 2)].into_iter().filter(|(_, b)| *b < nodes);
+                let mut nodes = Self::start(&mut world, &pairs.collect::<Vec<_>>());
                 // All that they have said so far is who they are.
                 Self::play(&mut world, &mut nodes, |nodes| nodes.iter().any(|n| n.now.0 > 0));
                 world.rules.round_max = 0;

@@ -48,12 +48,20 @@ fn a_coordinator_that_crashes_at_any_moment_contradicts_nothing() {
 
 #[test]
 fn a_founding_that_nobody_refuses_comes_about() {
-    holds(&Scene::new(Story::Founding { min_nodes: 3 }), &["genesis in 0.0"]);
+    holds(&Scene::new(Story::Founding { min_nodes: 3, nodes: 3 }), &["genesis in 0.0"]);
+}
+
+#[test]
+fn a_founding_in_which_one_crashes_at_any_moment_comes_about_or_not() {
+    for node in 0..2 {
+        let founding = Scene::new(Story::Founding { min_nodes: 2, nodes: 2 }).crash(node);
+        holds(&founding, &["genesis in 0.0", "founding refused"]);
+    }
 }
 
 #[test]
 fn two_foundings_share_no_node() {
-    holds(&Scene::new(Story::Founding { min_nodes: 2 }).wakes([0, 1, 0]), &["genesis in 0.0"]);
+    holds(&Scene::new(Story::Founding { min_nodes: 2, nodes: 3 }).wakes([0, 1, 0]), &["genesis in 0.0"]);
 }
 
 #[test]
@@ -105,7 +113,7 @@ fn it_finds_accepts_that_are_sent_before_they_are_on_disk() {
 #[test]
 fn it_finds_binds_that_are_sent_before_they_are_on_disk() {
     let early: fn(&Persist) -> bool = |item| matches!(item, Persist::Bound { .. });
-    let founding = Scene::new(Story::Founding { min_nodes: 3 }).crash(1);
+    let founding = Scene::new(Story::Founding { min_nodes: 3, nodes: 3 }).crash(1);
     finds(&Scene { early: Some(early), ..founding }, "no word is given twice");
 }
 
