@@ -27,6 +27,7 @@ pub mod random_stream;
 pub mod rule;
 pub mod spec;
 pub mod threads;
+pub mod torch;
 pub mod train;
 pub mod weights;
 

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 pub(super) const IMAGE: [usize; 3] = [3, 32, 32];
 pub(super) const CLASSES: usize = 10;
+/// As in the data set's `batches.meta.txt`.
+pub(super) const CLASS_NAMES: [&str; CLASSES] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 pub(super) const RECORD: usize = 1 + 3 * 32 * 32;
 const FOLDER: &str = "cifar-10-batches-bin";
 const BATCHES: usize = 6;

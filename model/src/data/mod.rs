@@ -58,6 +58,15 @@ impl Source {
         }
     }
 
+    /// What its classes are called, in the order of their labels: by their numbers where it has no names.
+    pub fn class_names(&self) -> Vec<String> {
+        match self {
+            Self::Cifar10 => cifar::CLASS_NAMES.map(str::to_owned).to_vec(),
+            Self::Folder { classes, .. } => classes.clone(),
+            Self::Shapes { .. } | Self::Mnist => (0..self.classes()).map(|class| class.to_string()).collect(),
+        }
+    }
+
     /// How many classes it tells apart.
     pub fn classes(&self) -> usize {
         match self {

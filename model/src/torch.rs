@@ -1,0 +1,520 @@
+//! A model as PyTorch has it: its tensors, by the names and with the layouts of `torch.nn`, and a Python module that is the
+//! same net.
+//!
+//! Here images lie channels last; PyTorch has them channels first. So a convolution's weight `[kernel, kernel, in, out]`
+//! becomes `[out, in, kernel, kernel]`, a linear layer's `[in, out]` becomes `[out, in]`, and where its input is a flattened
+//! image, its columns follow PyTorch's order of that image. A norm's scale and shift are its `weight` and `bias`.
+
+use std::fmt::Write;
+
+use crate::data::Preprocess;
+use crate::net::ModelError;
+use crate::spec::{Layer, NetSpec, Shape, SpecError, residual_convs};
+use crate::weights::{check_weights, values};
+
+/// A tensor of a model, as PyTorch has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TorchTensor {
+    /// As in a state dict: `conv1.weight`.
+    pub name: String,
+    /// The dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// The values, in the order of the shape.
+    pub values: Vec<f32>,
+}
+
+/// The tensors of a model, given its weights as raw little-endian f32; in the order of [`NetSpec::parameters`].
+///
+/// # Errors
+/// The net is impossible, or the bytes are no weights of it.
+pub fn tensors(spec: &NetSpec, weights: &[u8]) -> Result<Vec<TorchTensor>, ModelError> {
+    let parameters = spec.parameters()?;
+    check_weights(weights, parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum())?;
+    let mut flattened = flattened(spec)?.into_iter();
+    let mut all = values(weights);
+    let tensors = parameters.into_iter().map(|parameter| {
+        let values: Vec<f32> = all.by_ref().take(parameter.shape.iter().product()).collect();
+        let name = parameter.name.replace(".scale", ".weight").replace(".shift", ".bias");
+        match *parameter.shape {
+            [kernel, _, inputs, out] => {
+                let values = permuted(&values, [kernel * kernel, inputs, out], [2, 1, 0]);
+                TorchTensor { name, shape: vec![out, inputs, kernel, kernel], values }
+            }
+            [inputs, out] => {
+                // Rows of one pixel each; a row of numbers is an image of one pixel.
+                let [pixels, channels] = flattened.next().flatten().unwrap_or([1, inputs]);
+                let values = permuted(&values, [pixels, channels, out], [2, 1, 0]);
+                TorchTensor { name, shape: vec![out, inputs], values }
+            }
+            _ => TorchTensor { name, shape: parameter.shape, values },
+        }
+    });
+    Ok(tensors.collect())
+}
+
+/// For each linear layer the pixels and channels of the image that its input is, if that is one.
+fn flattened(spec: &NetSpec) -> Result<Vec<Option<[usize; 2]>>, SpecError> {
+    let (mut image, mut linears) = (None, Vec::new());
+    for (layer, shape) in spec.layers.iter().zip(spec.shapes()?) {
+        if let Shape::Image { height, width, channels } = shape {
+            image = Some([height * width, channels]);
+        }
+        match layer {
+            Layer::Linear { .. } => linears.push(image.take()),
+            Layer::GlobalAvgPool => image = None,
+            _ => {}
+        }
+    }
+    Ok(linears)
+}
+
+/// The values of a tensor of these dimensions with its axes in another order.
+fn permuted(values: &[f32], shape: [usize; 3], axes: [usize; 3]) -> Vec<f32> {
+    let strides = [shape[1] * shape[2], shape[2], 1];
+    let [a, b, c] = axes;
+    let mut all = Vec::with_capacity(values.len());
+    for i in 0..shape[a] {
+        for j in 0..shape[b] {
+            let start = i * strides[a] + j * strides[b];
+            all.extend((0..shape[c]).map(|k| values[start + k * strides[c]]));
+        }
+    }
+    all
+}
+
+/// A Python module with the net as a `torch.nn.Module`, what it sees of images, and its classes. It needs torch and
+/// safetensors, and nothing of Paceline. `about` is its first paragraph, `file` the name of the tensors' file beside it.
+///
+/// # Errors
+/// The net is impossible.
+pub fn module(
+    spec: &NetSpec,
+    preprocess: Preprocess,
+    classes: &[String],
+    about: &str,
+    file: &str,
+) -> Result<String, SpecError> {
+    let mut net = Module::default();
+    for (layer, shape) in spec.layers.iter().zip(spec.shapes()?) {
+        net.add(layer, shape);
+    }
+    let [channels, height, width] = spec.input;
+    let sides = [("<height>", height.to_string()), ("<width>", width.to_string())];
+    let see = match preprocess {
+        Preprocess::Plain => SEE_PLAIN.to_owned(),
+        Preprocess::CifarPaper => filled(SEE_CROPPED, &sides),
+    };
+    let classes: Vec<String> = classes.iter().map(|class| format!("    {},\n", quoted(class))).collect();
+    // Names are the run file's, which may be another's: they stay within their quotes.
+    let about = about.replace('\\', "/").replace('"', "'");
+    let name = file.split_once('.').map_or(file, |(stem, _)| stem);
+    let places = [
+        ("<about>", about),
+        ("<classes>", classes.concat()),
+        ("<layers>", net.layers),
+        ("<steps>", net.steps),
+        ("<input>", format!("{channels}x{height}x{width}")),
+        ("<preprocess>", see),
+        ("<file>", quoted(file)),
+        ("<name>", name.to_owned()),
+    ];
+    Ok(filled(TEMPLATE, &places))
+}
+
+/// A text with its places filled in. What is filled in is not looked at again.
+fn filled(mut template: &str, places: &[(&str, String)]) -> String {
+    let mut text = String::new();
+    let next = |rest: &str| {
+        let found = places.iter().filter_map(|(place, with)| Some((rest.find(place)?, place.len(), with)));
+        found.min_by_key(|(at, ..)| *at)
+    };
+    while let Some((at, len, with)) = next(template) {
+        text.push_str(&template[..at]);
+        text.push_str(with);
+        template = &template[at + len..];
+    }
+    text + template
+}
+
+/// As a Python string: JSON's escapes are Python's, too.
+fn quoted(text: &str) -> String {
+    let escaped: String = text
+        .chars()
+        .map(|c| match c {
+            '"' | '\\' => format!("\\{c}"),
+            c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+            c => c.to_string(),
+        })
+        .collect();
+    format!("\"{escaped}\"")
+}
+
+/// The lines of `__init__` and of `forward`; layers with parameters are counted as [`NetSpec::parameters`] counts them.
+#[derive(Default)]
+struct Module {
+    layers: String,
+    steps: String,
+    convs: usize,
+    norms: usize,
+    linears: usize,
+}
+
+impl Module {
+    fn add(&mut self, layer: &Layer, shape: Shape) {
+        match (layer, shape) {
+            (&Layer::Conv { out, kernel, stride, pad }, Shape::Image { channels, .. }) => {
+                let conv = self.conv([channels, out], kernel, stride, pad);
+                self.step(&format!("x = self.{conv}(x)"));
+            }
+            (&Layer::GroupNorm { groups }, Shape::Image { channels, .. }) => {
+                let norm = self.norm(groups, channels);
+                self.step(&format!("x = self.{norm}(x)"));
+            }
+            (Layer::Relu, _) => self.step("x = functional.relu(x)"),
+            (Layer::MaxPool { size }, _) => self.step(&format!("x = functional.max_pool2d(x, {size})")),
+            (&Layer::Residual { out, stride, groups }, Shape::Image { channels, .. }) => {
+                let convs = residual_convs(channels, out, stride);
+                let names: Vec<[String; 2]> = convs
+                    .iter()
+                    .enumerate()
+                    .map(|(i, (kernel, inputs))| {
+                        // The second keeps the size that the first one leaves.
+                        let stride = if i == 1 { 1 } else { stride };
+                        [self.conv([*inputs, out], *kernel, stride, kernel / 2), self.norm(groups, out)]
+                    })
+                    .collect();
+                let through = |[conv, norm]: &[String; 2], x: &str| format!("self.{norm}(self.{conv}({x}))");
+                self.step(&format!("y = functional.relu({})", through(&names[0], "x")));
+                let shortcut = names.get(2).map_or("x".to_owned(), |names| through(names, "x"));
+                self.step(&format!("x = functional.relu({} + {shortcut})", through(&names[1], "y")));
+            }
+            (Layer::GlobalAvgPool, _) => self.step("x = x.mean((2, 3))"),
+            (Layer::Flatten, _) => self.step("x = x.flatten(1)"),
+            (&Layer::Linear { out }, shape) => {
+                self.linears += 1;
+                let name = format!("linear{}", self.linears);
+                let _ = writeln!(self.layers, "        self.{name} = nn.Linear({}, {out})", shape.len());
+                let flat = if matches!(shape, Shape::Image { .. }) { "x.flatten(1)" } else { "x" };
+                self.step(&format!("x = self.{name}({flat})"));
+            }
+            (Layer::Dropout { rate }, _) => {
+                self.step(&format!("x = functional.dropout(x, {rate}, self.training)"));
+            }
+            // Such a net is impossible, which its shapes have told.
+            (Layer::Conv { .. } | Layer::GroupNorm { .. } | Layer::Residual { .. }, Shape::Row(_)) => {}
+        }
+    }
+
+    fn conv(&mut self, [inputs, out]: [usize; 2], kernel: usize, stride: usize, pad: usize) -> String {
+        self.convs += 1;
+        let name = format!("conv{}", self.convs);
+        let _ = writeln!(
+            self.layers,
+            "        self.{name} = nn.Conv2d({inputs}, {out}, {kernel}, stride={stride}, padding={pad})"
+        );
+        name
+    }
+
+    fn norm(&mut self, groups: usize, channels: usize) -> String {
+        self.norms += 1;
+        let name = format!("norm{}", self.norms);
+        let _ = writeln!(self.layers, "        self.{name} = nn.GroupNorm({groups}, {channels})");
+        name
+    }
+
+    fn step(&mut self, line: &str) {
+        let _ = writeln!(self.steps, "        {line}");
+    }
+}
+
+const SEE_PLAIN: &str = "    return images.float() / 127.5 - 1
+";
+
+const SEE_CROPPED: &str = "    top, left = (images.shape[2] - <height>) // 2, (images.shape[3] - <width>) // 2
+    x = images[:, :, top : top + <height>, left : left + <width>].float()
+    count = x[0].numel()
+    x = x - x.mean((1, 2, 3), keepdim=True)
+    deviation = x.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return x / deviation.clamp(min=count**-0.5)
+";
+
+const TEMPLATE: &str = r#""""<about>
+
+Needs torch and safetensors. In a program:
+
+    import <name>
+    net = <name>.load()
+    labels = <name>.predict(net, images)  # uint8, [n, channels, height, width]
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+CLASSES = [
+<classes>]
+
+
+class Net(nn.Module):
+    """From images as `preprocess` gives them, <input>, to one number a class: the largest is the answer."""
+
+    def __init__(self):
+        super().__init__()
+<layers>
+    def forward(self, x):
+<steps>        return x
+
+
+def preprocess(images):
+    """What the net sees of images: a tensor of uint8, [n, channels, height, width]."""
+<preprocess>
+
+def load(path=Path(__file__).with_name(<file>)):
+    """The net with its weights, ready to predict."""
+    net = Net()
+    net.load_state_dict(load_file(path))
+    return net.eval()
+
+
+def predict(net, images):
+    """The class of each image: a tensor of uint8, [n, channels, height, width]."""
+    with torch.no_grad():
+        return [CLASSES[i] for i in net(preprocess(images)).argmax(1).tolist()]
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Mode, Model};
+    use candle_core::{Device, Tensor};
+
+    /// A batch of images, channels first, of any size.
+    #[derive(Clone)]
+    struct Batch {
+        shape: [usize; 4],
+        values: Vec<f32>,
+    }
+
+    /// The net as `torch.nn` documents its layers, on tensors as PyTorch has them: slow, and nothing of it shared with the
+    /// kernels.
+    struct Torch(Vec<TorchTensor>);
+
+    impl Torch {
+        fn get(&self, name: &str) -> &TorchTensor {
+            self.0.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("there is no {name}"))
+        }
+
+        fn conv(&self, x: &Batch, number: usize, stride: usize, pad: usize) -> Batch {
+            let weight = self.get(&format!("conv{number}.weight"));
+            let bias = self.get(&format!("conv{number}.bias"));
+            let [n, inputs, height, width] = x.shape;
+            let [out, kernel] = [weight.shape[0], weight.shape[2]];
+            assert_eq!(weight.shape[1], inputs);
+            let side = |len: usize| (len + 2 * pad - kernel) / stride + 1;
+            let shape = [n, out, side(height), side(width)];
+            let mut values = Vec::new();
+            for (image, o, y, x0) in places(shape) {
+                let mut sum = f64::from(bias.values[o]);
+                for (c, ky, kx) in
+                    (0..inputs * kernel * kernel).map(|i| (i / (kernel * kernel), i / kernel % kernel, i % kernel))
+                {
+                    let (row, column) = (y * stride + ky, x0 * stride + kx);
+                    if (pad..pad + height).contains(&row) && (pad..pad + width).contains(&column) {
+                        let at = ((image * inputs + c) * height + row - pad) * width + column - pad;
+                        let w = weight.values[((o * inputs + c) * kernel + ky) * kernel + kx];
+                        sum += f64::from(x.values[at]) * f64::from(w);
+                    }
+                }
+                values.push(sum as f32);
+            }
+            Batch { shape, values }
+        }
+
+        fn norm(&self, x: &Batch, number: usize, groups: usize) -> Batch {
+            let weight = self.get(&format!("norm{number}.weight"));
+            let bias = self.get(&format!("norm{number}.bias"));
+            let [_, channels, height, width] = x.shape;
+            let group = channels / groups * height * width;
+            let mut values = x.values.clone();
+            for (i, values) in values.chunks_mut(group).enumerate() {
+                let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / group as f64;
+                let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / group as f64;
+                for (j, value) in values.iter_mut().enumerate() {
+                    let channel = i % groups * (channels / groups) + j / (height * width);
+                    let scaled = (f64::from(*value) - mean) / (variance + 1e-5).sqrt();
+                    *value = (scaled * f64::from(weight.values[channel]) + f64::from(bias.values[channel])) as f32;
+                }
+            }
+            Batch { values, ..x.clone() }
+        }
+
+        fn linear(&self, x: &Batch, number: usize) -> Batch {
+            let weight = self.get(&format!("linear{number}.weight"));
+            let bias = self.get(&format!("linear{number}.bias"));
+            let [out, inputs] = [weight.shape[0], weight.shape[1]];
+            let rows = x.values.chunks(inputs);
+            let product = |row: &[f32], o: usize| {
+                let weights = &weight.values[o * inputs..][..inputs];
+                let sum: f64 = row.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                (sum + f64::from(bias.values[o])) as f32
+            };
+            let values = rows.flat_map(|row| (0..out).map(move |o| product(row, o)).collect::<Vec<_>>()).collect();
+            Batch { shape: [x.shape[0], out, 1, 1], values }
+        }
+
+        fn forward(&self, spec: &NetSpec, mut x: Batch) -> Vec<f32> {
+            let (mut convs, mut norms, mut linears) = (0, 0, 0);
+            let count = |number: &mut usize| {
+                *number += 1;
+                *number
+            };
+            for layer in &spec.layers {
+                x = match *layer {
+                    Layer::Conv { stride, pad, .. } => self.conv(&x, count(&mut convs), stride, pad),
+                    Layer::GroupNorm { groups } => self.norm(&x, count(&mut norms), groups),
+                    Layer::Relu => relu(x),
+                    Layer::MaxPool { size } => pooled(&x, size),
+                    Layer::Residual { out, stride, groups } => {
+                        let first = self.conv(&x, count(&mut convs), stride, 1);
+                        let first = relu(self.norm(&first, count(&mut norms), groups));
+                        let second = self.conv(&first, count(&mut convs), 1, 1);
+                        let mut second = self.norm(&second, count(&mut norms), groups);
+                        let short = match x.shape[1] == out && stride == 1 {
+                            true => x,
+                            false => {
+                                let short = self.conv(&x, count(&mut convs), stride, 0);
+                                self.norm(&short, count(&mut norms), groups)
+                            }
+                        };
+                        second.values.iter_mut().zip(&short.values).for_each(|(y, x)| *y += x);
+                        relu(second)
+                    }
+                    Layer::GlobalAvgPool => {
+                        let [n, channels, height, width] = x.shape;
+                        let means = x.values.chunks(height * width).map(|c| c.iter().sum::<f32>() / c.len() as f32);
+                        Batch { shape: [n, channels, 1, 1], values: means.collect() }
+                    }
+                    Layer::Flatten | Layer::Dropout { .. } => x,
+                    Layer::Linear { .. } => self.linear(&x, count(&mut linears)),
+                };
+            }
+            x.values
+        }
+    }
+
+    fn places([n, channels, height, width]: [usize; 4]) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        (0..n * channels * height * width).map(move |i| {
+            (i / (channels * height * width), i / (height * width) % channels, i / width % height, i % width)
+        })
+    }
+
+    fn relu(mut x: Batch) -> Batch {
+        x.values.iter_mut().for_each(|v| *v = v.max(0.0));
+        x
+    }
+
+    fn pooled(x: &Batch, size: usize) -> Batch {
+        let [n, channels, height, width] = x.shape;
+        let shape = [n, channels, height / size, width / size];
+        let at = |plane: usize, row: usize, column: usize| x.values[(plane * height + row) * width + column];
+        let values = places(shape).map(|(image, channel, y, x0)| {
+            let window =
+                (0..size * size).map(|i| at(image * channels + channel, y * size + i / size, x0 * size + i % size));
+            window.fold(f32::NEG_INFINITY, f32::max)
+        });
+        Batch { shape, values: values.collect() }
+    }
+
+    /// Nets with every layer, in every place where a layout matters.
+    fn specs() -> Vec<NetSpec> {
+        let layers = vec![
+            Layer::Conv { out: 6, kernel: 3, stride: 2, pad: 2 },
+            Layer::Relu,
+            Layer::Residual { out: 6, stride: 1, groups: 3 },
+            Layer::Residual { out: 8, stride: 2, groups: 2 },
+            Layer::MaxPool { size: 2 },
+            Layer::Dropout { rate: 0.5 },
+            Layer::Linear { out: 7 },
+            Layer::Relu,
+            Layer::Linear { out: 3 },
+        ];
+        let own = NetSpec { input: [2, 13, 11], classes: 3, layers };
+        let preset = |arch, input| NetSpec::preset(arch, input, 10).expect("a preset");
+        vec![
+            own,
+            preset("shapes-cnn", [3, 32, 32]),
+            preset("resnet8", [3, 16, 16]),
+            preset("mlp", [1, 8, 9]),
+            preset("cifar-cnn", [3, 12, 12]),
+        ]
+    }
+
+    fn weights(spec: &NetSpec) -> Vec<u8> {
+        Model::initial(spec, &Device::Cpu, 3).and_then(|m| m.to_bytes()).expect("a model")
+    }
+
+    #[test]
+    fn what_pytorch_computes_with_the_tensors_is_what_the_net_computes() {
+        for spec in specs() {
+            let mut weights = weights(&spec);
+            // Biases and shifts begin at zero, where a wrong place would not show.
+            for (i, value) in weights.chunks_exact_mut(4).enumerate() {
+                let moved = f32::from_le_bytes([value[0], value[1], value[2], value[3]]) + (i % 7) as f32 * 0.01 - 0.03;
+                value.copy_from_slice(&moved.to_le_bytes());
+            }
+            let [channels, height, width] = spec.input;
+            let shape = [2, channels, height, width];
+            let values: Vec<f32> = (0..shape.iter().product()).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();
+            let theirs = Torch(tensors(&spec, &weights).expect("its weights"))
+                .forward(&spec, Batch { shape, values: values.clone() });
+            let x = Tensor::from_vec(values, &shape, &Device::Cpu).expect("a tensor");
+            let model = Model::from_bytes(&spec, &Device::Cpu, &weights).expect("its weights");
+            let ours = model.forward(&x, Mode::Eval).and_then(|y| y.flatten_all()?.to_vec1::<f32>()).expect("logits");
+            assert_eq!(ours.len(), theirs.len());
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                assert!((ours - theirs).abs() < 1e-4 * (1.0 + ours.abs()), "{ours}, not {theirs}, in {spec:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn tensors_have_the_names_and_shapes_of_a_state_dict() {
+        let spec = NetSpec::preset("shapes-cnn", [3, 32, 32], 10).expect("a preset");
+        let tensors = tensors(&spec, &weights(&spec)).expect("its weights");
+        let named: Vec<(&str, &[usize])> = tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect();
+        assert_eq!(named[0], ("conv1.weight", [16, 3, 5, 5].as_slice()));
+        assert_eq!(named[2], ("norm1.weight", [16].as_slice()));
+        assert_eq!(named[3], ("norm1.bias", [16].as_slice()));
+        assert_eq!(named[named.len() - 2], ("linear1.weight", [10, 512].as_slice()));
+    }
+
+    #[test]
+    fn a_module_builds_each_layer_that_has_parameters() {
+        for spec in specs() {
+            let text = module(&spec, Preprocess::Plain, &[], "A net.", "m.safetensors").expect("a net");
+            for tensor in tensors(&spec, &weights(&spec)).expect("its weights") {
+                let (layer, _) = tensor.name.split_once('.').expect("a layer and its role");
+                assert!(text.contains(&format!("self.{layer} = nn.")), "{layer} is missing in\n{text}");
+                assert!(text.contains(&format!("self.{layer}(")), "{layer} is not used in\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_a_run_file_stay_within_their_quotes() {
+        let classes = ["a \"b\"\n".into(), "c\\".into(), "<steps>".into()];
+        let about = "A \"\"\"net\"\"\" of <classes>\\";
+        let text = module(&specs()[0], Preprocess::Plain, &classes, about, "m.safetensors").expect("a net");
+        assert!(text.starts_with("\"\"\"A '''net''' of <classes>/\n"), "{text}");
+        assert!(text.contains("    \"a \\\"b\\\"\\u000a\",\n    \"c\\\\\",\n    \"<steps>\",\n]"), "{text}");
+    }
+
+    #[test]
+    fn bytes_of_another_net_are_refused() {
+        let spec = NetSpec::preset("mlp", [1, 8, 9], 10).expect("a preset");
+        assert!(matches!(tensors(&spec, &weights(&spec)[4..]), Err(ModelError::Weights(_))));
+    }
+}
