@@ -13,6 +13,7 @@ pub mod blobs;
 pub mod cli;
 mod cluster;
 pub mod driver;
+pub mod export;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod http;

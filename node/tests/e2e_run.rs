@@ -25,6 +25,42 @@ fn a_demo_ends_with_one_model_for_all() {
     assert!(rounds.iter().all(|r| r["accuracy"].is_f64()), "the closing record completes the last row");
 }
 
+#[test]
+fn the_model_of_a_finished_run_is_taken_away_for_pytorch() {
+    let mut cluster = Cluster::new(&shapes(2, 2, 400, "shapes-cnn"));
+    cluster.start_all(2);
+    cluster.wait_for_end();
+    let (tensors, module) = (cluster.dir().join("lab.safetensors"), cluster.dir().join("lab.py"));
+    let export = |more: &[&str]| {
+        let out = tensors.to_str().expect("a temporary folder's name is text");
+        cluster.command(0, &[&["model", "export", "--out", out], more].concat())
+    };
+    let out = export(&["--format", "json"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let last = cluster.rounds(0).pop().expect("two rounds");
+    assert_eq!(said["about"]["round"], 2);
+    for key in ["model_hash", "record_hash", "accuracy"] {
+        assert!(!last[key].is_null() && said["about"][key] == last[key], "{key}: {said}, not {last}");
+    }
+    let bytes = std::fs::read(&tensors).expect("it was written");
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("a safetensors file");
+    let about = header.metadata().as_ref().and_then(|m| m.get("paceline")).expect("what it is");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(about).expect("JSON"), said["about"]);
+    assert_eq!(header.info("conv1.weight").expect("a tensor").shape, [16, 3, 5, 5]);
+    let parse = "import ast, sys; ast.parse(open(sys.argv[1]).read())";
+    let parsed = Command::new("python3").args(["-c", parse]).arg(&module).status().expect("python3 is there");
+    assert!(parsed.success(), "{}", std::fs::read_to_string(&module).expect("it was written"));
+    // The same once more, and what is there is left alone until it is said otherwise.
+    let again = export(&[]);
+    assert_eq!(again.status.code(), Some(4), "{}", String::from_utf8_lossy(&again.stderr));
+    assert!(export(&["--force"]).status.success());
+    assert_eq!(std::fs::read(&tensors).expect("it is there"), bytes, "the same model is the same bytes");
+    let none = export(&["--force", "--round", "7"]);
+    let error = String::from_utf8_lossy(&none.stderr);
+    assert!(!none.status.success() && error.contains("round 7 is not committed here; the last one is 2"), "{error}");
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_demo_leaves_nothing_behind() {

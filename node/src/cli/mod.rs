@@ -10,6 +10,7 @@ pub(crate) mod fuzz;
 mod init;
 mod inspect;
 mod join;
+mod model;
 mod output;
 mod roster;
 mod run_file;
@@ -114,6 +115,9 @@ enum Command {
 
 Exit codes: 0 all holds; 5 something does not; others as for every command.")]
     Verify(verify::Options),
+    /// The model that a run has come to.
+    #[command(subcommand)]
+    Model(model::Command),
     /// The same run in one process, with clients in place of nodes.
     #[command(after_help = "Examples:
   paceline simulate run.toml --clients 10
@@ -170,6 +174,7 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Resume(target) => inspect::resume(&target, format),
         Command::Roster(command) => roster::run(&command, format),
         Command::Verify(options) => verify::run(&options, format),
+        Command::Model(command) => model::run(&command, format),
         Command::Simulate(options) => simulate::run(options, format, quiet).await,
         Command::Data(options) => data::run(&options, format),
         Command::Bootstrap { run, listen } => demo::bootstrap(&run, listen).await,

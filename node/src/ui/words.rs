@@ -1,11 +1,13 @@
 //! The words of the command line: how ids and numbers look, and the lines made of them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use paceline_protocol::io::Event;
 use paceline_protocol::{Hash, NodeId};
 
 use super::table;
+use crate::export::About;
 use crate::report::{Finding, ForcedChain, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
 use crate::simulate::Summary;
 
@@ -248,6 +250,19 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
         Event::Finished { complete: false } => "the run is over; nobody in sight has its last model".to_owned(),
         Event::Accepted { .. } | Event::Rejected { .. } => return None,
     })
+}
+
+/// What `model export` wrote.
+pub(crate) fn exported(about: &About, tensors: &Path, module: &Path) -> String {
+    let About { run, round, model_hash, accuracy, parameters, classes, .. } = about;
+    let (model, accuracy) = (short_hash(model_hash), percent(*accuracy, 1));
+    let (tensors, name) = (tensors.display(), module.file_stem().unwrap_or_default().display());
+    format!(
+        "Wrote {tensors} and {}: model {model} after round {round} of {run}, {parameters} parameters, {} classes, accuracy \
+         {accuracy}.\nIn Python, with torch and safetensors: import {name}; net = {name}.load()",
+        module.display(),
+        classes.len()
+    )
 }
 
 /// What `verify` found.
