@@ -196,6 +196,10 @@ impl Instance {
 
     pub(super) fn on_pre_vote_granted(&mut self, ctx: &mut Context, from: NodeId, ballot: Ballot) {
         let present = self.ballot();
+        // Its vote may not count.
+        if self.is_doubted(ctx, from) && self.are_enough_undoubted(ctx) {
+            return;
+        }
         if let Role::PreCandidate { granted, .. } = &mut self.role
             && ballot == present
             && !granted.contains(&from)

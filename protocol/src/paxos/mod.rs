@@ -384,13 +384,14 @@ impl Instance {
     }
 
     /// The present attempt is over; the next one begins: the one that others ask for votes in, or the one after those that
-    /// were refused. Attempts never run further ahead of what others confirmed than others would follow.
+    /// were refused. By itself a node never runs further ahead of what others confirmed than others would follow; what it
+    /// is asked for was within its window, however often that was doubled.
     fn next_attempt(&mut self, ctx: &mut Context, why: &'static str) {
         ctx.emit(Event::AttemptOver { ballot: self.ballot(), why });
         let asked = self.requests.values().map(|r| r.ballot.attempt).max().unwrap_or(0);
         let refused = self.highest_refused.min(self.window_end(ctx) - 1) + 1;
-        let next = (self.attempt.saturating_add(1)).max(asked).max(refused);
-        self.enter(ctx, next.min(self.highest(ctx).saturating_add(ATTEMPT_WINDOW)));
+        let own = self.attempt.saturating_add(1).max(refused).min(self.highest(ctx).saturating_add(ATTEMPT_WINDOW));
+        self.enter(ctx, own.max(asked).max(self.attempt));
     }
 
     /// Those that this node doubts come last: what they proposed nobody could accept.
