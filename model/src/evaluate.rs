@@ -7,6 +7,7 @@ use crate::spec::NetSpec;
 use crate::threads::Threads;
 use crate::train::{Progress, TrainError, check_fit, images_tensor};
 use candle_core::Device;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Images that an evaluation looks at together, if the net is not so large that it has to be fewer: enough to keep the
@@ -24,7 +25,20 @@ pub struct Evaluation {
     pub loss: f64,
 }
 
+/// An evaluation, and what the images of each class are taken for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Confusion {
+    /// The whole in three numbers.
+    pub evaluation: Evaluation,
+    /// Images by their label and by the model's answer, the pairs that occur. A model whose outputs are no numbers has no
+    /// answer.
+    pub counts: BTreeMap<(u16, Option<u16>), u64>,
+}
+
 /// Measures a model on `data`. `on_progress` is called after each batch and can stop the evaluation.
+///
+/// # Errors
+/// The images are not what the net sees, the weights are not its own, the device fails, or it was stopped.
 pub fn evaluate(
     spec: &NetSpec,
     preprocess: Preprocess,
@@ -33,29 +47,32 @@ pub fn evaluate(
     device: &Device,
     threads: &Threads,
     on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) -> Result<Evaluation, TrainError> {
+) -> Result<Confusion, TrainError> {
     check_fit(spec, preprocess, data)?;
     let model = Model::from_bytes(spec, device, weights)?;
     let indices: Vec<u32> = (0..data.len() as u32).collect();
     let together = EVALUATION_BATCH.min(spec.batch_max().map_err(ModelError::Spec)?);
     let batches = indices.len().div_ceil(together);
     let mut evaluation = Evaluation { correct: 0, total: data.len() as u64, loss: 0.0 };
+    let mut counts = BTreeMap::new();
     for (batch, indices) in indices.chunks(together).enumerate() {
         let logits = threads.run(|| -> Result<Vec<f32>, TrainError> {
             let x = images_tensor(preprocess.batch(data, indices, None), spec.input, device)?;
             Ok(model.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
         })?;
         let labels = &data.labels()[batch * together..][..indices.len()];
-        let (loss, correct) = loss::score(&logits, labels, spec.classes);
+        let loss = loss::score(&logits, labels, spec.classes, |label, answer| {
+            evaluation.correct += u64::from(answer == Some(label));
+            *counts.entry((label, answer)).or_default() += 1;
+        });
         evaluation.loss += loss;
-        evaluation.correct += correct;
         let loss = loss / indices.len() as f64;
         if on_progress(Progress { epoch: 1, epochs: 1, batch: batch + 1, batches, loss }).is_break() {
             return Err(TrainError::Cancelled);
         }
     }
     evaluation.loss /= data.len().max(1) as f64;
-    Ok(evaluation)
+    Ok(Confusion { evaluation, counts })
 }
 
 #[cfg(test)]
@@ -75,12 +92,18 @@ mod tests {
             let go_on = &mut |_| ControlFlow::Continue(());
             evaluate(&spec, Preprocess::Plain, &weights, data, &Device::Cpu, &threads, go_on).expect("it evaluates")
         };
-        let all = run(&data);
+        let Confusion { evaluation: all, counts } = run(&data);
         assert!(all.total == 30 && all.correct < 20 && (1.5..4.0).contains(&all.loss), "{all:?}");
         let mut halves = [0u64; 2];
-        halves[0] = run(&data.select(&(0..15).collect::<Vec<_>>())).correct;
-        halves[1] = run(&data.select(&(15..30).collect::<Vec<_>>())).correct;
+        halves[0] = run(&data.select(&(0..15).collect::<Vec<_>>())).evaluation.correct;
+        halves[1] = run(&data.select(&(15..30).collect::<Vec<_>>())).evaluation.correct;
         assert_eq!(halves[0] + halves[1], all.correct);
-        assert_eq!(run(&data.select(&[])), Evaluation { correct: 0, total: 0, loss: 0.0 });
+        assert_eq!(run(&data.select(&[])).evaluation, Evaluation { correct: 0, total: 0, loss: 0.0 });
+        let right: u64 = counts.iter().filter(|((label, answer), _)| *answer == Some(*label)).map(|(_, n)| n).sum();
+        assert_eq!(right, all.correct);
+        for class in 0..10 {
+            let of_class: u64 = counts.iter().filter(|((label, _), _)| *label == class).map(|(_, n)| n).sum();
+            assert_eq!(of_class, 3);
+        }
     }
 }

@@ -33,7 +33,7 @@ pub mod weights;
 
 pub use candle_core::Device;
 pub use data::{DataError, DataSet, Images, Partition, Preprocess, Source, Totals, load, load_part, partition};
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Confusion, Evaluation, evaluate};
 pub use exact::{ExactError, ExactSum};
 pub use net::{Mode, Model, ModelError};
 pub use rule::{Moment, Rule};

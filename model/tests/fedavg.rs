@@ -47,7 +47,7 @@ fn federated_averaging_learns_the_built_in_data_set() {
         let result = evaluate(&spec, Preprocess::Plain, model, &whole.test, &Device::Cpu, &threads, &mut |_| {
             ControlFlow::Continue(())
         });
-        let result = result.expect("it evaluates");
+        let result = result.expect("it evaluates").evaluation;
         result.correct as f64 / result.total as f64
     };
     let mut accuracies = vec![accuracy(&model)];

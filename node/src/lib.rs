@@ -13,7 +13,6 @@ pub mod blobs;
 pub mod cli;
 mod cluster;
 pub mod driver;
-pub mod export;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod http;
@@ -25,5 +24,6 @@ pub mod replay;
 pub mod report;
 pub mod simulate;
 pub mod store;
+pub mod trained;
 mod ui;
 pub mod verify;

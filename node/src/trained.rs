@@ -1,12 +1,14 @@
-//! The result of a run, to be taken away: a model that a home holds, as PyTorch has it, with what is to be known of it.
+//! The result of a run: a model that a home holds, with what is to be known of it. It is taken away and measured.
 //!
-//! A safetensors file has the tensors by PyTorch's names and with its layouts, and under `paceline` in its metadata an
+//! For PyTorch a safetensors file has the tensors by its names and with its layouts, and under `paceline` in its metadata an
 //! [`About`] as JSON. A Python module that is written beside it is the same net, and needs nothing of Paceline.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
 
 use anyhow::{Context, bail};
-use paceline_model::{Preprocess, torch};
+use paceline_model::{Device, Evaluation, Preprocess, Progress, Threads, evaluate, torch};
 use paceline_protocol::Hash;
 use paceline_protocol::runfile::RunFile;
 use safetensors::tensor::{Dtype, TensorView};
@@ -44,17 +46,75 @@ pub struct About {
     pub parameters: usize,
 }
 
-/// A model as PyTorch has it.
+/// A model that a home holds.
 #[derive(Debug, Clone)]
-pub struct Exported {
-    /// The safetensors file.
-    pub tensors: Vec<u8>,
-    /// What its metadata says.
+pub struct Trained {
+    /// What is to be known of it.
     pub about: About,
     plan: Plan,
+    state: Vec<u8>,
 }
 
-impl Exported {
+/// How good a model is on images that are here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The model.
+    pub about: About,
+    /// Images whose class the model names.
+    pub correct: u64,
+    /// How many images there were.
+    pub images: u64,
+    /// `correct` of `images`.
+    pub accuracy: f64,
+    /// Mean cross-entropy in nats.
+    pub loss: f64,
+    /// Each class, in the order of the net's outputs.
+    pub classes: Vec<MeasuredClass>,
+}
+
+/// The images of one class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredClass {
+    /// Its name.
+    pub name: String,
+    /// Images of it.
+    pub images: u64,
+    /// Those that the model names right.
+    pub correct: u64,
+    /// How many of them the model takes for each class: a row of the confusion matrix.
+    pub taken_for: Vec<u64>,
+}
+
+impl Trained {
+    /// The model after a round, or after the last one, of a home whose node runs or not.
+    ///
+    /// # Errors
+    /// The home can't be read, no such round is committed, or its model is not on this machine.
+    pub fn of(home: &Home, round: Option<u64>) -> anyhow::Result<Self> {
+        let run_file = inspect::run_file(home)?;
+        let plan = Plan::of(&run_file)?;
+        let rounds = Node::of(home.clone())?.rounds()?;
+        let blobs = BlobFolder::at(home.blobs());
+        let chosen = choose(&rounds, round)?;
+        let id: Hash = chosen.model_hash.parse().context("the node names no model")?;
+        let here = blobs.ids()?;
+        if !here.contains(&id) {
+            bail!(missing(&rounds, chosen.round, &here));
+        }
+        let state = blobs.read(id)?;
+        plan.rule.check_state(&state, plan.parameters).context("the model is none of this run's net")?;
+        Ok(Self { about: about(&run_file, &plan, chosen), plan, state })
+    }
+
+    /// The safetensors file. The same model gives the same bytes.
+    ///
+    /// # Errors
+    /// The weights are none of this net, which they were checked to be.
+    pub fn tensors(&self) -> anyhow::Result<Vec<u8>> {
+        let tensors = torch::tensors(&self.plan.spec, self.plan.rule.weights(&self.state))?;
+        serialized(&tensors, &self.about)
+    }
+
     /// The Python module that loads the tensors from `file` beside it.
     ///
     /// # Errors
@@ -66,29 +126,42 @@ impl Exported {
         let about = format!("The model after round {round} of the Paceline run {run}: {short}{measured}.");
         Ok(torch::module(&self.plan.spec, self.plan.preprocess, classes, &about, file)?)
     }
-}
 
-/// The model after a round, or after the last one, of a home whose node runs or not.
-///
-/// # Errors
-/// The home can't be read, no such round is committed, or its model is not on this machine.
-pub fn export(home: &Home, round: Option<u64>) -> anyhow::Result<Exported> {
-    let run_file = inspect::run_file(home)?;
-    let plan = Plan::of(&run_file)?;
-    let rounds = Node::of(home.clone())?.rounds()?;
-    let blobs = BlobFolder::at(home.blobs());
-    let chosen = choose(&rounds, round)?;
-    let id: Hash = chosen.model_hash.parse().context("the node names no model")?;
-    let here = blobs.ids()?;
-    if !here.contains(&id) {
-        bail!(missing(&rounds, chosen.round, &here));
+    /// Measures the model on the images that are held out for testing, of the data at `path` as `join` takes it.
+    /// `on_progress` hears of each batch.
+    ///
+    /// # Errors
+    /// The data can't be read or don't go with the run file, or hold nothing to test with.
+    pub fn measure(
+        &self,
+        path: Option<&Path>,
+        threads: usize,
+        on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> anyhow::Result<Measured> {
+        let Plan { spec, preprocess, rule, .. } = &self.plan;
+        let images = self.plan.images(path)?.test;
+        if images.is_empty() {
+            bail!("these data hold no images to test with");
+        }
+        let (weights, threads) = (rule.weights(&self.state), Threads::new(threads)?);
+        let found = evaluate(spec, *preprocess, weights, &images, &Device::Cpu, &threads, on_progress)?;
+        let (Evaluation { correct, total, loss }, about) = (found.evaluation, self.about.clone());
+        let count = |label: usize, answer: usize| {
+            let pair = (u16::try_from(label), u16::try_from(answer));
+            let (Ok(label), Ok(answer)) = pair else { return 0 };
+            found.counts.get(&(label, Some(answer))).copied().unwrap_or(0)
+        };
+        let all = about.classes.len();
+        let images_of = |label: usize| found.counts.iter().filter(move |((l, _), _)| usize::from(*l) == label);
+        let classes = about.classes.iter().enumerate().map(|(label, name)| MeasuredClass {
+            name: name.clone(),
+            images: images_of(label).map(|(_, n)| n).sum(),
+            correct: count(label, label),
+            taken_for: (0..all).map(|answer| count(label, answer)).collect(),
+        });
+        let classes = classes.collect();
+        Ok(Measured { about, correct, images: total, accuracy: correct as f64 / total as f64, loss, classes })
     }
-    let state = blobs.read(id)?;
-    plan.rule.check_state(&state, plan.parameters).context("the model is none of this run's net")?;
-    let about = about(&run_file, &plan, chosen);
-    let tensors = torch::tensors(&plan.spec, plan.rule.weights(&state))?;
-    let tensors = serialized(&tensors, &about)?;
-    Ok(Exported { tensors, about, plan })
 }
 
 fn choose(rounds: &[Round], round: Option<u64>) -> anyhow::Result<&Round> {

@@ -17,18 +17,17 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     reference::cross_entropy(logits, labels)
 }
 
-/// Loss (as the sum, not the mean) and number of right answers of rows of logits. The first of equal logits is the
-/// answer; a row with a NaN is wrong and makes the loss NaN.
-pub(crate) fn score(logits: &[f32], labels: &[u16], classes: usize) -> (f64, u64) {
-    let (mut loss, mut correct) = (0f64, 0u64);
+/// Loss (as the sum, not the mean) of rows of logits. `each` hears every label and the answer to it: the first of equal
+/// logits; none for a row with a NaN, which makes the loss NaN.
+pub(crate) fn score(logits: &[f32], labels: &[u16], classes: usize, mut each: impl FnMut(u16, Option<u16>)) -> f64 {
+    let mut loss = 0f64;
     for (row, &label) in logits.chunks_exact(classes).zip(labels) {
         let (largest, sum) = normaliser(row);
-        let label = usize::from(label);
-        loss += sum.ln() - f64::from(row[label] - largest);
+        loss += sum.ln() - f64::from(row[usize::from(label)] - largest);
         let first = row.iter().position(|&logit| logit == largest);
-        correct += u64::from(sum.is_finite() && first == Some(label));
+        each(label, first.filter(|_| sum.is_finite()).and_then(|class| u16::try_from(class).ok()));
     }
-    (loss, correct)
+    loss
 }
 
 /// The largest logit, and the sum of exp(logit - largest).
@@ -46,7 +45,7 @@ impl Kernel1 for CrossEntropy {
 
     fn forward(&self, logits: View<'_>) -> Result<(Vec<f32>, Shape)> {
         let (n, classes) = logits.shape.dims2()?;
-        let (loss, _) = score(logits.values, &self.labels, classes);
+        let loss = score(logits.values, &self.labels, classes, |_, _| {});
         Ok((vec![(loss / n.max(1) as f64) as f32], ().into()))
     }
 

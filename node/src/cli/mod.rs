@@ -174,7 +174,7 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Resume(target) => inspect::resume(&target, format),
         Command::Roster(command) => roster::run(&command, format),
         Command::Verify(options) => verify::run(&options, format),
-        Command::Model(command) => model::run(&command, format),
+        Command::Model(command) => model::run(&command, format, quiet),
         Command::Simulate(options) => simulate::run(options, format, quiet).await,
         Command::Data(options) => data::run(&options, format),
         Command::Bootstrap { run, listen } => demo::bootstrap(&run, listen).await,

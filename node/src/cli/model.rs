@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -10,8 +12,9 @@ use clap::{Args, Subcommand};
 use super::error::CliError;
 use super::output::{Format, print, print_json};
 use super::target::find_home;
-use crate::export::export;
-use crate::ui::words;
+use crate::learn::cores;
+use crate::trained::Trained;
+use crate::ui::{bar, table, words};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -28,6 +31,27 @@ In Python:
   net = model.load()
   model.predict(net, images)                       images: a tensor of uint8, [n, channels, height, width]")]
     Export(Export),
+    /// Measure a model on the images that are held out for testing.
+    #[command(after_help = "Examples:
+  paceline model eval --data ~/photos            the last model; how good it is at each class
+  paceline model eval --data ~/photos --format json | jq .classes[0].taken_for")]
+    Eval(Eval),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Eval {
+    /// The node's home; not needed where there is one alone. Its node may run.
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// The model after this round [default: the last one].
+    #[arg(long, value_name = "N")]
+    round: Option<u64>,
+    /// The data, as `join` takes them; not needed where they are generated.
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Threads that compute [default: one a core].
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Args)]
@@ -46,8 +70,14 @@ pub(super) struct Export {
     force: bool,
 }
 
-pub(super) fn run(command: &Command, format: Format) -> Result<(), CliError> {
-    let Command::Export(Export { home, round, out, force }) = command;
+pub(super) fn run(command: &Command, format: Format, quiet: bool) -> Result<(), CliError> {
+    match command {
+        Command::Export(options) => export(options, format),
+        Command::Eval(options) => eval(options, format, quiet),
+    }
+}
+
+fn export(Export { home, round, out, force }: &Export, format: Format) -> Result<(), CliError> {
     let (module, file) = (out.with_extension("py"), out.file_name().and_then(OsStr::to_str));
     let file = file.filter(|_| module != *out);
     let file = file.ok_or_else(|| CliError::usage(anyhow!("--out {} names no file for tensors", out.display())))?;
@@ -56,14 +86,28 @@ pub(super) fn run(command: &Command, format: Format) -> Result<(), CliError> {
         let there = there.display();
         return Err(CliError::bad_input(anyhow!("{there} exists and is left alone; give another --out, or --force")));
     }
-    let exported = export(&home, *round)?;
-    write(out, &exported.tensors)?;
-    write(&module, exported.module(file)?.as_bytes())?;
+    let trained = Trained::of(&home, *round)?;
+    write(out, &trained.tensors()?)?;
+    write(&module, trained.module(file)?.as_bytes())?;
+    let about = &trained.about;
     match format {
-        Format::Json => {
-            print_json(&serde_json::json!({ "tensors": out, "module": module, "about": exported.about }))?;
-        }
-        Format::Text => print(&words::exported(&exported.about, out, &module)),
+        Format::Json => print_json(&serde_json::json!({ "tensors": out, "module": module, "about": about }))?,
+        Format::Text => print(&words::exported(about, out, &module)),
+    }
+    Ok(())
+}
+
+fn eval(Eval { home, round, data, threads }: &Eval, format: Format, quiet: bool) -> Result<(), CliError> {
+    let trained = Trained::of(&find_home(home.as_deref())?, *round)?;
+    let mut show = bar::evaluation(bar::is_shown(quiet));
+    let measured =
+        trained.measure(data.as_deref(), threads.map_or_else(cores, NonZeroUsize::get), &mut |progress| {
+            show(progress.batch as u64, progress.batches as u64);
+            ControlFlow::Continue(())
+        })?;
+    match format {
+        Format::Json => print_json(&measured)?,
+        Format::Text => print(&format!("{}\n\n{}", words::measured(&measured), table::classes(&measured))),
     }
     Ok(())
 }

@@ -256,7 +256,7 @@ impl Worker {
         if self.context.data.test.is_empty() {
             return Ok(None);
         }
-        let e = paceline_model::evaluate(
+        let measured = paceline_model::evaluate(
             &self.context.plan.spec,
             self.context.plan.preprocess,
             self.context.plan.rule.weights(state),
@@ -265,7 +265,8 @@ impl Worker {
             &self.threads,
             &mut |p| self.report(id, true, p),
         )?;
-        Ok(Some(Evaluation { correct: e.correct, total: e.total, loss: e.loss }))
+        let paceline_model::Evaluation { correct, total, loss } = measured.evaluation;
+        Ok(Some(Evaluation { correct, total, loss }))
     }
 
     fn report(&self, id: u64, evaluating: bool, p: paceline_model::Progress) -> ControlFlow<()> {

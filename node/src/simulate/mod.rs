@@ -220,7 +220,7 @@ impl Simulation {
             go_on,
         );
         match result {
-            Ok(evaluation) => Ok(Some(evaluation)),
+            Ok(measured) => Ok(Some(measured.evaluation)),
             Err(TrainError::Cancelled) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -55,6 +55,21 @@ impl TrainingBar {
     }
 }
 
+/// The batches of an evaluation.
+pub(crate) fn evaluation(is_shown: bool) -> impl FnMut(u64, u64) {
+    let bar = ProgressBar::with_draw_target(None, target(is_shown));
+    if let Ok(style) = ProgressStyle::with_template("  evaluating {bar:32} {pos}/{len} batches, {eta} left") {
+        bar.set_style(style);
+    }
+    move |done, of| {
+        bar.set_length(of);
+        bar.set_position(done);
+        if done == of {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// The rounds of a simulation.
 pub(crate) struct RoundsBar(ProgressBar);
 

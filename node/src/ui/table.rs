@@ -1,9 +1,12 @@
 //! Tables without lines, as wide as their content.
 
+use std::cmp::Reverse;
+
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::words::{loss, milliseconds, percent, seconds, short_hash, short_id, yes_or_no};
 use crate::report::{PartLabels, Peer, Round, Status};
+use crate::trained::Measured;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -38,6 +41,26 @@ pub(crate) fn rounds(rounds: &[Round]) -> Table {
             milliseconds(r.overhead_ms),
             short_hash(&r.model_hash),
         ]);
+    }
+    table
+}
+
+/// How good a model is at each class, and what it takes most of the others for.
+pub(crate) fn classes(m: &Measured) -> Table {
+    let mut table = table(&["class", "images", "right", "taken for"]);
+    for (label, class) in m.classes.iter().enumerate() {
+        let mut others: Vec<(u64, &str)> = class
+            .taken_for
+            .iter()
+            .zip(&m.classes)
+            .enumerate()
+            .filter(|(answer, (n, _))| *answer != label && **n > 0)
+            .map(|(_, (n, other))| (*n, other.name.as_str()))
+            .collect();
+        others.sort_by_key(|(n, _)| Reverse(*n));
+        let most: Vec<String> = others.iter().take(3).map(|(n, name)| format!("{name} {n}")).collect();
+        let share = (class.images > 0).then(|| class.correct as f64 / class.images as f64);
+        table.add_row([class.name.clone(), class.images.to_string(), percent(share, 1), most.join(", ")]);
     }
     table
 }

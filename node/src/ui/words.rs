@@ -7,9 +7,9 @@ use paceline_protocol::io::Event;
 use paceline_protocol::{Hash, NodeId};
 
 use super::table;
-use crate::export::About;
 use crate::report::{Finding, ForcedChain, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
 use crate::simulate::Summary;
+use crate::trained::{About, Measured};
 
 /// A node id in short, from its text.
 pub(crate) fn short_id(id: &str) -> String {
@@ -263,6 +263,14 @@ pub(crate) fn exported(about: &About, tensors: &Path, module: &Path) -> String {
         module.display(),
         classes.len()
     )
+}
+
+/// What `model eval` found, above the table of classes.
+pub(crate) fn measured(m: &Measured) -> String {
+    let About { run, round, model_hash, .. } = &m.about;
+    let (model, accuracy, loss) = (short_hash(model_hash), percent(Some(m.accuracy), 2), loss(Some(m.loss), 4));
+    let (correct, images) = (m.correct, m.images);
+    format!("model {model} after round {round} of {run}: {correct} of {images} right, {accuracy}, loss {loss}")
 }
 
 /// What `verify` found.
