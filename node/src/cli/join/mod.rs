@@ -221,7 +221,9 @@ fn say_goodbye(over: Option<Event>, home: &Home) -> Result<(), CliError> {
                 "the run is over, and its last model is not in {dir}: nobody that has it was in sight; while a node that does runs, start this one again: paceline join --home {dir} --exit-when-done"
             )));
         }
-        Some(_) => tracing::info!("done; the model and the records are in {dir}"),
+        Some(_) => tracing::info!(
+            "done; the model and the records are in {dir}. How good it is: paceline model eval --home {dir}   For PyTorch: paceline model export --home {dir}"
+        ),
         None => tracing::info!(
             "stopped; this node stays on the roster. Go on with: paceline join --home {dir}   Or, while it runs, take it off with: paceline leave --home {dir}"
         ),
