@@ -195,19 +195,20 @@ class Siege:
         burn = self.measure("burn", "-", [], seconds)
         burn.kept = burn.rounds_per_min / max(1.0, calm.rounds_per_min)
         stretches, before = [calm, burn], burn.rounds_per_min
+        member = None
+        if "rubbish" in self.options.attacks:
+            # A round waits for its members, and this one may compute little, honest or not.
+            member = self.measure("member", "-", [], seconds)
+            member.kept = member.rounds_per_min / max(1.0, calm.rounds_per_min)
+            stretches.append(member)
         for kind in self.options.attacks:
-            if kind == "rubbish":
-                # A round waits for its members, and this one may compute little, honest or not.
-                member = self.measure("member", "-", [], seconds)
-                member.kept = member.rounds_per_min / max(1.0, calm.rounds_per_min)
-                stretches.append(member)
             for against in ["one", "all"] if self.options.against == "both" else [self.options.against]:
                 targets = self.honest if against == "all" else self.honest[:1]
                 attacked = self.measure(kind, against, targets, seconds)
                 time.sleep(self.settling_s)
                 # Right before and right after: a machine is not the same all the time.
                 after = self.measure("burn", "-", [], min(seconds, 8.0)).rounds_per_min
-                usual = member.rounds_per_min if kind == "rubbish" else (before + after) / 2
+                usual = member.rounds_per_min if member and kind == "rubbish" else (before + after) / 2
                 attacked.kept = attacked.rounds_per_min / max(1.0, usual)
                 before = after
                 self.judge(attacked)

@@ -106,8 +106,8 @@ pub fn module(
     };
     let classes: Vec<String> = classes.iter().map(|class| format!("    {},\n", quoted(class))).collect();
     // Names are the run file's, which may be another's: they stay within their quotes.
-    let about = about.replace('\\', "/").replace('"', "'");
-    let name = file.split_once('.').map_or(file, |(stem, _)| stem);
+    let plain = |text: &str| text.replace('\\', "/").replace('"', "'");
+    let (about, name) = (plain(about), plain(file.split_once('.').map_or(file, |(stem, _)| stem)));
     let places = [
         ("<about>", about),
         ("<classes>", classes.concat()),
@@ -116,7 +116,7 @@ pub fn module(
         ("<input>", format!("{channels}x{height}x{width}")),
         ("<preprocess>", see),
         ("<file>", quoted(file)),
-        ("<name>", name.to_owned()),
+        ("<name>", name),
     ];
     Ok(filled(TEMPLATE, &places))
 }

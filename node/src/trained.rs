@@ -122,8 +122,8 @@ impl Trained {
     pub fn module(&self, file: &str) -> anyhow::Result<String> {
         let About { run, round, model_hash, accuracy, classes, .. } = &self.about;
         let measured = accuracy.map(|a| format!(", accuracy {:.1} %", 100.0 * a)).unwrap_or_default();
-        let short: String = model_hash.chars().take(10).collect();
-        let about = format!("The model after round {round} of the Paceline run {run}: {short}{measured}.");
+        let model = model_hash.parse::<Hash>().context("the node names no model")?.short();
+        let about = format!("The model after round {round} of the Paceline run {run}: {model}{measured}.");
         Ok(torch::module(&self.plan.spec, self.plan.preprocess, classes, &about, file)?)
     }
 

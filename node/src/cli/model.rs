@@ -1,7 +1,6 @@
 //! `paceline model`: what a run has come to.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use super::error::CliError;
 use super::output::{Format, print, print_json};
 use super::target::find_home;
 use crate::learn::cores;
+use crate::store::files;
 use crate::trained::Trained;
 use crate::ui::{bar, table, words};
 
@@ -112,9 +112,6 @@ fn eval(Eval { home, round, data, threads }: &Eval, format: Format, quiet: bool)
     Ok(())
 }
 
-/// Whole or not at all.
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let part = path.with_added_extension("part");
-    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
-    written.with_context(|| format!("{} can't be written", path.display()))
+    files::write_whole(path, bytes).with_context(|| format!("{} can't be written", path.display()))
 }
