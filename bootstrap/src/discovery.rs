@@ -17,6 +17,7 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId, StreamProtocol, connection_limits, identify, mdns, ping, relay};
 use paceline_protocol::bounds::{ADDRESSES_MAX, PROTOCOL_VERSION};
+use paceline_protocol::runfile::Published;
 use paceline_protocol::{NodeId, RunId};
 use tokio::task::JoinHandle;
 
@@ -28,7 +29,7 @@ use crate::bounds::{
 };
 use crate::gate::{Closed, Gate};
 use crate::hearing::Hearing;
-use crate::peer_exchange::{self, Answer, Incoming, Record, Request, check_run_file};
+use crate::peer_exchange::{self, Answer, Incoming, Record, Request};
 use crate::run_registry::RunRegistry;
 use crate::swarm::{BuildError, Links, node_id};
 use crate::twin::{Heard, Met, Twins};
@@ -56,25 +57,13 @@ pub enum Role {
     /// Looks for runs or a run file, for a moment.
     Seeker,
 }
-
-/// The run of this node.
-#[derive(Debug, Clone)]
-pub struct OwnRun {
-    /// Its id, the hash of its file.
-    pub run: RunId,
-    /// Its name, which those see who look for runs.
-    pub name: String,
-    /// Its canonical run file, which others fetch from here.
-    pub file: Vec<u8>,
-}
-
 /// How a node looks for others and is found.
 #[derive(Debug, Clone)]
 pub struct DiscoveryOptions {
     /// What the swarm is for.
     pub role: Role,
     /// The run: a node has one, a bootstrap may.
-    pub run: Option<OwnRun>,
+    pub run: Option<Published>,
     /// First addresses, with or without a peer at the end; dialled until they answer.
     pub bootstrap: Vec<Multiaddr>,
     /// Addresses of nodes of the run from an earlier start, each with the peer at its end.
@@ -136,7 +125,7 @@ pub struct Discovery {
     hearing: Hearing,
     key: Keypair,
     role: Role,
-    run: Option<OwnRun>,
+    run: Option<Published>,
     direct: Option<StreamProtocol>,
     address_book: AddressBook,
     /// First addresses, as they were given.
@@ -181,7 +170,7 @@ impl Discovery {
         options.bootstrap.iter().chain(&options.known).for_each(|address| address_book.keep(now, address));
         let mut registry = RunRegistry::default();
         if let Some(own) = &options.run {
-            registry.keep(own.run, &own.name, own.file.clone());
+            registry.keep(own.run, &own.name, own.text.clone().into_bytes());
         }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -431,8 +420,8 @@ impl Discovery {
         } else if let Some((_, run)) = take(&mut self.files_asked, |(asked, _)| *asked == id)
             && let Answer::RunFile(file) = answer
         {
-            match check_run_file(run, &file) {
-                Ok(run_file) => self.registry.set_file(run, &run_file.run.name, file),
+            match Published::check(run, &file) {
+                Ok(published) => self.registry.set_file(run, &published.name, file),
                 Err(reason) => self.on_malformed(peer, reason),
             }
         }

@@ -15,10 +15,11 @@ use libp2p::identity::Keypair;
 use libp2p::request_response::Codec as _;
 use libp2p::{Multiaddr, PeerId};
 use paceline_protocol::bounds::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
+use paceline_protocol::runfile::Published;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::bounds::{ANSWER_BYTES_MAX, RECORD_BYTES_MAX, REQUEST_BYTES_MAX};
-use crate::peer_exchange::{Codec, Incoming, Record, check_run_file, protocol};
+use crate::peer_exchange::{Codec, Incoming, Record, protocol};
 use crate::ticket::{self, Ticket};
 use crate::{addresses, frame, peer_id};
 
@@ -85,8 +86,8 @@ pub fn exchange(bytes: &[u8]) {
         4 => record(bytes.to_vec()),
         5 => record(signed(bytes)),
         6 => {
-            let file = check_run_file(Hash::of(bytes), bytes);
-            assert!(file.is_err() || file.is_ok_and(|file| file.run_id() == Hash::of(bytes)));
+            let file = Published::check(Hash::of(bytes), bytes);
+            assert!(file.is_err() || file.is_ok_and(|file| file.text.as_bytes() == bytes));
         }
         _ => pieces(bytes),
     }
@@ -221,8 +222,10 @@ mod tests {
         all.push(("address", NodeId::from_public_key([7; 32]).to_string().into_bytes()));
         let key = key();
         let record = PeerRecord::new_interop(&key, listed).expect("an ed25519 key signs").into_signed_envelope();
-        let file =
-            RunFile::parse(RunFile::template(), "the template").expect("the template parses").canonical().into_bytes();
+        let file = RunFile::<()>::parse(&RunFile::<()>::template(&[]), "the template")
+            .expect("the template parses")
+            .canonical()
+            .into_bytes();
         let (payload, _) = record
             .payload_and_signing_key("libp2p-peer-record".to_owned(), &[0x03, 0x01])
             .expect("it was signed for this");

@@ -17,6 +17,7 @@ pub mod bounds;
 pub mod frame;
 
 mod address_book;
+pub mod command;
 mod complaint;
 mod discovery;
 #[cfg(any(test, feature = "fuzz"))]
@@ -32,7 +33,7 @@ mod ticket;
 mod token_bucket;
 mod twin;
 
-pub use discovery::{Discovery, DiscoveryEvent, DiscoveryOptions, OwnRun, Role};
+pub use discovery::{Discovery, DiscoveryEvent, DiscoveryOptions, Role};
 pub use hearing::Hearing;
 pub use peer_exchange::{Answer, Request, SeenRun};
 pub use seek::{FoundRun, SeekError, discover_runs, fetch_run_file};
@@ -46,7 +47,7 @@ use libp2p::StreamProtocol;
 use paceline_protocol::RunId;
 use paceline_protocol::bounds::PROTOCOL_VERSION;
 
-/// The name of a protocol of one run: `/paceline/2/<run id>/<what>`.
+/// The name of a protocol of one run: `/paceline/3/<run id>/<what>`.
 pub fn run_protocol(run: RunId, what: &str) -> StreamProtocol {
     StreamProtocol::try_from_owned(format!("/paceline/{PROTOCOL_VERSION}/{run}/{what}"))
         .expect("the name begins with a slash")

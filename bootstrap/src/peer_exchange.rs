@@ -1,4 +1,4 @@
-//! The protocol `/paceline/2/peer-exchange`: who else is in this run, what is its run file, which runs are there.
+//! The protocol `/paceline/3/peer-exchange`: who else is in this run, what is its run file, which runs are there.
 //!
 //! Every node and every bootstrap serves it, so any of them can be the first address of a new node.
 
@@ -10,8 +10,7 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use paceline_protocol::base::roster::is_name;
 use paceline_protocol::bounds::{ADDRESSES_MAX, PROTOCOL_VERSION, RUN_FILE_BYTES_MAX};
-use paceline_protocol::runfile::RunFile;
-use paceline_protocol::{Hash, RunId, codec};
+use paceline_protocol::{RunId, codec};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -24,8 +23,8 @@ use crate::{addresses, frame};
 
 /// The protocol's name on the wire.
 pub(crate) fn protocol() -> StreamProtocol {
-    const { assert!(PROTOCOL_VERSION == 2) };
-    StreamProtocol::new("/paceline/2/peer-exchange")
+    const { assert!(PROTOCOL_VERSION == 3) };
+    StreamProtocol::new("/paceline/3/peer-exchange")
 }
 
 /// What a peer may ask another, whatever run either is of.
@@ -205,19 +204,6 @@ impl Record {
     }
 }
 
-/// Checks that bytes are the canonical run file with this hash.
-pub(crate) fn check_run_file(run: RunId, bytes: &[u8]) -> Result<RunFile, String> {
-    if bytes.len() > RUN_FILE_BYTES_MAX {
-        return Err(format!("{} bytes, at most {RUN_FILE_BYTES_MAX} are allowed", bytes.len()));
-    }
-    if Hash::of(bytes) != run {
-        return Err(format!("it has the hash {}, expected {run}", Hash::of(bytes)));
-    }
-    let text = std::str::from_utf8(bytes).map_err(|_| "it is no text".to_owned())?;
-    let run_file = RunFile::parse(text, "the peer's run file").map_err(|e| e.to_string())?;
-    if run_file.canonical() == text { Ok(run_file) } else { Err("it is not in canonical form".to_owned()) }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::executor::block_on;
@@ -265,15 +251,6 @@ mod tests {
         assert!(codec::encode(&answer).len() <= ANSWER_BYTES_MAX);
         let answer = Answer::RunFile(vec![0; RUN_FILE_BYTES_MAX]);
         assert!(codec::encode(&answer).len() <= ANSWER_BYTES_MAX);
-    }
-
-    #[test]
-    fn a_run_file_is_taken_by_its_hash_alone() {
-        let file = RunFile::parse(RunFile::template(), "template").expect("the template parses");
-        let canonical = file.canonical();
-        assert_eq!(check_run_file(file.run_id(), canonical.as_bytes()), Ok(file.clone()));
-        assert!(check_run_file(Hash::ZERO, canonical.as_bytes()).is_err());
-        assert!(check_run_file(Hash::of(RunFile::template().as_bytes()), RunFile::template().as_bytes()).is_err());
     }
 
     proptest! {

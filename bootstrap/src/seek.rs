@@ -9,13 +9,13 @@ use futures::StreamExt;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Swarm};
 use paceline_protocol::RunId;
-use paceline_protocol::runfile::RunFile;
+use paceline_protocol::runfile::Published;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
 use crate::bounds::RUNS_MAX;
 use crate::discovery::{Discovery, DiscoveryEvent, DiscoveryOptions, Role};
-use crate::peer_exchange::{Answer, Request, check_run_file};
+use crate::peer_exchange::{Answer, Request};
 use crate::swarm::{BuildError, build_swarm, fresh_secret};
 
 /// Peers whose addresses are remembered for a run that was found.
@@ -61,14 +61,14 @@ pub struct FoundRun {
 ///
 /// # Errors
 /// Nobody had it within `wait`.
-pub async fn fetch_run_file(addresses: &[Multiaddr], run: RunId, wait: Duration) -> Result<RunFile, SeekError> {
+pub async fn fetch_run_file(addresses: &[Multiaddr], run: RunId, wait: Duration) -> Result<Published, SeekError> {
     let (mut swarm, started) = (seeker(addresses, false)?, Instant::now());
     let mut found = "no address answered".to_owned();
     while let Ok(event) = timeout_at(started + wait, next(&mut swarm)).await {
         match event {
             DiscoveryEvent::Identified(peer) => swarm.behaviour_mut().ask(peer, Request::RunFile { run }),
-            DiscoveryEvent::Answered(peer, Answer::RunFile(bytes)) => match check_run_file(run, &bytes) {
-                Ok(run_file) => return Ok(run_file),
+            DiscoveryEvent::Answered(peer, Answer::RunFile(bytes)) => match Published::check(run, &bytes) {
+                Ok(published) => return Ok(published),
                 Err(reason) => found = format!("{peer} sent a run file that is refused: {reason}"),
             },
             DiscoveryEvent::Answered(peer, _) => found = format!("{peer} answered and doesn't have the run file"),

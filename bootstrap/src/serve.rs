@@ -9,11 +9,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Swarm};
-use paceline_protocol::runfile::RunFile;
+use paceline_protocol::runfile::Published;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
-use crate::discovery::{Discovery, DiscoveryOptions, OwnRun, Role};
+use crate::discovery::{Discovery, DiscoveryOptions, Role};
 use crate::swarm::{BuildError, build_swarm, default_listen, fresh_secret};
 use crate::ticket::Ticket;
 
@@ -24,7 +24,7 @@ const ADDRESSES_SETTLED: Duration = Duration::from_millis(150);
 #[derive(Debug, Clone, Default)]
 pub struct ServeOptions {
     /// The run to make a ticket for and whose run file to hand out; without one it serves any run.
-    pub run: Option<RunFile>,
+    pub run: Option<Published>,
     /// Where to listen; empty for TCP and QUIC on every IPv4 interface, on ports that the system chooses.
     pub listen: Vec<Multiaddr>,
     /// Where the identity is kept, so that tickets stay valid; without it every start has another one.
@@ -78,14 +78,9 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let secret = options.home.as_deref().map_or_else(|| Ok(fresh_secret()), identity)?;
-    let own_run = options.run.as_ref().map(|file| OwnRun {
-        run: file.run_id(),
-        name: file.run.name.clone(),
-        file: file.canonical().into_bytes(),
-    });
     let discovery = DiscoveryOptions {
         role: Role::Bootstrap,
-        run: own_run.clone(),
+        run: options.run.clone(),
         bootstrap: Vec::new(),
         known: Vec::new(),
         mdns: options.mdns,
@@ -103,7 +98,7 @@ pub async fn serve(
                 if addresses.is_empty() {
                     settled = Instant::now() + ADDRESSES_SETTLED;
                 } else if let Some(on_ready) = on_ready.take() {
-                    on_ready(ready(*swarm.local_peer_id(), addresses, own_run.as_ref()));
+                    on_ready(ready(*swarm.local_peer_id(), addresses, options.run.as_ref()));
                 }
             }
             event = swarm.select_next_some() => match event {
@@ -128,7 +123,7 @@ fn listen(swarm: &mut Swarm<Discovery>, addresses: Vec<Multiaddr>) -> Result<(),
     Ok(())
 }
 
-fn ready(me: PeerId, addresses: Vec<Multiaddr>, run: Option<&OwnRun>) -> Ready {
+fn ready(me: PeerId, addresses: Vec<Multiaddr>, run: Option<&Published>) -> Ready {
     let ticket = run.and_then(|own| Ticket::new(own.run, None, &own.name, addresses.clone()));
     Ready {
         peer_id: me.to_string(),

@@ -11,10 +11,23 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use cable::{Cable, Killed};
-use paceline_bootstrap::discover_runs;
+use paceline_bootstrap::{ServeOptions, discover_runs, serve};
 
 /// Set in the process that looks for runs.
 const SEEKER: &str = "PACELINE_TEST_SEEKER";
+
+/// Set in the process that serves one.
+const SERVER: &str = "PACELINE_TEST_SERVER";
+
+/// Not a test by itself: the process that `runs_on_the_local_network_are_found` starts in one namespace.
+#[tokio::test]
+async fn server_process() {
+    if std::env::var(SERVER).is_err() {
+        return;
+    }
+    let options = ServeOptions { run: Some(common::run_file(1)), listen: Vec::new(), home: None, mdns: true };
+    serve(options, |_| {}, std::future::pending()).await.expect("a swarm");
+}
 
 /// Not a test by itself: the process that `runs_on_the_local_network_are_found` starts in the other namespace.
 #[tokio::test]
@@ -33,14 +46,12 @@ fn runs_on_the_local_network_are_found() {
         eprintln!("skipped: network namespaces need root and `ip`");
         return;
     };
-    let directory = tempfile::tempdir().expect("a directory");
-    let run_file = directory.path().join("run.toml");
-    std::fs::write(&run_file, common::run_file(1).canonical()).expect("written");
-    let mut bootstrap = cable.at(0, env!("CARGO_BIN_EXE_paceline-bootstrap"));
-    bootstrap.arg("--run").arg(&run_file).stdout(Stdio::null());
-    let _bootstrap = Killed(bootstrap.spawn().expect("ip is there"));
+    let this = std::env::current_exe().expect("this program");
+    let mut server = cable.at(0, &this);
+    server.args(["--exact", "server_process"]).env(SERVER, "1").stdout(Stdio::null());
+    let _server = Killed(server.spawn().expect("ip is there"));
     let seeker = cable
-        .at(1, std::env::current_exe().expect("this program"))
+        .at(1, &this)
         .args(["--exact", "seeker_process", "--nocapture"])
         .env(SEEKER, "1")
         .output()

@@ -21,7 +21,7 @@ async fn a_ticket_is_all_it_takes_to_get_the_run_file() {
     let ticket: Ticket = ready.ticket.expect("there is a run").parse().expect("its own ticket");
     let file = fetch_run_file(&ticket.addresses, ticket.run, PATIENCE).await.expect("the bootstrap has it");
     assert_eq!(file, run_file(1));
-    assert_eq!(ticket.run_name, file.run.name);
+    assert_eq!(ticket.run_name, file.name);
 }
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn any_node_hands_out_the_run_file() {
     let swarm = node(&file, &[]).await;
     let given = addresses(&swarm);
     live(swarm);
-    assert_eq!(fetch_run_file(&given, file.run_id(), PATIENCE).await.expect("the node has it"), file);
+    assert_eq!(fetch_run_file(&given, file.run, PATIENCE).await.expect("the node has it"), file);
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn a_bootstrap_started_without_a_run_gets_the_run_file_from_a_node() {
     let given = parse(&ready.addresses);
     let mut swarm = node(&file, &given).await;
     during(&mut [&mut swarm], Duration::from_secs(1)).await;
-    assert_eq!(fetch_run_file(&given, file.run_id(), PATIENCE).await.expect("it was handed over"), file);
+    assert_eq!(fetch_run_file(&given, file.run, PATIENCE).await.expect("it was handed over"), file);
 }
 
 #[tokio::test]
@@ -64,6 +64,6 @@ async fn runs_are_listed_with_name_nodes_and_an_address_to_ask() {
     live(swarm);
     let runs = discover_runs(&given, Duration::from_secs(2)).await.expect("a swarm");
     assert_eq!(runs.len(), 1, "{runs:?}");
-    assert_eq!((runs[0].run, runs[0].name.as_str(), runs[0].nodes), (file.run_id(), "shapes", 1));
+    assert_eq!((runs[0].run, runs[0].name.as_str(), runs[0].nodes), (file.run, "shapes", 1));
     assert!(!runs[0].addresses.is_empty());
 }

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| paceline_protocol::sim::fuzz::run_file(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| paceline::fuzz::run_file(bytes));

@@ -13,14 +13,18 @@
 //! Everything repeats: the same inputs give the same bits, for any number of threads. Initial values, generated data,
 //! partitions and averages are the same on every CPU; training is on the same kind of CPU.
 
+mod candle_learner;
 pub mod data;
 pub mod evaluate;
 pub mod exact;
+pub mod format;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod image_learner;
 mod init;
 #[doc(hidden)] // Public only for the benchmarks.
 pub mod kernels;
+pub mod learner;
 mod local_optimizer;
 pub mod net;
 pub mod random_stream;
@@ -32,9 +36,13 @@ pub mod train;
 pub mod weights;
 
 pub use candle_core::Device;
+pub use candle_learner::{CandleLearner, CandleModel};
 pub use data::{DataError, DataSet, Images, Partition, Preprocess, Source, Totals, load, load_part, partition};
 pub use evaluate::{Confusion, Evaluation, evaluate};
 pub use exact::{ExactError, ExactSum};
+pub use format::{Layout, LayoutError, StateFormat, UpdateFormat};
+pub use image_learner::ImageLearner;
+pub use learner::{Learner, Measure, Task, Watch};
 pub use net::{Mode, Model, ModelError};
 pub use rule::{Moment, Rule};
 pub use spec::{Layer, NetSpec, ParamShape, SpecError};

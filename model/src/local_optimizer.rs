@@ -3,7 +3,7 @@
 
 use crate::kernels::sgd;
 use crate::net::Model;
-use crate::train::TrainJob;
+use crate::train::{TrainConfig, TrainJob};
 use crate::weights;
 use candle_core::{Tensor, Var};
 
@@ -22,33 +22,35 @@ pub(crate) struct LocalOptimizer {
 }
 
 impl LocalOptimizer {
-    /// For one round of training from the model's present weights.
-    pub(crate) fn new(model: &Model, job: &TrainJob<'_>) -> candle_core::Result<Self> {
-        let config = job.config;
+    /// For one round of training from the variables' present values, with the round's learning rate. `correction` is
+    /// SCAFFOLD's, empty without it.
+    pub(crate) fn new(
+        variables: &[Var],
+        config: &TrainConfig,
+        lr: f64,
+        correction: Vec<Tensor>,
+    ) -> candle_core::Result<Self> {
         let origin = match config.prox_mu > 0.0 {
-            true => {
-                model.variables().iter().map(|v| v.as_detached_tensor().copy()).collect::<candle_core::Result<_>>()?
-            }
+            true => variables.iter().map(|v| v.as_detached_tensor().copy()).collect::<candle_core::Result<_>>()?,
             false => Vec::new(),
         };
         Ok(Self {
-            lr: job.lr(),
+            lr,
             momentum: config.momentum,
             weight_decay: config.weight_decay,
             prox_mu: config.prox_mu,
             clip_norm: config.clip_norm,
-            velocities: vec![None; model.variables().len()],
+            velocities: vec![None; variables.len()],
             origin,
-            correction: correction(model, job)?,
+            correction,
         })
     }
 
-    /// One step down the gradient of `loss`.
-    pub(crate) fn step(&mut self, model: &Model, loss: &Tensor) -> candle_core::Result<()> {
-        let mut all = loss.backward()?;
-        let mut gradients = Vec::with_capacity(model.variables().len());
-        for (i, variable) in model.variables().iter().enumerate() {
-            let Some(mut gradient) = model.gradient(i, &mut all) else { continue };
+    /// One step down these gradients, which it changes.
+    pub(crate) fn apply(&mut self, variables: &[Var], given: Vec<Option<Tensor>>) -> candle_core::Result<()> {
+        let mut gradients = Vec::with_capacity(variables.len());
+        for (i, (variable, gradient)) in variables.iter().zip(given).enumerate() {
+            let Some(mut gradient) = gradient else { continue };
             if let Some(origin) = self.origin.get(i) {
                 // The pull mu/2·|w - w0|² is part of the loss (FedProx, Li et al. 2020, equation 2).
                 gradient = sgd::plus(gradient, &variable.as_detached_tensor(), self.prox_mu)?;
@@ -93,7 +95,7 @@ impl LocalOptimizer {
 }
 
 /// c - c_i for each variable (Karimireddy et al. 2020, algorithm 1, line 10); nothing but for SCAFFOLD.
-fn correction(model: &Model, job: &TrainJob<'_>) -> candle_core::Result<Vec<Tensor>> {
+pub(crate) fn correction(model: &Model, job: &TrainJob<'_>) -> candle_core::Result<Vec<Tensor>> {
     let Some(server) = job.rule.control(job.parent) else { return Ok(Vec::new()) };
     let mut server = weights::values(server);
     let mut own = job.control.map(weights::values);

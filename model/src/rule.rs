@@ -81,7 +81,71 @@ impl Moment {
     }
 }
 
+/// Parameters of a rule that a run file may set; `None` of a rule that has none of the name.
 impl Rule {
+    /// Server learning rate.
+    pub fn lr_mut(&mut self) -> Option<&mut f64> {
+        match self {
+            Self::FedAvg => None,
+            Self::FedAvgM { lr, .. } | Self::Adaptive { lr, .. } | Self::Scaffold { lr } => Some(lr),
+        }
+    }
+
+    /// Share of the last step.
+    pub fn momentum_mut(&mut self) -> Option<&mut f64> {
+        if let Self::FedAvgM { momentum, .. } = self { Some(momentum) } else { None }
+    }
+
+    /// Decay of the momentum.
+    pub fn beta1_mut(&mut self) -> Option<&mut f64> {
+        if let Self::Adaptive { beta1, .. } = self { Some(beta1) } else { None }
+    }
+
+    /// Decay of the second moment.
+    pub fn beta2_mut(&mut self) -> Option<&mut f64> {
+        match self {
+            Self::Adaptive { moment: Moment::Adam { beta2 } | Moment::Yogi { beta2 }, .. } => Some(beta2),
+            _ => None,
+        }
+    }
+
+    /// Degree of adaptivity.
+    pub fn tau_mut(&mut self) -> Option<&mut f64> {
+        if let Self::Adaptive { tau, .. } = self { Some(tau) } else { None }
+    }
+}
+
+impl Rule {
+    /// What run files call the rules.
+    pub const NAMES: [&str; 6] = ["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "scaffold"];
+
+    /// The rule of a name with usual parameters, of which `lr` is the one to tune (Reddi et al. 2021, section 5); `None` for
+    /// a name that is none.
+    pub fn named(name: &str) -> Option<Self> {
+        let adaptive = |moment, lr, beta1| Self::Adaptive { moment, lr, beta1, tau: 0.001 };
+        Some(match name {
+            "fedavg" => Self::FedAvg,
+            "fedavgm" => Self::FedAvgM { lr: 1.0, momentum: 0.9 },
+            "fedadagrad" => adaptive(Moment::Adagrad, 0.1, 0.0),
+            "fedadam" => adaptive(Moment::Adam { beta2: 0.99 }, 0.01, 0.9),
+            "fedyogi" => adaptive(Moment::Yogi { beta2: 0.99 }, 0.01, 0.9),
+            "scaffold" => Self::Scaffold { lr: 1.0 },
+            _ => return None,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::FedAvg => "fedavg",
+            Self::FedAvgM { .. } => "fedavgm",
+            Self::Adaptive { moment: Moment::Adagrad, .. } => "fedadagrad",
+            Self::Adaptive { moment: Moment::Adam { .. }, .. } => "fedadam",
+            Self::Adaptive { moment: Moment::Yogi { .. }, .. } => "fedyogi",
+            Self::Scaffold { .. } => "scaffold",
+        }
+    }
+
     /// Sections of the state: values of a state for each parameter of the net.
     pub fn state_sections(&self) -> usize {
         match self {

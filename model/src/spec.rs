@@ -10,6 +10,8 @@ pub const ACTIVATIONS_MAX: usize = 1 << 26;
 pub const VALUES_MAX: usize = 1 << 30;
 /// Side of a convolution's kernel at most.
 pub const KERNEL_MAX: usize = 31;
+/// Outputs or channels of a layer at most: far above any net that fits the bound on parameters.
+pub const WIDTH_MAX: usize = 1 << 20;
 /// Classes at most: labels are kept as u16.
 pub const CLASSES_MAX: usize = 1 << 16;
 
@@ -81,13 +83,25 @@ pub struct NetSpec {
     pub layers: Vec<Layer>,
 }
 
-/// One parameter of a net. Convolutions have the weight `[kernel, kernel, in, out]` and linear layers `[in, out]`.
+/// One tensor of a net. Of the nets that are made of layers, convolutions have the weight `[kernel, kernel, in, out]` and linear layers `[in, out]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamShape {
     /// Layer and role, as `conv1.weight`.
     pub name: String,
     /// The dimensions, outermost first.
     pub shape: Vec<usize>,
+}
+
+impl ParamShape {
+    /// Its values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has no value at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Why a net can't be built.

@@ -6,7 +6,8 @@
 
 use crate::data::{IMAGES_MAX, Images, Preprocess};
 use crate::kernels::loss;
-use crate::local_optimizer::LocalOptimizer;
+use crate::learner::Task;
+use crate::local_optimizer::{self, LocalOptimizer};
 use crate::net::{Mode, Model, ModelError};
 use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::rule::Rule;
@@ -17,7 +18,7 @@ use candle_core::{Device, Tensor};
 use std::ops::ControlFlow;
 
 /// How a node trains.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct TrainConfig {
     /// Passes over the node's images.
     pub epochs: usize,
@@ -132,6 +133,9 @@ pub enum TrainError {
         /// The run file's settings that may be too large.
         lower: String,
     },
+    /// Whoever trains says that it failed, or what it made is no update.
+    #[error("{0}")]
+    Failed(String),
     /// The data, the net or the settings don't fit together.
     #[error("{0}")]
     Invalid(String),
@@ -155,7 +159,8 @@ pub fn train(
     let mut model = Model::from_bytes(job.spec, job.device, job.rule.weights(job.parent))?;
     model.keep_gradients()?;
     let config = job.config;
-    let mut optimizer = LocalOptimizer::new(&model, job)?;
+    let mut optimizer =
+        LocalOptimizer::new(model.variables(), config, job.lr(), local_optimizer::correction(&model, job)?)?;
     let mut order: Vec<u32> = (0..job.data.len() as u32).collect();
     let batches = order.len().div_ceil(config.batch);
     let (mut losses, mut last) = (0f64, (config.epochs, batches));
@@ -233,22 +238,14 @@ impl TrainJob<'_> {
         }
     }
 
-    /// The learning rate of the round: lr · lr_decay^(round - 1).
     pub(crate) fn lr(&self) -> f64 {
-        // Multiplied out rather than powf, whose rounding differs between systems.
-        self.config.lr * (1..self.round).fold(1.0, |factor, _| factor * self.config.lr_decay)
+        learning_rate(self.config, self.round)
     }
 
-    fn diverged(&self, (epoch, batch): (usize, usize), what: String) -> TrainError {
-        let TrainConfig { prox_mu, weight_decay, .. } = *self.config;
-        let settings = [
-            (true, "`lr`"),
-            (weight_decay > 0.0, "`weight_decay`"),
-            (prox_mu > 0.0, "`prox_mu`"),
-            (*self.rule != Rule::FedAvg && self.round > 1, "`lr` in [aggregate]"),
-        ];
-        let lower: Vec<&str> = settings.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name).collect();
-        TrainError::Diverged { round: self.round, epoch, batch, what, lower: lower.join(" or ") }
+    fn diverged(&self, at: (usize, usize), what: String) -> TrainError {
+        let (round, seed, node_key) = (self.round, self.seed, self.node_key);
+        let task = Task { round, seed, node_key, rule: self.rule, state: self.parent, control: self.control };
+        diverged(self.config, &task, at, what)
     }
 
     fn delta(&self, model: &Model, last: (usize, usize)) -> Result<Vec<u8>, TrainError> {
@@ -295,6 +292,29 @@ impl TrainJob<'_> {
     }
 }
 
+/// The learning rate of a round: lr · lr_decay^(round - 1).
+pub(crate) fn learning_rate(config: &TrainConfig, round: u64) -> f64 {
+    // Multiplied out rather than powf, whose rounding differs between systems.
+    config.lr * (1..round).fold(1.0, |factor, _| factor * config.lr_decay)
+}
+
+/// A training whose loss or weights left all bounds in this epoch and batch, with the settings that may be too large.
+pub(crate) fn diverged(
+    config: &TrainConfig,
+    task: &Task<'_>,
+    (epoch, batch): (usize, usize),
+    what: String,
+) -> TrainError {
+    let settings = [
+        (true, "`lr`"),
+        (config.weight_decay > 0.0, "`weight_decay`"),
+        (config.prox_mu > 0.0, "`prox_mu`"),
+        (*task.rule != Rule::FedAvg && task.round > 1, "`lr` in [aggregate]"),
+    ];
+    let lower: Vec<&str> = settings.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name).collect();
+    TrainError::Diverged { round: task.round, epoch, batch, what, lower: lower.join(" or ") }
+}
+
 /// Whether a value may be in an update; NaN may not.
 fn is_in_range(value: f32) -> bool {
     value.abs() <= DELTA_MAX
@@ -338,7 +358,9 @@ fn step(
     let loss = loss::cross_entropy(&logits, &labels)?;
     let value = f64::from(loss.to_scalar::<f32>()?);
     if value.is_finite() {
-        optimizer.step(model, &loss)?;
+        let mut all = loss.backward()?;
+        let gradients = (0..model.variables().len()).map(|i| model.gradient(i, &mut all)).collect();
+        optimizer.apply(model.variables(), gradients)?;
     }
     Ok(value)
 }

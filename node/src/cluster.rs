@@ -6,13 +6,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use paceline_protocol::runfile::RunFile;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::inspect;
 use crate::learn::cores;
 use crate::report::Round;
+use crate::run_file::RunFile;
 use crate::store::Home;
 
 /// The bootstrap listens within this time, or something is wrong.

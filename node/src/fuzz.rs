@@ -9,16 +9,17 @@ use std::path::Path;
 
 use libp2p::Multiaddr;
 use paceline_model::data::Images;
-use paceline_model::{Device, Threads, TrainJob, check_delta, evaluate, train};
-use paceline_protocol::bounds::BLOB_BYTES_MAX;
-use paceline_protocol::runfile::RunFile;
+use paceline_model::{DataSet, Device, Learner, Task, Threads};
+use paceline_protocol::bounds::{BLOB_BYTES_MAX, RUN_FILE_BYTES_MAX};
+use paceline_protocol::runfile::place;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use crate::cli::fuzz::options;
-use crate::learn::Plan;
+use crate::learn::{Plan, evaluation};
 use crate::report::{Peer, Round, Status};
+use crate::run_file::parse;
 use crate::ui::{table, words};
 
 pub use crate::blobs::fuzz::{fetch, manifest};
@@ -58,11 +59,28 @@ pub fn json(bytes: &[u8]) {
     }
 }
 
+/// A run file, as a person writes it or a peer gives it: its canonical form is one, and is its own.
+pub fn run_file(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match parse(text, "run.toml") {
+        Ok(file) => {
+            let canonical = file.canonical();
+            assert!(canonical.len() <= RUN_FILE_BYTES_MAX, "a canonical form over its bound");
+            let again = parse(&canonical, "its canonical form");
+            let again = again.unwrap_or_else(|e| panic!("{e}\n{canonical}"));
+            assert_eq!(again.canonical(), canonical, "two canonical forms");
+            assert_eq!(again.run_id(), file.run_id());
+            let _ = place(text, "run.toml", "model", "layers", Some(0));
+        }
+        Err(error) => assert!(error.to_string().starts_with("run.toml"), "an error without its place: {error}"),
+    }
+}
+
 /// The net of a run file that somebody else has written: what it may be at all is said before memory is taken for it, and what
 /// may be is trained without trouble. The bytes choose its layers and the size of the images.
 pub fn net(bytes: &[u8]) {
     let text = run_file_of(bytes);
-    let Ok(run_file) = RunFile::parse(&text, "run.toml") else { return };
+    let Ok(run_file) = parse(&text, "run.toml") else { return };
     let plan = match Plan::of(&run_file) {
         Ok(plan) => plan,
         Err(error) => {
@@ -71,10 +89,11 @@ pub fn net(bytes: &[u8]) {
             return;
         }
     };
-    assert!(plan.state_len() <= BLOB_BYTES_MAX && plan.update_len() <= 2 * BLOB_BYTES_MAX);
+    let formats = plan.formats;
+    assert!(formats.state.len() <= BLOB_BYTES_MAX && formats.update.len() <= 2 * BLOB_BYTES_MAX);
     let [channels, height, width] = plan.source.image();
     // What is larger takes longer, and no other way.
-    if plan.parameters > 3_000 || channels * height * width > 400 || run_file.model.layers.len() > 8 {
+    if formats.parameters() > 3_000 || channels * height * width > 400 || plan.spec.layers.len() > 8 {
         return;
     }
     let (count, len) = (6, channels * height * width);
@@ -83,27 +102,18 @@ pub fn net(bytes: &[u8]) {
     let images =
         Images::new([channels, height, width], plan.spec.classes, pixels, labels).expect("they are consistent");
     let state = plan.initial_state().expect("a small net fits in memory");
-    assert_eq!(state.len() as u64, plan.state_len());
+    assert_eq!(state.len() as u64, formats.state.len());
     let threads = Threads::new(1).expect("a thread");
-    let job = TrainJob {
-        spec: &plan.spec,
-        preprocess: plan.preprocess,
-        rule: &plan.rule,
-        parent: &state,
-        control: None,
-        data: &images,
-        config: &plan.config,
-        round: 1,
-        seed: plan.seed,
-        node_key: b"node",
-        device: &Device::Cpu,
-    };
+    let learner = plan.learner(DataSet { train: images.clone(), test: images }, Device::Cpu);
+    let task =
+        Task { round: 1, seed: plan.seed, node_key: b"node", rule: formats.rule(), state: &state, control: None };
     let go_on = &mut |_| ControlFlow::Continue(());
-    if let Ok(trained) = train(&job, &threads, go_on) {
-        assert!(check_delta(&trained.update, plan.parameters * plan.rule.update_sections()).is_ok());
+    if let Ok(trained) = learner.train(&task, &threads, go_on) {
+        assert!(formats.update.check(&trained.update).is_ok());
     }
-    let weights = plan.rule.weights(&state);
-    let _ = evaluate(&plan.spec, plan.preprocess, weights, &images, &Device::Cpu, &threads, go_on);
+    if let Ok(measures) = learner.evaluate(formats.state.weights(&state), &threads, go_on) {
+        assert!(evaluation(&measures).is_ok(), "{measures:?}");
+    }
 }
 
 /// The run file that bytes choose.
@@ -168,8 +178,9 @@ mod tests {
     use super::*;
     use crate::blobs::Manifest;
     use crate::net::BlobRequest;
+    use crate::run_file::template;
 
-    replay::tests!(seeds(), streams, manifest, fetch, store, json, net);
+    replay::tests!(seeds(), streams, manifest, fetch, store, json, run_file, net);
 
     /// Real values for each target to begin with.
     fn seeds() -> Vec<(&'static str, Vec<u8>)> {
@@ -197,6 +208,8 @@ mod tests {
         // A convolution, a norm, a rectifier, a pool, a residual block.
         let layers = [0, 2, 1, 8, 8, 3, 0, 5, 0, 4, 3, 1, 1, 1, 2, 2, 3, 2, 4, 4, 1, 2];
         all.extend((0..6).map(|rule| ("net", [&[rule], &layers[1..]].concat())));
+        let canonical = parse(&template(&[]), "the template").expect("the template parses").canonical();
+        all.extend([template(&[]), canonical].map(|text| ("run_file", text.into_bytes())));
         let round = serde_json::json!({
             "kind": "train", "round": 1, "attempt": 0, "model_hash": "ab", "accuracy": 0.5, "train_loss": 1.0,
             "contributions": [{ "node_id": "1/3", "samples": 7, "update_hash": "cd", "train_loss": 1.0, "train_ms": 9 }],

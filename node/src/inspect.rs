@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use paceline_bootstrap::Ticket;
-use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Identity, NodeId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::http::COMMAND_HEADER;
 use crate::report::{Peer, Round, Status};
+use crate::run_file::{self, RunFile};
 use crate::store::{Contents, Database, HistoryEntry, Home, HomeError, HomeLock, known_addresses, settled_chain};
 
 /// A node on this machine answers at once; whatever takes longer is no node.
@@ -196,7 +196,7 @@ pub(crate) fn run_file(home: &Home) -> anyhow::Result<RunFile> {
     let name = path.display().to_string();
     let bytes = std::fs::read(&path).with_context(|| format!("{name} can't be read"))?;
     // A damaged letter may be none: where, the parser says.
-    let parsed = RunFile::parse(&String::from_utf8_lossy(&bytes), &name);
+    let parsed = run_file::parse(&String::from_utf8_lossy(&bytes), &name);
     parsed.with_context(|| {
         format!("{name} was written by this program and is damaged; remove it, and give the run file or a ticket of the run once more")
     })

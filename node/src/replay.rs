@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use paceline_model::Device;
 use paceline_protocol::base::signed::Verifier;
 use paceline_protocol::chain::{Chain, RunParams};
 use paceline_protocol::record::{Kind, Record};
@@ -43,10 +44,12 @@ pub fn replay(
     let run_file = inspect::run_file(home)?;
     let plan = Plan::of(&run_file)?;
     let history = inspect::history(home)?;
-    let (data, workers, controls) = (plan.images(data)?, Workers::new(threads)?, ControlVariates::at(scratch));
-    let local_clients = LocalClients { plan: &plan, data: &data, workers: &workers, controls: &controls };
+    let (workers, controls) = (Workers::new(threads)?, ControlVariates::at(scratch));
+    let learner = plan.learner(plan.images(data)?, Device::Cpu);
+    let (formats, seed) = (plan.formats, plan.seed);
+    let local_clients = LocalClients { learner: &learner, formats, seed, workers: &workers, controls: &controls };
     let initial = plan.initial_state()?;
-    let params = RunParams::of(&run_file, Manifest::of(&initial).blob(), plan.update_len());
+    let params = RunParams::of(&run_file, formats.learned(&run_file, Manifest::of(&initial).blob()));
     let mut records = history.into_iter().map(|entry| entry.committed);
     let genesis = records.next().with_context(|| format!("{} holds no records", home.dir().display()))?;
     let mut chain = Chain::begin(params, genesis, Verifier::default()).context("the genesis is refused")?;
@@ -62,7 +65,7 @@ pub fn replay(
                 local_clients
                     .train(&state, chain.training_round(), &clients(record, &chain)?, &|| ControlFlow::Continue(()));
             let samples = chain.samples_of_roster(record.contributions().map(|(node, c)| (node, c.samples)));
-            state = plan.rule.step(&state, &sum, samples).with_context(|| format!("round {round}"))?;
+            state = formats.rule().step(&state, &sum, samples).with_context(|| format!("round {round}"))?;
             let pairs = record.contributions().zip(&updates);
             let equal =
                 pairs.filter(|((_, theirs), ours)| ours.as_ref().is_ok_and(|ours| ours.update == theirs.update));

@@ -10,7 +10,6 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use paceline_model::{Device, Evaluation, Preprocess, Progress, Threads, evaluate, torch};
 use paceline_protocol::Hash;
-use paceline_protocol::runfile::RunFile;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +17,7 @@ use crate::blobs::BlobFolder;
 use crate::inspect::{self, Node};
 use crate::learn::Plan;
 use crate::report::Round;
+use crate::run_file::RunFile;
 use crate::store::Home;
 
 /// What is to be known of a model.
@@ -102,7 +102,7 @@ impl Trained {
             bail!(missing(&rounds, chosen.round, &here));
         }
         let state = blobs.read(id)?;
-        plan.rule.check_state(&state, plan.parameters).context("the model is none of this run's net")?;
+        plan.formats.state.check(&state).context("the model is none of this run's net")?;
         Ok(Self { about: about(&run_file, &plan, chosen), plan, state })
     }
 
@@ -111,7 +111,7 @@ impl Trained {
     /// # Errors
     /// The weights are none of this net, which they were checked to be.
     pub fn tensors(&self) -> anyhow::Result<Vec<u8>> {
-        let tensors = torch::tensors(&self.plan.spec, self.plan.rule.weights(&self.state))?;
+        let tensors = torch::tensors(&self.plan.spec, self.plan.formats.state.weights(&self.state))?;
         serialized(&tensors, &self.about)
     }
 
@@ -138,12 +138,12 @@ impl Trained {
         threads: usize,
         on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> anyhow::Result<Measured> {
-        let Plan { spec, preprocess, rule, .. } = &self.plan;
+        let Plan { spec, preprocess, formats, .. } = &self.plan;
         let images = self.plan.images(path)?.test;
         if images.is_empty() {
             bail!("these data hold no images to test with");
         }
-        let (weights, threads) = (rule.weights(&self.state), Threads::new(threads)?);
+        let (weights, threads) = (formats.state.weights(&self.state), Threads::new(threads)?);
         let found = evaluate(spec, *preprocess, weights, &images, &Device::Cpu, &threads, on_progress)?;
         let (Evaluation { correct, total, loss }, about) = (found.evaluation, self.about.clone());
         let count = |label: usize, answer: usize| {
@@ -195,7 +195,7 @@ fn about(run_file: &RunFile, plan: &Plan, round: &Round) -> About {
             Preprocess::Plain => "plain".to_owned(),
             Preprocess::CifarPaper => "cifar_paper".to_owned(),
         },
-        parameters: plan.parameters,
+        parameters: plan.formats.parameters(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use paceline_model::{Device, ExactSum, Threads, TrainJob};
+use paceline_model::{Device, Learner, Task, Threads};
 use paceline_protocol::base::signed::{Scope, Signed, Verifier};
 use paceline_protocol::chain::flaws::{Flaw, genesis_flaws};
 use paceline_protocol::chain::{Chain, RunParams};
@@ -18,8 +18,9 @@ use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::{BlobError, BlobFolder, Manifest};
 use crate::inspect;
-use crate::learn::{ControlVariates, Plan};
+use crate::learn::{Basis, ControlVariates, Formats, Plan};
 use crate::report::{Culprit, Finding, Repeated, Verification};
+use crate::run_file::Net;
 use crate::store::{Contents, HistoryEntry, Home};
 
 /// How this node's own training is repeated.
@@ -38,8 +39,11 @@ pub struct Retrain<'a> {
 /// finding.
 pub fn verify(home: &Home, retrain: Option<Retrain<'_>>) -> anyhow::Result<Verification> {
     let run_file = inspect::run_file(home)?;
-    let plan = Plan::of(&run_file)?;
-    let initial = plan.initial_state()?;
+    let basis = Basis::of(home, &run_file)?;
+    let plan = match run_file.learning.model.net() {
+        Net::Trainer => None,
+        Net::Preset(_) | Net::Layers(_) => Some(Plan::of(&run_file)?),
+    };
     let me = inspect::node_id(home)?;
     let threads = retrain.as_ref().map(|r| Threads::new(r.threads)).transpose()?;
     let report = Verification {
@@ -58,8 +62,9 @@ pub fn verify(home: &Home, retrain: Option<Retrain<'_>>) -> anyhow::Result<Verif
         notes: Vec::new(),
     };
     let mut check = Check {
-        params: RunParams::of(&run_file, Manifest::of(&initial).blob(), plan.update_len()),
-        plan: &plan,
+        params: RunParams::of(&run_file, basis.formats.learned(&run_file, basis.initial_model)),
+        formats: basis.formats,
+        plan,
         blobs: BlobFolder::at(home.blobs()),
         controls: ControlVariates::at(home.controls()),
         verifier: Verifier::default(),
@@ -80,7 +85,9 @@ pub fn verify(home: &Home, retrain: Option<Retrain<'_>>) -> anyhow::Result<Verif
 
 struct Check<'a> {
     params: RunParams,
-    plan: &'a Plan,
+    formats: Formats,
+    /// What can train an update again; none of a run that trainers train.
+    plan: Option<Plan>,
     blobs: BlobFolder,
     controls: ControlVariates,
     verifier: Verifier,
@@ -212,7 +219,7 @@ impl Check<'_> {
     fn average(&mut self, chain: &Chain, record: &Record) {
         self.report.averages.all += 1;
         let Ok(parent) = self.blobs.read(chain.head().model.id) else { return };
-        let mut sum = ExactSum::new(self.plan.parameters * self.plan.rule.update_sections());
+        let mut sum = self.formats.update.sum();
         for (node, contribution) in record.contributions() {
             let Ok(update) = self.blobs.read(contribution.update.id) else { return };
             if let Err(error) = sum.add(&update, contribution.samples) {
@@ -222,7 +229,7 @@ impl Check<'_> {
         }
         let samples = chain.samples_of_roster(record.contributions().map(|(node, c)| (node, c.samples)));
         self.report.averages.repeated += 1;
-        let made = self.plan.rule.step(&parent, &sum, samples).map(|state| Manifest::of(&state).blob());
+        let made = self.formats.rule().step(&parent, &sum, samples).map(|state| Manifest::of(&state).blob());
         match made {
             Ok(blob) if blob == record.model => self.report.averages.equal += 1,
             Ok(blob) => {
@@ -248,30 +255,22 @@ impl Check<'_> {
             return Ok(());
         };
         let last_update = chain.last_contribution_of(me).map(|c| c.update.id);
-        let control = match self.plan.rule.has_controls() {
-            true => self.controls.read(last_update, self.plan.parameters).ok().flatten(),
+        // A trainer is its owner's: nobody here could start it, and its arithmetic is not promised to repeat.
+        let Some(plan) = self.plan.as_ref().filter(|_| contribution.trainer.is_empty()) else { return Ok(()) };
+        let rule = self.formats.rule();
+        let control = match rule.has_controls() {
+            true => self.controls.read(last_update, self.formats.parameters()).ok().flatten(),
             false => None,
         };
-        if self.plan.rule.has_controls() && control.is_none() && last_update.is_some() {
+        if rule.has_controls() && control.is_none() && last_update.is_some() {
             return Ok(());
         }
         tracing::info!("trains round {} again", record.round);
-        let data = self.plan.data(retrain.data, member.part)?;
-        let job = TrainJob {
-            spec: &self.plan.spec,
-            preprocess: self.plan.preprocess,
-            rule: &self.plan.rule,
-            parent: &parent,
-            control: control.as_deref(),
-            data: &data.train,
-            config: &self.plan.config,
-            round: chain.training_round(),
-            seed: self.plan.seed,
-            node_key: &member.key(),
-            device: &Device::Cpu,
-        };
+        let learner = plan.learner(plan.data(retrain.data, member.part)?, Device::Cpu);
+        let (round, seed, node_key, state) = (chain.training_round(), plan.seed, &member.key(), parent.as_slice());
+        let task = Task { round, seed, node_key, rule, state, control: control.as_deref() };
         repeated.repeated += 1;
-        let trained = paceline_model::train(&job, threads, &mut |_| ControlFlow::Continue(()));
+        let trained = learner.train(&task, threads, &mut |_| ControlFlow::Continue(()));
         let ours = trained.map(|trained| Manifest::of(&trained.update).blob());
         let what = match ours {
             Ok(ours) if ours == contribution.update => {

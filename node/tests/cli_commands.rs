@@ -33,7 +33,7 @@ fn init_writes_a_run_file_and_leaves_an_existing_one_alone() {
     let file = dir.path().join("run.toml");
     assert!(paceline(&["init", text(&file)]).status.success());
     let written = std::fs::read_to_string(&file).expect("it was written");
-    paceline_protocol::runfile::RunFile::parse(&written, "run.toml").expect("the template is sound");
+    paceline::run_file::parse(&written, "run.toml").expect("the template is sound");
     std::fs::write(&file, "mine").expect("the folder can be written to");
     fails(&["init", text(&file)], 4, &["left alone"]);
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "mine");

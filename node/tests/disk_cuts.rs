@@ -12,7 +12,6 @@ use paceline::blobs::{BlobStore, Manifest};
 use paceline::store::{Contents, Database, Home};
 use paceline::verify::verify;
 use paceline_protocol::record::{Committed, Kind};
-use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Ballot, Hash, Identity, NodeId};
 
 const NODES: usize = 3;
@@ -81,7 +80,7 @@ fn record() -> Option<Recorded> {
 }
 
 fn contents(home: &Path, me: NodeId) -> Result<Contents, String> {
-    let run = RunFile::parse(RUN, "run.toml").expect("it is sound").run_id();
+    let run = paceline::run_file::parse(RUN, "run.toml").expect("it is sound").run_id();
     let database = Database::open(&Home::at(home).database(), run, me).map_err(|e| e.to_string())?;
     database.contents().map_err(|e| e.to_string())
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use cluster::{Cluster, shapes};
 use paceline::blobs::Manifest;
 use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network, Ports};
+use paceline::run_file::RunFile;
 use paceline_bootstrap::{Ticket, fresh_secret};
 use paceline_protocol::base::signed::{Scope, Signed};
 use paceline_protocol::message::{Body, Message};
 use paceline_protocol::paxos::message::{Heartbeat, Message as Paxos, Phase, RoundOpened, RoundPlan, Task};
 use paceline_protocol::record::{Contribution, Vote};
 use paceline_protocol::round::message::Message as Work;
-use paceline_protocol::runfile::RunFile;
 use paceline_protocol::sync::message::Message as Sync;
 use paceline_protocol::{Ballot, Hash, Identity, NodeId};
 use tokio::sync::mpsc;
@@ -40,6 +40,7 @@ impl Attack {
             train_loss: f64::NAN,
             train_ms: 0,
             evaluation: None,
+            trainer: String::new(),
         };
         Signed::new(&self.me, &self.scope(), content)
     }
@@ -77,9 +78,7 @@ async fn attack(attack: Attack, ticket: Ticket, secret: [u8; 32], stop: tokio::s
     let (events_in, mut events) = mpsc::channel(1024);
     let options = NetOptions {
         identity: secret,
-        run: attack.run.run_id(),
-        run_file: attack.run.canonical().into_bytes(),
-        name: attack.run.run.name.clone(),
+        run: attack.run.published(),
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")],
         bootstrap: ticket.addresses,
         mdns: false,
@@ -123,7 +122,7 @@ async fn attack(attack: Attack, ticket: Ticket, secret: [u8; 32], stop: tokio::s
 #[test]
 fn a_run_is_unharmed_by_a_node_that_says_what_it_likes() {
     let text = shapes(3, 6, 1_500, "shapes-cnn");
-    let run = RunFile::parse(&text, "run.toml").expect("it is sound");
+    let run = paceline::run_file::parse(&text, "run.toml").expect("it is sound");
     let mut cluster = Cluster::new(&text);
     cluster.start_all(3);
     cluster.wait("the founding", |c| (0..3).all(|i| c.round(i) >= 1).then_some(()));

@@ -1,67 +1,94 @@
-//! The run file: the TOML that fixes model, seed, data, training and rounds of a run (docs/protocol.md, section 1).
+//! The run file: the TOML that fixes a run for all its nodes (docs/protocol.md, section 1).
 //!
-//! [`RunFile::parse`] reads what a person wrote and says where it is wrong; [`RunFile::canonical`] writes it out with
-//! every key in a fixed order, so that comments, order and left-out defaults don't matter; the hash of that is the
-//! [`RunId`]. Text in, text out: no file is touched here.
+//! Agreement owns two of its sections, `[run]` and `[round]`; the others are the learner's, which is a [`Learning`].
+//! [`RunFile::parse`] reads what a person wrote and says where it is wrong; [`RunFile::canonical`] writes it out with every
+//! key in a fixed order, so that comments, order and left-out defaults don't matter; the hash of that is the [`RunId`].
+//! Text in, text out: no file is touched here.
+//!
+//! A key is one entry of a [`Schema`]: its name, what it is for, its range, its default. The reader, the canonical form, the
+//! hints of errors and the commented file of `paceline init` come from that entry.
 
 mod error;
-mod read;
+mod schema;
 mod source;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write;
-
-use serde::{Deserialize, Serialize};
-
-pub use error::{Problem, RunFileError};
-
-use crate::base::aggregation::Rule;
+use crate::base::bounds::{NAME_BYTES_MAX, ROSTER_MAX, ROUNDS_MAX, RUN_FILE_BYTES_MAX};
 use crate::base::ids::{Hash, RunId};
 
-/// The nets that a run file can name with `arch`. The model crate builds each of them.
-pub const ARCHS: [&str; 5] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn", "resnet8"];
+pub use error::{Problem, RunFileError};
+pub use schema::{Key, Schema};
+pub use source::{Document, Entry, Known, Result, Section, number, quoted};
 
 /// Largest seed: the largest integer that every TOML reader takes.
 pub const SEED_MAX: u64 = i64::MAX as u64;
 
 /// Shortest `timeout`: below a second a busy machine's scheduler decides who is late.
-pub const TIMEOUT_MS_MIN: u64 = 1_000;
+const TIMEOUT_MS_MIN: u64 = 1_000;
 
 /// Longest `timeout`, 30 days: longer than anybody waits for a round.
-pub const TIMEOUT_MS_MAX: u64 = 30 * 24 * 3_600_000;
-
-/// Local epochs of a round; beyond that the nodes' models have long drifted apart.
-pub const EPOCHS_MAX: u32 = 10_000;
-
-/// Width of a layer: outputs or channels. Far above any net that fits the bound on a model's bytes.
-pub const WIDTH_MAX: u32 = 1 << 20;
-
-/// Kernel, stride, padding and pooling size of a layer: an image's longest side.
-pub const IMAGE_SIDE_MAX: u32 = 1024;
-
-/// Shards that one node gets under `partition = { shards = S }`.
-pub const SHARDS_MAX: u32 = 1000;
+const TIMEOUT_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
 /// A run file whose every value was checked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunFile {
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunFile<L> {
     /// `[run]`
     pub run: RunSection,
-    /// `[model]`
-    pub model: ModelSection,
-    /// `[data]`
-    pub data: DataSection,
-    /// `[train]`
-    pub train: TrainSection,
     /// `[round]`
     pub round: RoundSection,
-    /// `[aggregate]`
-    pub aggregate: AggregateSection,
+    /// All other sections.
+    pub learning: L,
+}
+
+/// The learner's part of a run file.
+pub trait Learning: Sized {
+    /// Every section of a run file in the order of its canonical form, `run` and `round` among them.
+    const SECTIONS: &'static [&'static str];
+
+    /// The learner's sections and their keys, for hints.
+    fn known() -> Vec<Known>;
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, at its place.
+    fn read(document: &Document, run: &RunSection) -> Result<Self>;
+
+    /// The lines of a section in canonical form; `None` leaves the section out.
+    fn canonical(&self, section: &str) -> Option<String>;
+
+    /// The section as a commented file begins with it, its header included. In place of an example stands the value that
+    /// `given` has for a key.
+    fn template(section: &str, given: &Given) -> String;
+}
+
+/// Values for a file to be written with, as TOML, by section and key.
+pub type Given = [(&'static str, &'static str, String)];
+
+/// A run that nothing is learnt in: of `[run]` and `[round]` alone.
+impl Learning for () {
+    const SECTIONS: &'static [&'static str] = &[RUN.name, ROUND.name];
+
+    fn known() -> Vec<Known> {
+        Vec::new()
+    }
+
+    fn read(_: &Document, _: &RunSection) -> Result<Self> {
+        Ok(())
+    }
+
+    fn canonical(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn template(_: &str, _: &Given) -> String {
+        String::new()
+    }
 }
 
 /// `[run]`: which run this is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RunSection {
     /// What people call it: letters, digits, `-`, `_`, `.`, at most `NAME_BYTES_MAX` bytes. It names directories.
     pub name: String,
@@ -73,142 +100,52 @@ pub struct RunSection {
     pub seed: u64,
 }
 
-/// `[model]`: the net, either by name or layer by layer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelSection {
-    /// One of [`ARCHS`]; `None` if the layers are listed.
-    pub arch: Option<String>,
-    /// The layers, at most `LAYERS_MAX`; empty if `arch` is given.
-    pub layers: Vec<LayerSection>,
-}
+const RUN: Schema<RunSection> = Schema {
+    name: "run",
+    doc: "",
+    keys: &[
+        Key::required(
+            "name",
+            "\"shapes\"",
+            "names the run and its directory: letters, digits, \"-\", \"_\", \".\"",
+            |entry, run| {
+                let expected = "letters, digits, `-`, `_` or `.`, a letter or digit first, at most 64 bytes";
+                entry.text_where(expected, is_name).map(|name| run.name = name.to_owned())
+            },
+            |run| Some(quoted(&run.name)),
+        ),
+        Key::required(
+            "rounds",
+            "10",
+            "rounds until the run ends",
+            |entry, run| entry.integer(1..=ROUNDS_MAX).map(|rounds| run.rounds = rounds),
+            |run| Some(run.rounds.to_string()),
+        ),
+        Key::with_default(
+            "min_nodes",
+            "3",
+            "nodes that must be there before it begins",
+            |entry, run| entry.integer(1..=ROSTER_MAX as u64).map(|nodes| run.min_nodes = nodes as u32),
+            |run| Some(run.min_nodes.to_string()),
+        ),
+        Key::with_default(
+            "seed",
+            "1",
+            "the initial model, shuffling and augmentation follow from it",
+            |entry, run| entry.integer(0..=SEED_MAX).map(|seed| run.seed = seed),
+            |run| Some(run.seed.to_string()),
+        ),
+    ],
+};
 
-/// One layer of `layers = [ ... ]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LayerSection {
-    /// `{ type = "conv", out = 32, kernel = 5 }`: a square convolution with bias.
-    Conv {
-        /// Output channels.
-        out: u32,
-        /// Side of the kernel.
-        kernel: u32,
-        /// Step in both directions, 1 by default.
-        stride: u32,
-        /// Zeros added on each side, half the kernel by default.
-        pad: u32,
-    },
-    /// `{ type = "group_norm", groups = 4 }`
-    GroupNorm {
-        /// Groups of channels.
-        groups: u32,
-    },
-    /// `{ type = "relu" }`
-    Relu,
-    /// `{ type = "max_pool", size = 2 }`: windows that don't overlap.
-    MaxPool {
-        /// Side of the window.
-        size: u32,
-    },
-    /// `{ type = "residual", out = 32, stride = 2, groups = 8 }`: the basic block of a residual net, with group
-    /// normalisation.
-    Residual {
-        /// Output channels.
-        out: u32,
-        /// Step of its first convolution, 1 by default.
-        stride: u32,
-        /// Groups of channels of its normalisations.
-        groups: u32,
-    },
-    /// `{ type = "global_avg_pool" }`: the mean of each channel.
-    GlobalAvgPool,
-    /// `{ type = "flatten" }`
-    Flatten,
-    /// `{ type = "linear", out = 10 }`: fully connected with bias.
-    Linear {
-        /// Outputs.
-        out: u32,
-    },
-    /// `{ type = "dropout", rate = 0.5 }`
-    Dropout {
-        /// Part of the values that is dropped, from 0 to below 1.
-        rate: f64,
-    },
-}
-
-/// `[data]`: what each node trains on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DataSection {
-    /// The data set.
-    pub dataset: Dataset,
-    /// How one data set is split among nodes started with `--part K/N`.
-    pub partition: Partition,
-}
-
-/// The data sets.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dataset {
-    /// Generated: 10 classes, 3x32x32, no file.
-    Shapes {
-        /// Training images; there is one test image for each 5.
-        samples: u32,
-    },
-    /// The binary batches of CIFAR-10.
-    Cifar10,
-    /// The IDX files of MNIST.
-    Mnist,
-    /// A folder of images with a subfolder for each class.
-    Folder {
-        /// Names of the classes, which are the subfolders, in the order of their labels.
-        classes: Vec<String>,
-        /// Channels (1 or 3), height, width.
-        image: [u32; 3],
-        /// Part of the images that is held out as test set, between 0 and 1.
-        holdout: f64,
-    },
-}
-
-/// How one data set is split among nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Partition {
-    /// Evenly at random.
-    Iid,
-    /// Class proportions drawn from a Dirichlet distribution with this concentration.
-    Dirichlet(f64),
-    /// Sorted by label and cut; each node gets this many pieces (McMahan et al. 2017, section 3).
-    Shards(u32),
-    /// Each node gets images of this many classes.
-    Labels(u32),
-    /// Every class alike, the k-th largest part in proportion to k to the power of minus this.
-    PowerLaw(f64),
-}
-
-/// `[train]`: a participant's local training.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct TrainSection {
-    /// E of FedAvg: passes over the local data in a round.
-    pub epochs: u32,
-    /// B of FedAvg: images in a step.
-    pub batch: u32,
-    /// Learning rate of round 1, above 0.
-    pub lr: f64,
-    /// Factor on the learning rate from each round to the next, above 0 and at most 1.
-    pub lr_decay: f64,
-    /// Momentum, from 0 to below 1.
-    pub momentum: f64,
-    /// L2 penalty, from 0.
-    pub weight_decay: f64,
-    /// Largest norm of a step's gradient, 0 for no limit.
-    pub clip_norm: f64,
-    /// Weight of the proximal term (Li et al. 2020, FedProx), 0 for plain FedAvg.
-    pub prox_mu: f64,
-    /// Whether training images are cropped, flipped and so on at random.
-    pub augment: bool,
+fn is_name(name: &str) -> bool {
+    name.len() <= NAME_BYTES_MAX
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 /// `[round]`: who trains and how long they are waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RoundSection {
     /// C of FedAvg: the part of the roster that trains in a round, above 0 and at most 1.
     pub fraction: f64,
@@ -220,37 +157,71 @@ pub struct RoundSection {
     pub keep_updates: u32,
 }
 
-/// `[aggregate]`: how updates become a model.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct AggregateSection {
-    /// The rule with its parameters.
-    pub rule: Rule,
+const ROUND: Schema<RoundSection> = Schema {
+    name: "round",
+    doc: "",
+    keys: &[
+        Key::with_default(
+            "fraction",
+            "1.0",
+            "part of the nodes that trains in a round",
+            |entry, round| {
+                let is_share = |x: f64| x > 0.0 && x <= 1.0;
+                entry.number("a number above 0, at most 1", is_share).map(|fraction| round.fraction = fraction)
+            },
+            |round| Some(number(round.fraction)),
+        ),
+        Key::with_default(
+            "min_updates",
+            "\"majority\"",
+            "updates that a round needs: a number, or a majority",
+            |entry, round| {
+                round.min_updates = match entry.is_text() {
+                    true => entry.one_of(&["majority"]).map(|_| None)?,
+                    false => Some(entry.integer(1..=ROSTER_MAX as u64)? as u32),
+                };
+                Ok(())
+            },
+            |round| Some(round.min_updates.map_or_else(|| quoted("majority"), |count| count.to_string())),
+        ),
+        Key::with_default(
+            "timeout",
+            "\"10min\"",
+            "longest wait for updates: \"90s\", \"10min\", \"2h\"",
+            |entry, round| timeout(entry).map(|ms| round.timeout_ms = ms),
+            |round| Some(quoted(&duration(round.timeout_ms))),
+        ),
+        Key::with_default(
+            "keep_updates",
+            "2",
+            "rounds whose updates stay on disk",
+            |entry, round| entry.integer(0..=ROUNDS_MAX).map(|rounds| round.keep_updates = rounds as u32),
+            |round| Some(round.keep_updates.to_string()),
+        ),
+    ],
+};
+
+/// Units of a duration, the longest first.
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// A duration in milliseconds.
+fn timeout(entry: &Entry) -> Result<u64> {
+    let wrong = || entry.wrong("a duration from \"1s\" to \"30d\": a whole number and one of ms, s, min, h, d");
+    let text = entry.text().ok_or_else(wrong)?;
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (count, unit) = text.split_at(digits);
+    let count: u64 = count.parse().map_err(|_| wrong())?;
+    let (_, length_ms) = DURATION_UNITS.into_iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
+    count.checked_mul(length_ms).filter(|ms| (TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX).contains(ms)).ok_or_else(wrong)
 }
 
-impl Default for TrainSection {
-    fn default() -> Self {
-        Self {
-            epochs: 1,
-            batch: 50,
-            lr: 0.05,
-            lr_decay: 1.0,
-            momentum: 0.0,
-            weight_decay: 0.0,
-            clip_norm: 0.0,
-            prox_mu: 0.0,
-            augment: true,
-        }
-    }
+/// A duration in the longest unit that needs no fraction.
+fn duration(ms: u64) -> String {
+    let (unit, length_ms) =
+        DURATION_UNITS.into_iter().find(|(_, length_ms)| ms != 0 && ms.is_multiple_of(*length_ms)).unwrap_or(("ms", 1));
+    format!("{}{unit}", ms / length_ms)
 }
-
-impl Default for RoundSection {
-    fn default() -> Self {
-        Self { fraction: 1.0, min_updates: None, timeout_ms: 600_000, keep_updates: 2 }
-    }
-}
-
-/// What `paceline init` writes.
-const TEMPLATE: &str = include_str!("runfile/template.toml");
 
 /// How many of a roster train in a round, and how many of their updates it needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -273,32 +244,45 @@ impl Quota {
     }
 }
 
-impl RunFile {
+impl<L: Learning> RunFile<L> {
     /// Reads a run file. `origin` is the file's name, for errors.
     ///
     /// # Errors
     /// The first thing that is wrong: syntax, an unknown section or key, a missing one, a value out of range, or more
     /// than `RUN_FILE_BYTES_MAX` bytes as text or in canonical form. The error says where and how to put it right.
-    pub fn parse(text: &str, origin: &str) -> Result<RunFile, RunFileError> {
-        read::run_file(text, origin)
-    }
-
-    /// Where a key of a section, or an item of its list, stands in a run file that [`RunFile::parse`] takes:
-    /// `origin:line:column`. Where the key was left out, its section; where that was too, the file's end.
-    pub fn place(text: &str, origin: &str, section: &str, key: &str, item: Option<usize>) -> String {
-        read::place(text, origin, section, key, item)
-    }
-
-    /// The commented run file that `paceline init` writes.
-    pub fn template() -> &'static str {
-        TEMPLATE
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        let mut known = L::known();
+        known.extend([RUN.known(), ROUND.known()]);
+        let document = Document::parse(text, origin, known)?;
+        document.check_sections(L::SECTIONS)?;
+        let run = RUN.read(&document)?;
+        let learning = L::read(&document, &run)?;
+        let file = Self { run, round: ROUND.read(&document)?, learning };
+        document.check_length(file.canonical().len(), "in canonical form")?;
+        Ok(file)
     }
 
     /// TOML with every key, in fixed order, numbers in their shortest form. Parsing it gives this run file again.
     pub fn canonical(&self) -> String {
-        let mut text = String::new();
-        self.write(&mut text).expect("writing to a String never fails");
-        text
+        let lines = |section: &&str| match *section {
+            "run" => Some(RUN.canonical(&self.run)),
+            "round" => Some(ROUND.canonical(&self.round)),
+            section => self.learning.canonical(section),
+        };
+        let sections = L::SECTIONS.iter().filter_map(|section| Some(format!("[{section}]\n{}", lines(section)?)));
+        sections.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The commented run file that `paceline init` writes: every key with what it is for, those that have a default as a
+    /// comment unless `given` has a value for them.
+    pub fn template(given: &Given) -> String {
+        let section = |name: &&str| match *name {
+            "run" => RUN.template(given),
+            "round" => ROUND.template(given),
+            name => L::template(name, given),
+        };
+        let sections = L::SECTIONS.iter().map(section).filter(|text| !text.is_empty());
+        format!("{TEMPLATE_HEAD}\n{}", sections.collect::<Vec<_>>().join("\n"))
     }
 
     /// BLAKE3 of the canonical form's bytes: the name of the run.
@@ -311,103 +295,51 @@ impl RunFile {
         Quota { fraction: self.round.fraction, min_updates: self.round.min_updates.map(|m| m as usize) }
     }
 
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        let Self { run, model, data, train, round, aggregate } = self;
-        writeln!(out, "[run]\nname = {}\nrounds = {}", quoted(&run.name), run.rounds)?;
-        writeln!(out, "min_nodes = {}\nseed = {}\n", run.min_nodes, run.seed)?;
-        out.push_str("[model]\n");
-        match &model.arch {
-            Some(arch) => writeln!(out, "arch = {}", quoted(arch))?,
-            None => {
-                out.push_str("layers = [\n");
-                model.layers.iter().try_for_each(|layer| writeln!(out, "    {{ {} }},", layer.canonical()))?;
-                out.push_str("]\n");
-            }
-        }
-        writeln!(out, "\n[data]\n{}\npartition = {}", data.dataset.canonical(), data.partition.canonical())?;
-        writeln!(out, "\n[train]\nepochs = {}\nbatch = {}", train.epochs, train.batch)?;
-        writeln!(out, "lr = {}\nlr_decay = {}", number(train.lr), number(train.lr_decay))?;
-        writeln!(out, "momentum = {}\nweight_decay = {}", number(train.momentum), number(train.weight_decay))?;
-        writeln!(out, "clip_norm = {}\nprox_mu = {}", number(train.clip_norm), number(train.prox_mu))?;
-        writeln!(out, "augment = {}", train.augment)?;
-        writeln!(out, "\n[round]\nfraction = {}", number(round.fraction))?;
-        match round.min_updates {
-            Some(min_updates) => writeln!(out, "min_updates = {min_updates}")?,
-            None => writeln!(out, "min_updates = \"majority\"")?,
-        }
-        writeln!(out, "timeout = {}\nkeep_updates = {}", quoted(&duration(round.timeout_ms)), round.keep_updates)?;
-        writeln!(out, "\n[aggregate]\nrule = {}", quoted(aggregate.rule.name()))?;
-        aggregate.rule.parameters().iter().try_for_each(|(key, value)| writeln!(out, "{key} = {}", number(*value)))
+    /// What nodes hand to others who have no run file.
+    pub fn published(&self) -> Published {
+        let text = self.canonical();
+        Published { run: Hash::of(text.as_bytes()), name: self.run.name.clone(), text }
     }
 }
 
-impl LayerSection {
-    fn canonical(&self) -> String {
-        match self {
-            Self::Conv { out, kernel, stride, pad } => {
-                format!("type = \"conv\", out = {out}, kernel = {kernel}, stride = {stride}, pad = {pad}")
-            }
-            Self::GroupNorm { groups } => format!("type = \"group_norm\", groups = {groups}"),
-            Self::Relu => "type = \"relu\"".to_owned(),
-            Self::MaxPool { size } => format!("type = \"max_pool\", size = {size}"),
-            Self::Residual { out, stride, groups } => {
-                format!("type = \"residual\", out = {out}, stride = {stride}, groups = {groups}")
-            }
-            Self::GlobalAvgPool => "type = \"global_avg_pool\"".to_owned(),
-            Self::Flatten => "type = \"flatten\"".to_owned(),
-            Self::Linear { out } => format!("type = \"linear\", out = {out}"),
-            Self::Dropout { rate } => format!("type = \"dropout\", rate = {}", number(*rate)),
+const TEMPLATE_HEAD: &str = "\
+# A Paceline run file. Every node of a run has the same one; whoever joins with a ticket fetches it.
+# Lines that begin with \"#\" show the defaults; take the \"#\" away to change them.
+";
+
+/// Where a key of a section, or an item of its list, stands in a run file that [`RunFile::parse`] takes:
+/// `origin:line:column`. Where the key was left out, its section; where that was too, the file's end.
+pub fn place(text: &str, origin: &str, section: &str, key: &str, item: Option<usize>) -> String {
+    source::place(text, origin, section, key, item)
+}
+
+/// A run file in canonical form as nodes hand it out, whatever is learnt in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Its hash.
+    pub run: RunId,
+    /// What people call the run.
+    pub name: String,
+    /// The canonical form.
+    pub text: String,
+}
+
+impl Published {
+    /// Checks bytes of a peer that claim to be the run file of this run. Whether its other sections make sense, whoever
+    /// learns from it finds out.
+    ///
+    /// # Errors
+    /// Too many bytes, another hash, or no `[run]` in it.
+    pub fn check(run: RunId, bytes: &[u8]) -> std::result::Result<Self, String> {
+        if bytes.len() > RUN_FILE_BYTES_MAX {
+            return Err(format!("{} bytes, at most {RUN_FILE_BYTES_MAX} are allowed", bytes.len()));
         }
-    }
-}
-
-impl Dataset {
-    fn canonical(&self) -> String {
-        match self {
-            Self::Shapes { samples } => format!("dataset = \"shapes\"\nsamples = {samples}"),
-            Self::Cifar10 => "dataset = \"cifar10\"".to_owned(),
-            Self::Mnist => "dataset = \"mnist\"".to_owned(),
-            Self::Folder { classes, image: [channels, height, width], holdout } => {
-                let classes: Vec<String> = classes.iter().map(|class| quoted(class)).collect();
-                format!(
-                    "dataset = \"folder\"\nclasses = [{}]\nimage = [{channels}, {height}, {width}]\nholdout = {}",
-                    classes.join(", "),
-                    number(*holdout)
-                )
-            }
+        if Hash::of(bytes) != run {
+            return Err(format!("it has the hash {}, expected {run}", Hash::of(bytes)));
         }
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is no text".to_owned())?;
+        let document = Document::parse(text, "the peer's run file", vec![RUN.known()]).map_err(|e| e.to_string())?;
+        let section = RUN.read(&document).map_err(|e| e.to_string())?;
+        Ok(Self { run, name: section.name, text: text.to_owned() })
     }
-}
-
-impl Partition {
-    fn canonical(&self) -> String {
-        match self {
-            Self::Iid => "\"iid\"".to_owned(),
-            Self::Dirichlet(alpha) => format!("{{ dirichlet = {} }}", number(*alpha)),
-            Self::Shards(shards) => format!("{{ shards = {shards} }}"),
-            Self::Labels(labels) => format!("{{ labels = {labels} }}"),
-            Self::PowerLaw(exponent) => format!("{{ power_law = {} }}", number(*exponent)),
-        }
-    }
-}
-
-/// A basic TOML string. Names hold no control characters, so the quote and the backslash are all there is to escape.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-/// The shortest text that reads back as the same number, always with a point or an exponent. Zero has no sign.
-fn number(x: f64) -> String {
-    format!("{:?}", x + 0.0)
-}
-
-/// Units of a duration, the longest first.
-const DURATION_UNITS: [(&str, u64); 5] =
-    [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
-
-/// A duration in the longest unit that needs no fraction.
-fn duration(ms: u64) -> String {
-    let (unit, length_ms) =
-        DURATION_UNITS.into_iter().find(|(_, length_ms)| ms != 0 && ms.is_multiple_of(*length_ms)).unwrap_or(("ms", 1));
-    format!("{}{unit}", ms / length_ms)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use paceline_protocol::base::aggregation::Rule;
+use paceline_protocol::base::aggregation::Aggregation;
 use paceline_protocol::base::roster::{Member, Part};
 use paceline_protocol::base::signed::{Scope, Signed};
 use paceline_protocol::bounds::MESSAGE_BYTES_MAX;
@@ -13,7 +13,7 @@ use paceline_protocol::message::{Body, Message};
 use paceline_protocol::paxos::message::{Heartbeat, Message as Paxos, Phase, RoundOpened, RoundPlan, Task};
 use paceline_protocol::record::{
     Accept, Alive, Bind, Committed, Contribution, Evaluation, Eviction, Evidence, Failure, FinalEvaluation, Founder,
-    Founding, Join, Kind, Leave, Lie, Proposal, Proposed, Record, Refusal, Resume, Vote,
+    Founding, Join, Kind, Leave, Lie, Metric, Proposal, Proposed, Record, Refusal, Resume, Vote,
 };
 use paceline_protocol::round::message::Message as Work;
 use paceline_protocol::sync::message::Message as Sync;
@@ -51,7 +51,7 @@ fn accept() -> Signed<Accept> {
 }
 
 fn evaluation() -> Evaluation {
-    Evaluation { correct: 1, total: 2, loss: 0.25 }
+    Evaluation { metrics: vec![Metric { name: "loss".into(), sum: -5, count: 2 }] }
 }
 
 fn contribution() -> Signed<Contribution> {
@@ -62,6 +62,7 @@ fn contribution() -> Signed<Contribution> {
         train_loss: 0.5,
         train_ms: 9,
         evaluation: Some(evaluation()),
+        trainer: "train.py".into(),
     };
     Signed::new(&me(), &scope(), content)
 }
@@ -126,7 +127,6 @@ fn lies() -> Vec<Lie> {
 /// A record of every kind, each with all that a record can carry.
 fn records() -> Vec<Record> {
     let node = me().node_id();
-    let rules = Rule::NAMES.iter().map(|name| Rule::named(name).expect("it is in the list"));
     let kinds = [
         Kind::Genesis { founding: founding(), binds: vec![bind()] },
         Kind::Abort,
@@ -135,7 +135,7 @@ fn records() -> Vec<Record> {
         Kind::Closing,
         Kind::Yield { to: Hash::of(b"the other"), alive: vec![alive()] },
     ];
-    let record = |(kind, aggregation)| Record {
+    let record = |kind| Record {
         kind,
         round: 3,
         attempt: 1,
@@ -147,7 +147,7 @@ fn records() -> Vec<Record> {
         evaluations: vec![final_evaluation()],
         failures: vec![failure()],
         resumed: Some(resume()),
-        aggregation,
+        aggregation: Aggregation("rule = \"fedavg\"".into()),
         joined: vec![join()],
         left: vec![leave()],
         evicted: lies()
@@ -157,7 +157,7 @@ fn records() -> Vec<Record> {
             .collect(),
         open_ms: 5,
     };
-    kinds.into_iter().zip(rules).map(record).collect()
+    kinds.into_iter().map(record).collect()
 }
 
 fn committed() -> Vec<Committed> {

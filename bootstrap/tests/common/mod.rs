@@ -12,10 +12,10 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
 use paceline_bootstrap::{
-    Discovery, DiscoveryEvent, DiscoveryOptions, OwnRun, Ready, Role, ServeOptions, build_swarm, fresh_secret,
-    run_protocol, serve,
+    Discovery, DiscoveryEvent, DiscoveryOptions, Ready, Role, ServeOptions, build_swarm, fresh_secret, run_protocol,
+    serve,
 };
-use paceline_protocol::runfile::RunFile;
+use paceline_protocol::runfile::{Published, RunFile};
 use raw::Raw;
 use tokio::sync::oneshot;
 
@@ -29,39 +29,34 @@ pub struct TestNode {
 }
 
 /// A run that differs from others by its seed.
-pub fn run_file(seed: u64) -> RunFile {
-    let mut file = RunFile::parse(RunFile::template(), "template").expect("the template parses");
-    file.run.seed = seed;
-    file
-}
-
-pub fn own_run(file: &RunFile) -> OwnRun {
-    OwnRun { run: file.run_id(), name: file.run.name.clone(), file: file.canonical().into_bytes() }
+pub fn run_file(seed: u64) -> Published {
+    let text = RunFile::<()>::template(&[("run", "seed", seed.to_string())]);
+    RunFile::<()>::parse(&text, "template").expect("the template parses").published()
 }
 
 /// A node of the run that listens on loopback. Must be polled to live.
-pub async fn node(file: &RunFile, bootstrap: &[Multiaddr]) -> Swarm<TestNode> {
-    node_speaking(file, bootstrap, run_protocol(file.run_id(), "direct")).await
+pub async fn node(file: &Published, bootstrap: &[Multiaddr]) -> Swarm<TestNode> {
+    node_speaking(file, bootstrap, run_protocol(file.run, "direct")).await
 }
 
 /// A node whose raw protocol has another name.
-pub async fn node_speaking(file: &RunFile, bootstrap: &[Multiaddr], protocol: StreamProtocol) -> Swarm<TestNode> {
+pub async fn node_speaking(file: &Published, bootstrap: &[Multiaddr], protocol: StreamProtocol) -> Swarm<TestNode> {
     let mut swarm = swarm(file, bootstrap, protocol);
     listen(&mut swarm, &["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"]).await;
     swarm
 }
 
 /// A node that listens on these addresses, or nowhere.
-pub async fn node_listening(file: &RunFile, bootstrap: &[Multiaddr], on: &[&str]) -> Swarm<TestNode> {
-    let mut swarm = swarm(file, bootstrap, run_protocol(file.run_id(), "direct"));
+pub async fn node_listening(file: &Published, bootstrap: &[Multiaddr], on: &[&str]) -> Swarm<TestNode> {
+    let mut swarm = swarm(file, bootstrap, run_protocol(file.run, "direct"));
     listen(&mut swarm, on).await;
     swarm
 }
 
-fn swarm(file: &RunFile, bootstrap: &[Multiaddr], protocol: StreamProtocol) -> Swarm<TestNode> {
+fn swarm(file: &Published, bootstrap: &[Multiaddr], protocol: StreamProtocol) -> Swarm<TestNode> {
     let options = DiscoveryOptions {
         role: Role::Node,
-        run: Some(own_run(file)),
+        run: Some(file.clone()),
         bootstrap: bootstrap.to_vec(),
         known: Vec::new(),
         mdns: false,
@@ -115,7 +110,7 @@ pub async fn during(swarms: &mut [&mut Swarm<TestNode>], time: Duration) -> Vec<
 }
 
 /// A bootstrap that serves until the sender is dropped.
-pub async fn bootstrap(run: Option<RunFile>, port: u16) -> (Ready, oneshot::Sender<()>) {
+pub async fn bootstrap(run: Option<Published>, port: u16) -> (Ready, oneshot::Sender<()>) {
     let (stop, stopped) = oneshot::channel();
     let (tell, told) = oneshot::channel();
     let listen = vec![format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("a multiaddr")];

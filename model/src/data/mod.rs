@@ -21,6 +21,10 @@ use std::path::{Path, PathBuf};
 
 /// Images of one data set at most, the bound on sample counts (docs/protocol.md, section 14).
 pub const IMAGES_MAX: usize = 1 << 20;
+/// An image's longest side, and with it that of a kernel, a stride or a pool.
+pub const IMAGE_SIDE_MAX: usize = 1024;
+/// Fewest images of the `shapes` data set: one test image for each of its 10 classes needs 5 times as many.
+pub const SHAPES_SAMPLES_MIN: usize = 50;
 /// Bytes of pixels of one data set at most: it has to fit in the memory of an ordinary machine.
 pub const PIXELS_MAX: usize = 8 << 30;
 
@@ -48,6 +52,16 @@ pub enum Source {
 }
 
 impl Source {
+    /// What a run file calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Shapes { .. } => "shapes",
+            Self::Cifar10 => "cifar10",
+            Self::Mnist => "mnist",
+            Self::Folder { .. } => "folder",
+        }
+    }
+
     /// Channels, height and width of its images.
     pub fn image(&self) -> [usize; 3] {
         match self {
@@ -255,6 +269,14 @@ fn test_indices(tests: usize, k: usize, n: usize) -> Vec<u32> {
 }
 
 impl Images {
+    /// Those of part `k` of `n`.
+    ///
+    /// # Errors
+    /// There is no such part.
+    pub fn part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Self, DataError> {
+        Ok(self.select(&train_indices(&self.labels, self.classes, k, n, rule, seed)?))
+    }
+
     /// Images from their bytes: `[image, channel, height, width]` and a label each. Lengths, labels and bounds are
     /// checked.
     pub fn new(shape: [usize; 3], classes: usize, pixels: Vec<u8>, labels: Vec<u16>) -> Result<Self, DataError> {
@@ -323,14 +345,10 @@ impl DataSet {
     /// Part `k` of `n`, from 1: the training images under `rule`, the test images dealt out in turn, so that the parts
     /// together are the whole data set. The same for every node that has the same data and seed.
     pub fn part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Self, DataError> {
-        let train = self.train_part(k, n, rule, seed)?;
-        Ok(Self { train, test: self.test.select(&test_indices(self.test.len(), k, n)) })
-    }
-
-    /// Only the training images of part `k` of `n`.
-    pub fn train_part(&self, k: usize, n: usize, rule: &Partition, seed: u64) -> Result<Images, DataError> {
-        let indices = train_indices(&self.train.labels, self.train.classes, k, n, rule, seed)?;
-        Ok(self.train.select(&indices))
+        Ok(Self {
+            train: self.train.part(k, n, rule, seed)?,
+            test: self.test.select(&test_indices(self.test.len(), k, n)),
+        })
     }
 }
 

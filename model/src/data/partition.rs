@@ -3,9 +3,10 @@
 use crate::random_stream::{Purpose, RandomStream, StreamKey};
 
 /// How images are divided.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Partition {
     /// Shuffled and dealt out evenly.
+    #[default]
     Iid,
     /// Each class is divided in proportions drawn from a symmetric Dirichlet distribution with this concentration: the
     /// smaller, the more skewed (Yurochkin et al. 2019, section 4; from 0.01 on, below which the draws underflow).

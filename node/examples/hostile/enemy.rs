@@ -55,7 +55,10 @@ impl Enemy {
             .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
             .expect("the transport can be set up")
             .with_behaviour(|key| Behaviour {
-                identify: identify::Behaviour::new(identify::Config::new("/paceline/2".to_owned(), key.public())),
+                identify: identify::Behaviour::new(identify::Config::new(
+                    format!("/paceline/{}", paceline_protocol::bounds::PROTOCOL_VERSION),
+                    key.public(),
+                )),
                 ping: ping::Behaviour::new(ping::Config::new()),
                 raw: RawStreams { speaks, inbound: inbound_in, actions: VecDeque::new() },
             })

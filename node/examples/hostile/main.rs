@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use libp2p::identity::Keypair;
+use paceline::run_file::RunFile;
 use paceline_protocol::Hash;
-use paceline_protocol::runfile::RunFile;
 
 use enemy::Enemy;
 use tally::Tally;
@@ -181,7 +181,7 @@ fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let text =
         std::fs::read_to_string(&options.run).with_context(|| format!("{} can't be read", options.run.display()))?;
-    let run = RunFile::parse(&text, "run.toml").map_err(|e| anyhow::anyhow!("{e}"))?;
+    let run = paceline::run_file::parse(&text, "run.toml").map_err(|e| anyhow::anyhow!("{e}"))?;
     let attack = Arc::new(Attack {
         names: Names::of(run.run_id()),
         run,

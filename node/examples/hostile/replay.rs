@@ -24,9 +24,7 @@ pub(crate) async fn replay(attack: Arc<Attack>) -> anyhow::Result<()> {
     let known = |target: &Target| target.address.clone().with(libp2p::multiaddr::Protocol::P2p(target.peer));
     let options = NetOptions {
         identity: *secret.as_bytes(),
-        run: attack.run.run_id(),
-        run_file: attack.run.canonical().into_bytes(),
-        name: attack.run.run.name.clone(),
+        run: attack.run.published(),
         listen: vec!["/ip4/0.0.0.0/tcp/0".parse()?],
         bootstrap: attack.targets.iter().map(known).collect(),
         mdns: false,

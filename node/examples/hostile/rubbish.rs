@@ -6,7 +6,7 @@ use anyhow::Context;
 use libp2p::multiaddr::Protocol;
 use paceline::blobs::BlobStore;
 use paceline::driver::{Driver, INPUTS_MAX, NodeState, Parts, Sources, input_of};
-use paceline::learn::{Aggregator, ControlVariates, Plan, StateCheck, Trainer, TrainerContext};
+use paceline::learn::{Aggregator, ControlVariates, Plan, Trainer, TrainerContext};
 use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network};
 use paceline::report::NodeInfo;
 use paceline::store::{Database, Home, Writer};
@@ -40,9 +40,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
     let (_commands_in, commands) = mpsc::channel(1);
     let options = NetOptions {
         identity,
-        run: run.run_id(),
-        run_file: run.canonical().into_bytes(),
-        name: run.run.name.clone(),
+        run: run.published(),
         listen: vec!["/ip4/0.0.0.0/tcp/0".parse()?],
         bootstrap: attack.targets.iter().map(|t| t.address.clone().with(Protocol::P2p(t.peer))).collect(),
         mdns: false,
@@ -65,7 +63,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
         }
     });
     let config = Config {
-        params: RunParams::of(run, initial_model, plan.update_len()),
+        params: RunParams::of(run, plan.formats.learned(run, initial_model)),
         identity: Identity::from_secret(&identity),
         name: name.to_owned(),
         part: None,
@@ -76,9 +74,9 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
     let (written_in, written) = mpsc::channel(INPUTS_MAX);
     let writer = Writer::start(database, move |write| drop(written_in.blocking_send(write)));
     let context = TrainerContext {
-        plan: plan.clone(),
-        data,
-        device: Device::Cpu,
+        learner: Arc::new(plan.learner(data, Device::Cpu)),
+        formats: plan.formats,
+        seed: plan.seed,
         blobs: blobs.clone(),
         controls: ControlVariates::at(home.controls()),
         lr_place: String::new(),
@@ -87,7 +85,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
     let trainer = Trainer::start(context, 1, move |outcome| drop(tell.blocking_send(input_of(outcome))))?;
     let tell = inputs_in.clone();
     let told = move |input| drop(tell.blocking_send(input));
-    let aggregator = Aggregator::start(plan.rule, plan.parameters, blobs.clone(), told);
+    let aggregator = Aggregator::start(plan.formats, blobs.clone(), told);
     let info = NodeInfo::of(run, &config.name, None);
     let node_state = Arc::new(NodeState::new(info, vec![], trainer.progress()));
     let driver = Driver::new(Parts {
@@ -98,7 +96,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
         writer,
         trainer,
         aggregator,
-        state: StateCheck { rule: plan.rule, parameters: plan.parameters },
+        state: plan.formats.state,
         node_state,
         home,
         keep_updates: run.round.keep_updates as usize,

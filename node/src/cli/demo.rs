@@ -7,7 +7,6 @@ use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use libp2p::Multiaddr;
 use paceline_bootstrap::ServeOptions;
-use paceline_protocol::runfile::RunFile;
 
 use super::error::CliError;
 use super::output::Format;
@@ -15,6 +14,7 @@ use super::run_file::read_run_file;
 use super::shutdown::stdin_ends;
 use crate::cluster::{Cluster, NODES_END};
 use crate::report::Round;
+use crate::run_file::RunFile;
 use crate::ui::{log, table, words};
 
 /// How the demo runs.
@@ -122,7 +122,7 @@ async fn show(options: &Options, run_file: &RunFile, dir: &Path, format: Format)
 
 /// The hidden command behind the demo's bootstrap: prints the ticket, and serves until its stdin ends.
 pub(super) async fn bootstrap(run: &Path, listen: Vec<Multiaddr>) -> Result<(), CliError> {
-    let options = ServeOptions { run: Some(read_run_file(run)?), listen, home: None, mdns: false };
+    let options = ServeOptions { run: Some(read_run_file(run)?.published()), listen, home: None, mdns: false };
     let on_ready = |ready: paceline_bootstrap::Ready| println!("{}", ready.ticket.unwrap_or_default());
     Ok(paceline_bootstrap::serve(options, on_ready, stdin_ends()).await?)
 }

@@ -2,6 +2,7 @@
 
 use paceline_protocol::runfile::RunFileError;
 
+use crate::node::NodeError;
 use crate::store::{HomeError, StoreError};
 
 /// How a command ends; the README lists them.
@@ -53,7 +54,11 @@ impl CliError {
 
 impl<E: Into<anyhow::Error>> From<E> for CliError {
     fn from(error: E) -> Self {
-        let error = error.into();
+        let error = match error.into().downcast() {
+            Ok(NodeError::Unusable(error)) => return Self::bad_input(error),
+            Ok(NodeError::Failed(error)) => error,
+            Err(other) => other,
+        };
         let is_damaged = matches!(error.downcast_ref(), Some(HomeError::Identity { .. } | HomeError::IdentityLost(_)))
             || error.downcast_ref::<StoreError>().is_some_and(|e| !matches!(e, StoreError::Database { .. }))
             || error.is::<RunFileError>();

@@ -5,10 +5,10 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use paceline_protocol::runfile::RunFile;
 
 use super::error::CliError;
 use super::output::{Format, print, print_json};
+use crate::run_file;
 
 pub(super) fn run(file: &Path, format: Format) -> Result<(), CliError> {
     let name = file.display();
@@ -19,7 +19,7 @@ pub(super) fn run(file: &Path, format: Format) -> Result<(), CliError> {
         }
         Err(error) => return Err(anyhow::Error::from(error).context(format!("{name} can't be written")).into()),
     };
-    out.write_all(RunFile::template().as_bytes()).with_context(|| format!("{name} can't be written"))?;
+    out.write_all(run_file::template(&[]).as_bytes()).with_context(|| format!("{name} can't be written"))?;
     match format {
         Format::Json => print_json(&serde_json::json!({ "wrote": file }))?,
         Format::Text => print(&format!("Wrote {name}. Edit it, then: paceline join {name}")),

@@ -9,8 +9,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
 use crate::blobs::{BlobStore, FetchError, SilentPeers, fetch};
-use crate::learn::StateCheck;
+use crate::learn::reject_of;
 use crate::net::Network;
+use paceline_model::StateFormat;
 
 use super::node_state::NodeState;
 
@@ -22,7 +23,7 @@ pub(super) struct Fetches {
     me: NodeId,
     network: Network,
     blobs: Arc<BlobStore>,
-    state: StateCheck,
+    state: StateFormat,
     inputs: mpsc::Sender<Input>,
     node_state: Arc<NodeState>,
     silent: SilentPeers,
@@ -35,7 +36,7 @@ impl Fetches {
         me: NodeId,
         network: Network,
         blobs: Arc<BlobStore>,
-        state: StateCheck,
+        state: StateFormat,
         inputs: mpsc::Sender<Input>,
         node_state: Arc<NodeState>,
     ) -> Self {
@@ -107,10 +108,10 @@ fn failure_of(error: &FetchError) -> FetchFailure {
 }
 
 /// Whether a fetched blob is a model of the run.
-async fn check(store: &Arc<BlobStore>, id: Hash, state: StateCheck) -> Result<(), FetchFailure> {
+async fn check(store: &Arc<BlobStore>, id: Hash, state: StateFormat) -> Result<(), FetchFailure> {
     let store = store.clone();
     let check = move || match store.read(id) {
-        Ok(bytes) => state.check(&bytes).map_err(FetchFailure::Invalid),
+        Ok(bytes) => state.check(&bytes).map_err(|e| FetchFailure::Invalid(reject_of(&e))),
         Err(_) => Err(FetchFailure::Disk),
     };
     tokio::task::spawn_blocking(check).await.unwrap_or(Err(FetchFailure::Disk))

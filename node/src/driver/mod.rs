@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 use paceline_bootstrap::TokenBucket;
+use paceline_model::StateFormat;
 use paceline_protocol::bounds::GOSSIP_BYTES_MAX;
 use paceline_protocol::io::{Command, Effect, Event, Input, Persist, PersistId, Recovered};
 use paceline_protocol::machine::{Config, Machine};
@@ -26,7 +27,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::blobs::{BlobStore, serve};
-use crate::learn::{Aggregator, Job, Outcome, StateCheck, Trainer};
+use crate::learn::{Aggregator, Job, Outcome, Trainer};
 use crate::net::{GossipReceipt, NetEvent, Network};
 use crate::store::{HistoryEntry, Home, StoreError, Whereabouts, Writer, Written};
 
@@ -134,7 +135,7 @@ pub struct Parts {
     /// The aggregator; it answers into `inputs`.
     pub aggregator: Aggregator,
     /// What a fetched state is checked against.
-    pub state: StateCheck,
+    pub state: StateFormat,
     /// What others may look at.
     pub node_state: Arc<NodeState>,
     /// The home, in which addresses are kept.

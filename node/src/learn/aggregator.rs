@@ -11,7 +11,7 @@ use paceline_model::{ExactError, ExactSum, Rule};
 use paceline_protocol::io::Input;
 use paceline_protocol::{Ballot, BlobRef, NodeId, Reject};
 
-use super::reject_of;
+use super::{Formats, reject_of};
 use crate::blobs::BlobStore;
 
 /// Jobs that may wait: one for each member of a large roster.
@@ -38,13 +38,13 @@ struct Sum {
 }
 
 impl Aggregator {
-    /// Starts the thread for nets of so many parameters. `done` hears `Folded` and `Aggregated`.
-    pub fn start(rule: Rule, parameters: usize, blobs: Arc<BlobStore>, done: impl Fn(Input) + Send + 'static) -> Self {
+    /// Starts the thread for states and updates of these formats. `done` hears `Folded` and `Aggregated`.
+    pub fn start(formats: Formats, blobs: Arc<BlobStore>, done: impl Fn(Input) + Send + 'static) -> Self {
         let (jobs, received) = sync_channel(QUEUE);
         let run = move || {
             let mut sum = None;
             while let Ok(job) = received.recv() {
-                done(work(&mut sum, &rule, parameters, &blobs, job));
+                done(work(&mut sum, &formats, &blobs, job));
             }
         };
         // Without its thread nothing is ever done, which the queue's end shows.
@@ -69,22 +69,18 @@ impl Aggregator {
     }
 }
 
-fn work(sum: &mut Option<Sum>, rule: &Rule, parameters: usize, blobs: &BlobStore, job: Job) -> Input {
+fn work(sum: &mut Option<Sum>, formats: &Formats, blobs: &BlobStore, job: Job) -> Input {
     match job {
         Job::Fold { ballot, node, update, samples } => {
             if sum.as_ref().is_none_or(|s| s.ballot != ballot) {
-                *sum = Some(Sum {
-                    ballot,
-                    exact: ExactSum::new(parameters * rule.update_sections()),
-                    folded: BTreeMap::new(),
-                });
+                *sum = Some(Sum { ballot, exact: formats.update.sum(), folded: BTreeMap::new() });
             }
             let result = sum.as_mut().map_or(Err(Reject::NotCollecting), |s| fold(s, blobs, node, update, samples));
             Input::Folded { ballot, node, result }
         }
         Job::Aggregate { ballot, parent_model, updates, roster_samples } => {
             let result = match sum.as_ref().filter(|s| s.ballot == ballot) {
-                Some(sum) => aggregate(sum, rule, blobs, parent_model, &updates, roster_samples),
+                Some(sum) => aggregate(sum, formats.rule(), blobs, parent_model, &updates, roster_samples),
                 None => Err("no update of this ballot was folded".to_owned()),
             };
             if let Err(why) = &result {
@@ -158,7 +154,9 @@ mod tests {
             let node = NodeId::from_public_key([node; 32]);
             let update = self.blobs.put(&floats(delta)).expect("room");
             let job = Job::Fold { ballot: BALLOT, node, update, samples };
-            let Input::Folded { result, .. } = work(&mut self.sum, &Rule::FedAvg, 2, &self.blobs, job) else {
+            let Input::Folded { result, .. } =
+                work(&mut self.sum, &Formats::of(Rule::FedAvg, 2).expect("it is small"), &self.blobs, job)
+            else {
                 panic!("a fold is answered as one")
             };
             (result, (node, update, samples))
@@ -167,7 +165,9 @@ mod tests {
         fn aggregate(&mut self, updates: Vec<(NodeId, BlobRef, u64)>) -> Result<Vec<u8>, String> {
             let parent_model = self.blobs.put(&floats(&[1.0, 1.0])).expect("room");
             let job = Job::Aggregate { ballot: BALLOT, parent_model, updates, roster_samples: 4 };
-            let Input::Aggregated { result, .. } = work(&mut self.sum, &Rule::FedAvg, 2, &self.blobs, job) else {
+            let Input::Aggregated { result, .. } =
+                work(&mut self.sum, &Formats::of(Rule::FedAvg, 2).expect("it is small"), &self.blobs, job)
+            else {
                 panic!("an aggregation is answered as one")
             };
             result.map(|blob| self.blobs.read(blob.id).expect("it was just put"))
@@ -222,7 +222,12 @@ mod tests {
         let later = Ballot { round: 1, attempt: 1 };
         let update = bench.blobs.put(&floats(&[0.5, 0.5])).expect("room");
         let node = NodeId::from_public_key([2; 32]);
-        work(&mut bench.sum, &Rule::FedAvg, 2, &bench.blobs, Job::Fold { ballot: later, node, update, samples: 1 });
+        work(
+            &mut bench.sum,
+            &Formats::of(Rule::FedAvg, 2).expect("it is small"),
+            &bench.blobs,
+            Job::Fold { ballot: later, node, update, samples: 1 },
+        );
         let sum = bench.sum.as_ref().expect("a sum was begun");
         assert_eq!((sum.ballot, sum.exact.samples()), (later, 1));
     }
@@ -234,7 +239,9 @@ mod tests {
         let node = NodeId::from_public_key([2; 32]);
         let update = BlobRef { id: paceline_protocol::Hash::ZERO, len: 8 };
         let job = Job::Fold { ballot: BALLOT, node, update, samples: 1 };
-        let Input::Folded { result, .. } = work(&mut bench.sum, &Rule::FedAvg, 2, &bench.blobs, job) else {
+        let Input::Folded { result, .. } =
+            work(&mut bench.sum, &Formats::of(Rule::FedAvg, 2).expect("it is small"), &bench.blobs, job)
+        else {
             panic!("a fold is answered as one")
         };
         assert_eq!(result, Err(Reject::ModelMissing));

@@ -8,21 +8,23 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use paceline_model::{DataError, DataSet, Device, ExactSum, Threads, ThreadsError, TrainError, TrainJob};
+use paceline_model::{ExactSum, Learner, Task, Threads, ThreadsError, TrainError};
 use paceline_protocol::base::roster::Part;
 use paceline_protocol::{BlobRef, Hash};
 
+use super::Formats;
 use super::control_variates::{ControlVariateError, ControlVariates};
-use super::plan::Plan;
 use crate::blobs::Manifest;
 
 /// The clients of one process, by what they share.
 #[derive(Debug)]
 pub struct LocalClients<'a> {
-    /// The run.
-    pub plan: &'a Plan,
-    /// The whole data set; each client has a part of it.
-    pub data: &'a DataSet,
+    /// What learns, over the whole of the data; each client has a part of it.
+    pub learner: &'a dyn Learner,
+    /// What states and updates are.
+    pub formats: Formats,
+    /// The run's seed.
+    pub seed: u64,
     /// Where they compute.
     pub workers: &'a Workers,
     /// Where their control variates lie, for rules that have any.
@@ -84,9 +86,6 @@ pub struct ClientUpdate {
 /// Why a client has no update.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// It has no images.
-    #[error(transparent)]
-    Data(#[from] DataError),
     /// Its training failed or was stopped.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -108,7 +107,7 @@ impl LocalClients<'_> {
         clients: &[Client],
         on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
     ) -> (ExactSum, Vec<Result<ClientUpdate, ClientError>>) {
-        let sum = Mutex::new(ExactSum::new(self.plan.parameters * self.plan.rule.update_sections()));
+        let sum = Mutex::new(self.formats.update.sum());
         let Workers { all, singles } = self.workers;
         let (even, left) = clients.split_at(clients.len() / singles.len() * singles.len());
         let train = |client, threads: &Threads| self.client(state, round, client, threads, &sum, on_batch);
@@ -129,24 +128,15 @@ impl LocalClients<'_> {
         on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
     ) -> Result<ClientUpdate, ClientError> {
         let began = Instant::now();
-        let (plan, part) = (self.plan, client.part);
-        let control =
-            if plan.rule.has_controls() { self.controls.read(client.last_update, plan.parameters)? } else { None };
-        let images = self.data.train_part(part.index as usize, part.of as usize, &plan.partition, plan.seed)?;
-        let job = TrainJob {
-            spec: &plan.spec,
-            preprocess: plan.preprocess,
-            rule: &plan.rule,
-            parent: state,
-            control: control.as_deref(),
-            data: &images,
-            config: &plan.config,
-            round,
-            seed: plan.seed,
-            node_key: &part.key(),
-            device: &Device::Cpu,
+        let (rule, part) = (self.formats.rule(), client.part);
+        let control = match rule.has_controls() {
+            true => self.controls.read(client.last_update, self.formats.parameters())?,
+            false => None,
         };
-        let trained = paceline_model::train(&job, threads, &mut |_| on_batch())?;
+        let learner = self.learner.part(part.index as usize, part.of as usize)?;
+        let (seed, node_key) = (self.seed, &part.key());
+        let task = Task { round, seed, node_key, rule, state, control: control.as_deref() };
+        let trained = learner.train(&task, threads, &mut |_| on_batch())?;
         let update = Manifest::of(&trained.update).blob();
         if let Some(control) = &trained.control {
             self.controls.put(update.id, control)?;

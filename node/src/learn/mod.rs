@@ -5,19 +5,29 @@
 //! threads of their own and put what they make on disk before they say that it is there.
 
 mod aggregator;
+mod basis;
 mod control_variates;
 mod local_clients;
 mod plan;
+mod program;
 mod trainer;
 
 pub use aggregator::Aggregator;
+pub use basis::Basis;
 pub use control_variates::{ControlVariateError, ControlVariates};
 pub use local_clients::{Client, ClientError, ClientUpdate, LocalClients, Workers};
 pub use plan::{Plan, PlanError};
+pub use program::{Hello, HelloNode, HelloRun, Program, ProgramError, ProgramLearner};
 pub use trainer::{Job, Outcome, Progress, Trainer, TrainerContext};
 
-use paceline_model::{Rule, WeightsError};
-use paceline_protocol::Reject;
+use paceline_model::{Measure, Rule, StateFormat, UpdateFormat, WeightsError};
+use paceline_protocol::base::aggregation::Aggregation;
+use paceline_protocol::bounds::BLOB_BYTES_MAX;
+use paceline_protocol::chain::Learned;
+use paceline_protocol::record::{Evaluation, Metric};
+use paceline_protocol::{BlobRef, Reject};
+
+use crate::run_file::RunFile;
 
 /// Threads that train where nothing else is asked for: one a core.
 pub fn cores() -> usize {
@@ -25,7 +35,7 @@ pub fn cores() -> usize {
 }
 
 /// Why weights are refused, in the protocol's words.
-fn reject_of(error: &WeightsError) -> Reject {
+pub(crate) fn reject_of(error: &WeightsError) -> Reject {
     match error {
         WeightsError::WrongLength { .. } => Reject::WrongShape,
         WeightsError::NotFinite { .. } => Reject::NotFinite,
@@ -33,21 +43,72 @@ fn reject_of(error: &WeightsError) -> Reject {
     }
 }
 
-/// What bytes from a peer must be to be a global state of the run.
-#[derive(Debug, Clone, Copy)]
-pub struct StateCheck {
-    /// The rule of aggregation.
-    pub rule: Rule,
-    /// How many parameters the net has.
-    pub parameters: usize,
+/// The formats of a run's states and updates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Formats {
+    /// Of states.
+    pub state: StateFormat,
+    /// Of updates.
+    pub update: UpdateFormat,
 }
 
-impl StateCheck {
-    /// Checks them.
+/// A state that is too large to be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a state of `rule = \"{rule}\"` in [aggregate] has {len} bytes with this net, {BLOB_BYTES_MAX} at most: make a layer \
+     smaller or take another rule"
+)]
+pub struct TooLarge {
+    /// The rule.
+    pub rule: &'static str,
+    /// Bytes of a state.
+    pub len: u64,
+}
+
+impl Formats {
+    /// Under this rule, of so many parameters.
     ///
     /// # Errors
-    /// Another length, or values that no state has.
-    pub fn check(&self, bytes: &[u8]) -> Result<(), Reject> {
-        self.rule.check_state(bytes, self.parameters).map_err(|e| reject_of(&e))
+    /// A state is too large to be moved.
+    pub fn of(rule: Rule, parameters: usize) -> Result<Self, TooLarge> {
+        let formats = Self { state: StateFormat { rule, parameters }, update: UpdateFormat { rule, parameters } };
+        match formats.state.len() {
+            0..=BLOB_BYTES_MAX => Ok(formats),
+            len => Err(TooLarge { rule: rule.name(), len }),
+        }
+    }
+
+    /// The rule of aggregation.
+    pub fn rule(&self) -> &Rule {
+        &self.state.rule
+    }
+
+    /// How many parameters the net has.
+    pub fn parameters(&self) -> usize {
+        self.state.parameters
+    }
+
+    /// What agreement knows of learning, where this state is the first.
+    pub fn learned(&self, run_file: &RunFile, initial_model: BlobRef) -> Learned {
+        let aggregation = Aggregation(run_file.learning.aggregation());
+        Learned { initial_model, update_len: self.update.len(), aggregation }
+    }
+}
+
+/// What a learner measured, as records have it.
+///
+/// # Errors
+/// A metric has a name or a sum that none has.
+pub fn evaluation(measures: &[Measure]) -> Result<Evaluation, String> {
+    let metric = |m: &Measure| {
+        let made = Metric::new(&m.name, m.sum, m.count).filter(|_| Metric::is_name(&m.name));
+        made.ok_or_else(|| {
+            format!("metric {:?} has a sum of {}: names are of a-z, 0-9 and _, sums within 2^43", m.name, m.sum)
+        })
+    };
+    let evaluation = Evaluation::of(measures.iter().map(metric).collect::<Result<_, _>>()?);
+    match evaluation.is_plausible() {
+        true => Ok(evaluation),
+        false => Err("more than 8 metrics, one name twice, or an accuracy that is no share".to_owned()),
     }
 }

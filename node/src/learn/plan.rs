@@ -1,16 +1,18 @@
 //! From the run file to what the model crate understands.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use paceline_model::{
-    DataError, DataSet, Device, Layer, Model, ModelError, Moment, NetSpec, Partition, Preprocess, Rule, Source,
-    SpecError, Totals, TrainConfig,
+    DataError, DataSet, Device, ImageLearner, Layout, LayoutError, Model, ModelError, NetSpec, Partition, Preprocess,
+    Source, SpecError, Totals, TrainConfig,
 };
-use paceline_protocol::base::aggregation::Rule as RuleSection;
 use paceline_protocol::base::roster::Part;
-use paceline_protocol::bounds::BLOB_BYTES_MAX;
-use paceline_protocol::runfile::{Dataset, LayerSection, Partition as PartitionRule, RunFile};
+use paceline_protocol::runfile::place;
 use thiserror::Error;
+
+use super::{Formats, TooLarge};
+use crate::run_file::{Net, RunFile};
 
 /// Why a run file, sound in itself, can't be trained.
 #[derive(Debug, Error)]
@@ -25,7 +27,7 @@ pub enum PlanError {
     )]
     Preset {
         /// Its name.
-        arch: String,
+        arch: &'static str,
         /// What is wrong.
         error: SpecError,
         /// Channels, height and width.
@@ -101,16 +103,17 @@ pub enum PlanError {
         images: usize,
     },
     /// Weights and the rule's own values together are too large to be moved.
+    #[error(transparent)]
+    State(#[from] TooLarge),
+    /// More tensors than a model may have.
+    #[error("[model]: {0}")]
+    Layout(#[from] LayoutError),
+    /// The net is a trainer's.
     #[error(
-        "a state of `rule = \"{rule}\"` in [aggregate] has {len} bytes with this net, {BLOB_BYTES_MAX} at most: make a layer \
-         smaller or take another rule"
+        "`arch = \"trainer\"` in [model]: what trains is a program of the node's owner, which only `paceline join --trainer \
+         COMMAND` starts (docs/trainer.md)"
     )]
-    State {
-        /// The rule.
-        rule: &'static str,
-        /// Bytes of a state.
-        len: u64,
-    },
+    Trainer,
 }
 
 impl PlanError {
@@ -125,10 +128,12 @@ impl PlanError {
             Self::Classes { is_folder: true, .. } => ("data", "classes", None),
             Self::Size { .. } | Self::Classes { .. } => ("data", "dataset", None),
             Self::Clients { .. } => ("run", "min_nodes", None),
-            Self::State { .. } => ("aggregate", "rule", None),
+            Self::State(_) => ("aggregate", "rule", None),
+            Self::Layout(_) => ("model", "layers", None),
+            Self::Trainer => ("model", "arch", None),
             Self::Data(_) | Self::Model(_) | Self::Device(_) | Self::Part(_) | Self::Empty => return None,
         };
-        Some(RunFile::place(text, origin, section, key, item))
+        Some(place(text, origin, section, key, item))
     }
 }
 
@@ -145,12 +150,12 @@ pub struct Plan {
     pub partition: Partition,
     /// How a node trains.
     pub config: TrainConfig,
-    /// What the mean of the updates does to the global state.
-    pub rule: Rule,
+    /// What states and updates are.
+    pub formats: Formats,
+    /// The net's tensors.
+    pub layout: Layout,
     /// The run's seed.
     pub seed: u64,
-    /// How many parameters the net has.
-    pub parameters: usize,
     /// Images that a step may have, for the memory that it takes.
     batch_max: usize,
 }
@@ -161,65 +166,31 @@ impl Plan {
     /// # Errors
     /// The net does not fit the images, or something is too large.
     pub fn of(run_file: &RunFile) -> Result<Self, PlanError> {
-        let source = match &run_file.data.dataset {
-            Dataset::Shapes { samples } => Source::Shapes { samples: *samples as usize },
-            Dataset::Cifar10 => Source::Cifar10,
-            Dataset::Mnist => Source::Mnist,
-            Dataset::Folder { classes, image, holdout } => {
-                let image = image.map(|side| side as usize);
-                Source::Folder { classes: classes.clone(), image, holdout: *holdout }
-            }
-        };
+        let learning = &run_file.learning;
+        let source = learning.data.source.clone().ok_or(PlanError::Trainer)?;
         let (image, classes) = (source.image(), source.classes());
-        let (spec, preprocess) = match &run_file.model.arch {
-            Some(arch) => {
-                let preset = |error| PlanError::Preset { arch: arch.clone(), error, image };
+        let (spec, preprocess) = match learning.model.net() {
+            Net::Preset(arch) => {
+                let preset = |error| PlanError::Preset { arch, error, image };
                 (NetSpec::preset(arch, image, classes).map_err(preset)?, Preprocess::for_preset(arch, image))
             }
-            None => {
-                let layers = run_file.model.layers.iter().map(layer).collect();
-                (NetSpec { input: image, classes, layers }, Preprocess::Plain)
-            }
+            Net::Layers(layers) => (NetSpec { input: image, classes, layers: layers.clone() }, Preprocess::Plain),
+            Net::Trainer => return Err(PlanError::Trainer),
         };
         let net = |error| PlanError::Net(error, image);
-        let parameters = spec.parameter_count().map_err(net)?;
+        let layout = Layout::new(spec.parameters().map_err(net)?)?;
         let batch_max = spec.batch_max().map_err(net)?;
-        let partition = match run_file.data.partition {
-            PartitionRule::Iid => Partition::Iid,
-            PartitionRule::Dirichlet(alpha) => Partition::Dirichlet(alpha),
-            PartitionRule::Shards(shards) => Partition::Shards(shards as usize),
-            PartitionRule::Labels(labels) => Partition::Labels(labels as usize),
-            PartitionRule::PowerLaw(exponent) => Partition::PowerLaw(exponent),
-        };
-        let train = &run_file.train;
-        let config = TrainConfig {
-            epochs: train.epochs as usize,
-            batch: train.batch as usize,
-            lr: train.lr,
-            lr_decay: train.lr_decay,
-            momentum: train.momentum,
-            weight_decay: train.weight_decay,
-            clip_norm: train.clip_norm,
-            prox_mu: train.prox_mu,
-            augment: train.augment,
-        };
-        let rule = rule(&run_file.aggregate.rule);
+        let formats = Formats::of(learning.rule, layout.parameters())?;
+        let (partition, config) = (learning.data.partition, learning.train.config.clone());
         let seed = run_file.run.seed;
-        let plan = Self { spec, preprocess, source, partition, config, rule, seed, parameters, batch_max };
-        match plan.state_len() {
-            0..=BLOB_BYTES_MAX => Ok(plan),
-            len => Err(PlanError::State { rule: run_file.aggregate.rule.name(), len }),
-        }
+        Ok(Self { spec, preprocess, source, partition, config, formats, layout, seed, batch_max })
     }
 
-    /// Bytes of a global state.
-    pub fn state_len(&self) -> u64 {
-        4 * (self.parameters * self.rule.state_sections()) as u64
-    }
-
-    /// Bytes of an update.
-    pub fn update_len(&self) -> u64 {
-        4 * (self.parameters * self.rule.update_sections()) as u64
+    /// The learner of this net on these images.
+    pub fn learner(&self, data: DataSet, device: Device) -> ImageLearner {
+        let Self { spec, preprocess, config, partition, seed, layout, .. } = self.clone();
+        let (train, test) = (Arc::new(data.train), Arc::new(data.test));
+        ImageLearner { spec, preprocess, config, partition, seed, device, train, test, layout }
     }
 
     /// The whole data set, which these clients divide among them.
@@ -298,40 +269,7 @@ impl Plan {
     /// # Errors
     /// There is not enough memory for it.
     pub fn initial_state(&self) -> Result<Vec<u8>, PlanError> {
-        Ok(self.rule.initial_state(Model::initial(&self.spec, &Device::Cpu, self.seed)?.to_bytes()?))
-    }
-}
-
-fn rule(section: &RuleSection) -> Rule {
-    match *section {
-        RuleSection::FedAvg => Rule::FedAvg,
-        RuleSection::FedAvgM { lr, momentum } => Rule::FedAvgM { lr, momentum },
-        RuleSection::FedAdagrad { lr, beta1, tau } => Rule::Adaptive { moment: Moment::Adagrad, lr, beta1, tau },
-        RuleSection::FedAdam { lr, beta1, beta2, tau } => {
-            Rule::Adaptive { moment: Moment::Adam { beta2 }, lr, beta1, tau }
-        }
-        RuleSection::FedYogi { lr, beta1, beta2, tau } => {
-            Rule::Adaptive { moment: Moment::Yogi { beta2 }, lr, beta1, tau }
-        }
-        RuleSection::Scaffold { lr } => Rule::Scaffold { lr },
-    }
-}
-
-fn layer(section: &LayerSection) -> Layer {
-    match *section {
-        LayerSection::Conv { out, kernel, stride, pad } => {
-            Layer::Conv { out: out as usize, kernel: kernel as usize, stride: stride as usize, pad: pad as usize }
-        }
-        LayerSection::GroupNorm { groups } => Layer::GroupNorm { groups: groups as usize },
-        LayerSection::Relu => Layer::Relu,
-        LayerSection::MaxPool { size } => Layer::MaxPool { size: size as usize },
-        LayerSection::Residual { out, stride, groups } => {
-            Layer::Residual { out: out as usize, stride: stride as usize, groups: groups as usize }
-        }
-        LayerSection::GlobalAvgPool => Layer::GlobalAvgPool,
-        LayerSection::Flatten => Layer::Flatten,
-        LayerSection::Linear { out } => Layer::Linear { out: out as usize },
-        LayerSection::Dropout { rate } => Layer::Dropout { rate },
+        Ok(self.formats.state.initial(Model::initial(&self.spec, &Device::Cpu, self.seed)?.to_bytes()?))
     }
 }
 
@@ -341,13 +279,13 @@ mod tests {
 
     fn plan(model: &str, data: &str) -> Result<Plan, PlanError> {
         let text = format!("[run]\nname = \"t\"\nrounds = 1\n[model]\n{model}\n[data]\n{data}\n");
-        Plan::of(&RunFile::parse(&text, "run.toml").expect("the run file is sound"))
+        Plan::of(&crate::run_file::parse(&text, "run.toml").expect("the run file is sound"))
     }
 
     #[test]
     fn the_cnn_of_the_paper_has_its_parameters() {
         let plan = plan("arch = \"cifar-cnn\"", "dataset = \"cifar10\"").expect("it fits");
-        assert_eq!(plan.parameters, 1_068_298);
+        assert_eq!(plan.formats.parameters(), 1_068_298);
     }
 
     #[test]

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
 
-use paceline_model::{DataSet, Device, Threads, ThreadsError, TrainError, TrainJob};
+use paceline_model::{Learner, Task, Threads, ThreadsError, TrainError};
 use paceline_protocol::io::TrainedUpdate;
 use paceline_protocol::record::Evaluation;
 use paceline_protocol::{BlobRef, Hash};
 use tokio::sync::watch;
 
 use super::control_variates::ControlVariates;
-use super::plan::Plan;
+use super::{Formats, evaluation};
 use crate::blobs::BlobStore;
 
 /// What the trainer is asked.
@@ -105,12 +105,12 @@ const QUEUE: usize = 16;
 /// What the trainer works with.
 #[derive(Debug)]
 pub struct TrainerContext {
-    /// The run.
-    pub plan: Plan,
-    /// The node's images.
-    pub data: DataSet,
-    /// Where it computes.
-    pub device: Device,
+    /// Who learns.
+    pub learner: Arc<dyn Learner>,
+    /// What states and updates are.
+    pub formats: Formats,
+    /// The run's seed.
+    pub seed: u64,
     /// Where models lie and updates go.
     pub blobs: Arc<BlobStore>,
     /// SCAFFOLD's control variates.
@@ -207,24 +207,14 @@ impl Worker {
         last_update: Option<Hash>,
     ) -> Result<TrainedUpdate, Failure> {
         let began = Instant::now();
-        tracing::info!("round {round}: trains on {} images", self.context.data.train.len());
+        tracing::info!("round {round}: trains");
         let parent = self.context.blobs.read(model.id).map_err(own_disk)?;
         let evaluation = self.evaluate(id, &parent)?;
         let control = self.control(round, last_update);
-        let job = TrainJob {
-            spec: &self.context.plan.spec,
-            preprocess: self.context.plan.preprocess,
-            rule: &self.context.plan.rule,
-            parent: &parent,
-            control: control.as_deref(),
-            data: &self.context.data.train,
-            config: &self.context.plan.config,
-            round,
-            seed: self.context.plan.seed,
-            node_key,
-            device: &self.context.device,
-        };
-        let trained = paceline_model::train(&job, &self.threads, &mut |p| self.report(id, false, p));
+        let TrainerContext { learner, formats, seed, .. } = &self.context;
+        let (rule, state) = (formats.rule(), parent.as_slice());
+        let task = Task { round, seed: *seed, node_key, rule, state, control: control.as_deref() };
+        let trained = learner.train(&task, &self.threads, &mut |p| self.report(id, false, p));
         let trained = trained.map_err(|error| match error {
             TrainError::Diverged { .. } => Failure::Failed(format!("{}: {error}", self.context.lr_place)),
             other => other.into(),
@@ -236,37 +226,31 @@ impl Worker {
             controls.put(update.id, control).map_err(own_disk)?;
             controls.retain(&[last_update.unwrap_or(update.id), update.id]);
         }
-        Ok(TrainedUpdate { update, samples: trained.samples, train_loss: trained.train_loss, train_ms, evaluation })
+        let (samples, train_loss, trainer) = (trained.samples, trained.train_loss, self.context.learner.name());
+        Ok(TrainedUpdate { update, samples, train_loss, train_ms, evaluation, trainer })
     }
 
     /// SCAFFOLD's control variate of this node. In place of one that is lost it begins at zero; what the lost one added to the
     /// server's stays there, so a home that loses files costs such a run some accuracy, and replaying it doesn't repeat it.
     fn control(&self, round: u64, last_update: Option<Hash>) -> Option<Vec<u8>> {
-        let plan = &self.context.plan;
-        if !plan.rule.has_controls() {
+        let formats = &self.context.formats;
+        if !formats.rule().has_controls() {
             return None;
         }
-        self.context.controls.read(last_update, plan.parameters).unwrap_or_else(|error| {
+        self.context.controls.read(last_update, formats.parameters()).unwrap_or_else(|error| {
             tracing::warn!("round {round}: training begins with a control variate of zero: {error}");
             None
         })
     }
 
     fn evaluate(&self, id: u64, state: &[u8]) -> Result<Option<Evaluation>, Failure> {
-        if self.context.data.test.is_empty() {
-            return Ok(None);
+        let TrainerContext { learner, formats, .. } = &self.context;
+        let weights = formats.state.weights(state);
+        let measures = learner.evaluate(weights, &self.threads, &mut |p| self.report(id, true, p))?;
+        match measures.is_empty() {
+            true => Ok(None),
+            false => evaluation(&measures).map(Some).map_err(Failure::Failed),
         }
-        let measured = paceline_model::evaluate(
-            &self.context.plan.spec,
-            self.context.plan.preprocess,
-            self.context.plan.rule.weights(state),
-            &self.context.data.test,
-            &self.context.device,
-            &self.threads,
-            &mut |p| self.report(id, true, p),
-        )?;
-        let paceline_model::Evaluation { correct, total, loss } = measured.evaluation;
-        Ok(Some(Evaluation { correct, total, loss }))
     }
 
     fn report(&self, id: u64, evaluating: bool, p: paceline_model::Progress) -> ControlFlow<()> {

@@ -24,8 +24,9 @@ use std::time::{Duration, Instant};
 use libp2p::gossipsub::MessageId;
 use libp2p::{Multiaddr, PeerId};
 use paceline_bootstrap::{BuildError, Hearing, peer_id};
+use paceline_protocol::NodeId;
 use paceline_protocol::bounds::{GOSSIP_BYTES_MAX, MESSAGE_BYTES_MAX};
-use paceline_protocol::{NodeId, RunId};
+use paceline_protocol::runfile::Published;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -40,12 +41,8 @@ pub use wire::{AskError, BITMAP_BYTES_MAX, BlobAnswer, BlobRequest};
 pub struct NetOptions {
     /// The node's 32-byte ed25519 secret.
     pub identity: [u8; 32],
-    /// The run; nodes of other runs are not talked to.
-    pub run: RunId,
-    /// Its canonical run file, in bytes, which others fetch from here.
-    pub run_file: Vec<u8>,
-    /// The run's name, which others see when they look for runs.
-    pub name: String,
+    /// The run, whose run file others fetch from here; nodes of other runs are not talked to.
+    pub run: Published,
     /// Where to listen; empty for TCP and QUIC on every IPv4 interface, on ports that the system chooses.
     pub listen: Vec<Multiaddr>,
     /// First addresses, with or without `/p2p/`.

@@ -11,8 +11,8 @@ use libp2p::request_response::{self, Message, OutboundFailure, OutboundRequestId
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
 use paceline_bootstrap::{
-    BuildError, Discovery, DiscoveryEvent, DiscoveryOptions, OwnRun, Role, addresses, build_swarm, default_listen,
-    frame, node_id, peer_id, run_protocol,
+    BuildError, Discovery, DiscoveryEvent, DiscoveryOptions, Role, addresses, build_swarm, default_listen, frame,
+    node_id, peer_id, run_protocol,
 };
 use paceline_protocol::RunId;
 use paceline_protocol::bounds::GOSSIP_BYTES_MAX;
@@ -78,7 +78,7 @@ impl Task {
         snapshot: Arc<NetSnapshot>,
         listening: oneshot::Sender<()>,
     ) -> Result<Self, NetError> {
-        let (run, secret) = (options.run, options.identity);
+        let (run, secret) = (options.run.run, options.identity);
         let (listen, known_ports) = (options.listen.clone(), options.ports.clone());
         let mut swarm = build_swarm(&secret, |key, relay| {
             Ok(Node {
@@ -496,7 +496,7 @@ impl Task {
 fn discovery_options(options: NetOptions) -> DiscoveryOptions {
     DiscoveryOptions {
         role: Role::Node,
-        run: Some(OwnRun { run: options.run, name: options.name, file: options.run_file }),
+        run: Some(options.run),
         bootstrap: options.bootstrap,
         known: options.known,
         mdns: options.mdns,

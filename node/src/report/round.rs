@@ -1,10 +1,10 @@
 //! Rounds, as `rounds` and `simulate` print them and a simulation's folder keeps them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use paceline_model::Evaluation;
 use paceline_protocol::NodeId;
-use paceline_protocol::record::{Contribution, Kind};
+use paceline_protocol::record::{Contribution, Evaluation, Kind, Totals};
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::Manifest;
@@ -38,8 +38,11 @@ pub struct Round {
     pub train_loss: Option<f64>,
     /// Accuracy of the model after this round, from 0 to 1, from the evaluations of the next record; null while unknown.
     pub accuracy: Option<f64>,
-    /// Images that it was evaluated on.
+    /// Examples that it was evaluated on.
     pub evaluated: Option<u64>,
+    /// Every metric of that evaluation by name, accuracy and mean loss among them where they are measured.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, f64>,
     /// From the commit before to this one, measured here.
     pub duration_ms: Option<u64>,
     /// `duration_ms` less the longest `train_ms`.
@@ -81,7 +84,8 @@ impl Round {
         let record = &committed.record;
         let contributions: Vec<_> = record.contributions().map(ContributionReport::signed).collect();
         // What a model is worth is in the record after it.
-        let evaluation = history.get(index + 1).and_then(|next| next.committed.record.evaluation_of_parent());
+        let next = history.get(index + 1).map(|next| next.committed.record.evaluation_of_parent());
+        let evaluation = Evaluated::of(&next.unwrap_or_default());
         Self {
             kind: record.kind.name().to_owned(),
             round: record.round,
@@ -94,8 +98,9 @@ impl Round {
             parent: Some(record.parent.to_string()),
             train_loss: mean_loss(&contributions),
             contributions,
-            accuracy: evaluation.and_then(|(correct, total)| accuracy(correct, total)),
-            evaluated: evaluation.map(|(_, total)| total),
+            accuracy: evaluation.accuracy,
+            evaluated: evaluation.evaluated,
+            metrics: evaluation.metrics,
             duration_ms: stats.duration_ms,
             overhead_ms: stats.overhead_ms,
             bytes_sent: stats.bytes_sent,
@@ -109,10 +114,11 @@ impl Round {
         round: u64,
         updates: &[ClientUpdate],
         state: &[u8],
-        evaluation: Evaluation,
+        evaluation: &Evaluation,
         took: Duration,
     ) -> Self {
         let contributions: Vec<_> = updates.iter().map(ContributionReport::simulated).collect();
+        let evaluation = Evaluated::of(&[evaluation].into_iter().collect());
         Self {
             kind: Kind::Train.name().to_owned(),
             round,
@@ -125,8 +131,9 @@ impl Round {
             parent: None,
             train_loss: mean_loss(&contributions),
             contributions,
-            accuracy: accuracy(evaluation.correct, evaluation.total),
-            evaluated: Some(evaluation.total),
+            accuracy: evaluation.accuracy,
+            evaluated: evaluation.evaluated,
+            metrics: evaluation.metrics,
             duration_ms: Some(took.as_millis() as u64),
             overhead_ms: None,
             bytes_sent: updates.iter().map(|update| update.update.len).sum(),
@@ -170,9 +177,20 @@ fn mean_loss(contributions: &[ContributionReport]) -> Option<f64> {
     (samples > 0).then(|| sum / samples as f64)
 }
 
-/// From 0 to 1; `None` without an image.
-fn accuracy(correct: u64, images: u64) -> Option<f64> {
-    (images > 0).then(|| correct as f64 / images as f64)
+/// An evaluation in figures.
+struct Evaluated {
+    accuracy: Option<f64>,
+    evaluated: Option<u64>,
+    metrics: BTreeMap<String, f64>,
+}
+
+impl Evaluated {
+    fn of(totals: &Totals) -> Self {
+        let metrics: BTreeMap<String, f64> =
+            totals.iter().filter_map(|(name, total)| Some((name.to_owned(), total.ratio()?))).collect();
+        let counts = totals.iter().map(|(_, total)| u64::try_from(total.count()).unwrap_or(u64::MAX));
+        Self { accuracy: metrics.get("accuracy").copied(), evaluated: counts.max(), metrics }
+    }
 }
 
 #[cfg(test)]

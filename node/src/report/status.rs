@@ -9,12 +9,12 @@ use paceline_protocol::base::timing::LET_GO_MS;
 use paceline_protocol::io::{MemberView, State, View};
 use paceline_protocol::membership::message::Activity;
 use paceline_protocol::record::{Kind, Record};
-use paceline_protocol::runfile::RunFile;
 use serde::{Deserialize, Serialize};
 
 use super::Round;
 use crate::learn::Progress;
 use crate::net::NetCounters;
+use crate::run_file::RunFile;
 use crate::store::HistoryEntry;
 
 /// Why a node that left does not start again, and what to do.

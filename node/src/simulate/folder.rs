@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use paceline_protocol::Hash;
 use paceline_protocol::base::roster::Part;
-use paceline_protocol::runfile::RunFile;
 
 use crate::blobs::Manifest;
 use crate::learn::ControlVariates;
 use crate::report::Round;
+use crate::run_file::RunFile;
 use crate::store::files;
 
 use super::plots::PLOTS;

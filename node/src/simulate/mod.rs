@@ -18,15 +18,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::anyhow;
-use paceline_model::{DataSet, Device, Evaluation, TrainError};
+use paceline_model::{DataSet, Device, ImageLearner, Learner, TrainError};
 use paceline_protocol::base::roster::{Member, Part, Roster};
 use paceline_protocol::chain::samples_of_all;
-use paceline_protocol::runfile::RunFile;
+use paceline_protocol::record::Evaluation;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
-use crate::learn::{Client, ClientError, ClientUpdate, LocalClients, Plan, Workers};
+use crate::learn::{Client, ClientError, ClientUpdate, Formats, LocalClients, Plan, Workers, evaluation};
 use crate::report::Round;
+use crate::run_file::RunFile;
 
 use curve::best_so_far;
 use folder::Folder;
@@ -48,8 +49,8 @@ pub(crate) struct Experiment {
 pub(crate) struct Simulation {
     run_file: RunFile,
     lr_place: String,
-    plan: Plan,
-    data: DataSet,
+    learner: ImageLearner,
+    formats: Formats,
     roster: Roster,
     workers: Workers,
     /// The accuracy at which it ends before its rounds do.
@@ -70,7 +71,8 @@ impl Simulation {
     ) -> anyhow::Result<Self> {
         let Experiment { run_file, lr_place, plan, data, clients } = experiment;
         let folder = Folder::open(out, &run_file, clients, || Ok(plan.initial_state()?))?;
-        Ok(Self { run_file, lr_place, plan, data, roster: roster(clients), workers, until, folder })
+        let (learner, formats) = (plan.learner(data, Device::Cpu), plan.formats);
+        Ok(Self { run_file, lr_place, learner, formats, roster: roster(clients), workers, until, folder })
     }
 
     /// The rounds that are finished, those of earlier starts included.
@@ -109,15 +111,17 @@ impl Simulation {
         let clients = self.participants(Manifest::of(parent).blob().id, number);
         let progress = Progress::new(self.batches(clients.len()), stop, show);
         let controls = &self.folder.controls();
-        let local_clients = LocalClients { plan: &self.plan, data: &self.data, workers: &self.workers, controls };
+        let Self { learner, formats, workers, .. } = &*self;
+        let seed = self.run_file.run.seed;
+        let local_clients = LocalClients { learner, formats: *formats, seed, workers, controls };
         let (sum, updates) = local_clients.train(parent, number, &clients, &|| progress.batch_done());
         if stop.load(Ordering::SeqCst) {
             return Ok(None);
         }
         let updates = self.arrived(number, &clients, updates)?;
-        let state = self.plan.rule.step(parent, &sum, self.samples_of_all(&updates))?;
+        let state = self.formats.rule().step(parent, &sum, self.samples_of_all(&updates))?;
         let Some(evaluation) = self.evaluate(&state, stop)? else { return Ok(None) };
-        let round = Round::simulated(number, &updates, &state, evaluation, began.elapsed());
+        let round = Round::simulated(number, &updates, &state, &evaluation, began.elapsed());
         self.folder.add(round, state)?;
         self.clear_controls();
         Ok(self.rounds().last())
@@ -134,12 +138,12 @@ impl Simulation {
 
     /// What it came to; the rounds after the first `before` are those of this start.
     pub(crate) fn summary(&self, before: usize) -> Summary<'_> {
-        Summary::of(self.rounds(), before, self.plan.config.epochs, self.until)
+        Summary::of(self.rounds(), before, self.learner.config.epochs, self.until)
     }
 
     /// Removes control variates that no client will ask for again.
     fn clear_controls(&self) {
-        if self.plan.rule.has_controls() {
+        if self.formats.rule().has_controls() {
             let parts = self.roster.members().iter().filter_map(|member| member.part);
             let last: Vec<Hash> = parts.filter_map(|part| self.folder.last_update_of(part)).collect();
             self.folder.controls().retain(&last);
@@ -150,7 +154,7 @@ impl Simulation {
     fn participants(&self, model: Hash, round: u64) -> Vec<Client> {
         let order = self.roster.participant_order(model, round);
         let count = self.run_file.quota().participants_of(self.roster.len());
-        let has_controls = self.plan.rule.has_controls();
+        let has_controls = self.formats.rule().has_controls();
         let client = |node: &NodeId| {
             let part = self.roster.get(*node)?.part?;
             let last_update = if has_controls { self.folder.last_update_of(part) } else { None };
@@ -161,8 +165,8 @@ impl Simulation {
 
     /// About how many batches these clients have: exactly where all have as many images.
     fn batches(&self, clients: usize) -> u64 {
-        let images = self.data.train.len() / self.roster.len();
-        (clients * self.plan.config.epochs * images.div_ceil(self.plan.config.batch).max(1)) as u64
+        let images = self.learner.train.len() / self.roster.len();
+        (clients * self.learner.config.epochs * images.div_ceil(self.learner.config.batch).max(1)) as u64
     }
 
     /// The updates that came. Too few are the end: nothing would change if it was tried again.
@@ -208,19 +212,8 @@ impl Simulation {
     fn evaluate(&self, state: &[u8], stop: &AtomicBool) -> anyhow::Result<Option<Evaluation>> {
         let go_on =
             &mut |_| if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let (plan, device) = (&self.plan, &Device::Cpu);
-        let weights = plan.rule.weights(state);
-        let result = paceline_model::evaluate(
-            &plan.spec,
-            plan.preprocess,
-            weights,
-            &self.data.test,
-            device,
-            &self.workers.all,
-            go_on,
-        );
-        match result {
-            Ok(measured) => Ok(Some(measured.evaluation)),
+        match self.learner.evaluate(self.formats.state.weights(state), &self.workers.all, go_on) {
+            Ok(measures) => evaluation(&measures).map(Some).map_err(|error| anyhow!(error)),
             Err(TrainError::Cancelled) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -21,7 +21,7 @@ use super::files;
 use super::mark::{Mark, MarkError};
 
 /// Grows with every change of what is stored.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// `version`, `run`, `node` (whose promises these are), `store` (drawn when the file was made), `writes` (how many there were),
 /// `current` (the chain that the node is in or follows), `switched` (the one that its owner moves it to), `bound`,

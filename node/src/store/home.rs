@@ -145,6 +145,11 @@ impl Home {
         self.dir.join("controls")
     }
 
+    /// The folder of a trainer, whose working place it is.
+    pub fn trainer(&self) -> PathBuf {
+        self.dir.join("trainer")
+    }
+
     /// How the node was started.
     pub fn options(&self) -> PathBuf {
         self.dir.join("options.json")

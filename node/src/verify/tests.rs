@@ -3,10 +3,10 @@ use paceline_protocol::base::roster::Member;
 use paceline_protocol::base::signed::{Signed, Statement};
 use paceline_protocol::io::LocalStats;
 use paceline_protocol::record::{Accept, Bind, Contribution, Founder, Founding, Vote};
-use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Ballot, BlobRef, Identity};
 
 use crate::blobs::BlobStore;
+use crate::run_file::parse;
 use crate::store::Database;
 
 const RUN_FILE: &str = r#"
@@ -34,12 +34,12 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let run_file = RunFile::parse(RUN_FILE, "run.toml").expect("it is sound");
+        let run_file = parse(RUN_FILE, "run.toml").expect("it is sound");
         std::fs::write(dir.path().join("run.toml"), run_file.canonical()).expect("room");
         std::fs::write(dir.path().join("identity.key"), [1; 32]).expect("room");
         let plan = Plan::of(&run_file).expect("it can be trained");
         let state = plan.initial_state().expect("memory");
-        let params = RunParams::of(&run_file, Manifest::of(&state).blob(), plan.update_len());
+        let params = RunParams::of(&run_file, plan.formats.learned(&run_file, Manifest::of(&state).blob()));
         let mut all: Vec<Identity> = [1, 2, 3].map(|i| Identity::from_secret(&[i; 32])).into();
         all.sort_by_key(Identity::node_id);
         let genesis = genesis(&all, &params);
@@ -72,19 +72,27 @@ impl Bench {
     /// The next round: every node's update in `deltas`, averaged. `change` is made to the record before it is accepted.
     fn record(&mut self, change: impl Fn(&mut Record)) -> Committed {
         let (scope, round) = (self.chain.scope(), self.chain.next_round());
-        let mut sum = ExactSum::new(self.plan.parameters);
+        let mut sum = self.plan.formats.update.sum();
         let mut contributions = Vec::new();
         for (i, node) in self.all.iter().enumerate() {
-            let delta: Vec<u8> = (0..self.plan.parameters)
+            let delta: Vec<u8> = (0..self.plan.formats.parameters())
                 .flat_map(|p| (0.001 * (i as f32 + 1.0) * (p % 7) as f32).to_le_bytes())
                 .collect();
             let (update, samples) = (self.blobs().put(&delta).expect("room"), 10 + i as u64);
             sum.add(&delta, samples).expect("in range");
-            let content = Contribution { round, update, samples, train_loss: 1.0, train_ms: 1, evaluation: None };
+            let content = Contribution {
+                round,
+                update,
+                samples,
+                train_loss: 1.0,
+                train_ms: 1,
+                evaluation: None,
+                trainer: String::new(),
+            };
             contributions.push(Signed::new(node, &scope, content));
         }
         let samples = 3 * (10 + 12) / 2;
-        let state = self.plan.rule.step(&self.state, &sum, samples).expect("in range");
+        let state = self.plan.formats.rule().step(&self.state, &sum, samples).expect("in range");
         let model = self.blobs().put(&state).expect("room");
         let head = self.chain.head().clone();
         let mut record = Record {
@@ -95,6 +103,7 @@ impl Bench {
             model,
             participants: self.chain.roster().participant_order(head.model.id, round),
             contributions,
+            aggregation: self.chain.params().aggregation.clone(),
             ..head
         };
         change(&mut record);
@@ -139,7 +148,7 @@ fn genesis(all: &[Identity], params: &RunParams) -> Committed {
     let (ballot, parent) = (Ballot { round: 0, attempt: 0 }, founding.id());
     let kind = Kind::Genesis { founding, binds };
     let plain = Record::plain(kind, ballot, all[0].node_id(), parent, params.initial_model);
-    commit(all, &scope, ballot, Record { aggregation: params.aggregation, ..plain })
+    commit(all, &scope, ballot, plain)
 }
 
 fn commit(all: &[Identity], scope: &Scope, ballot: Ballot, record: Record) -> Committed {
@@ -167,7 +176,7 @@ fn a_sound_home_holds_and_its_averages_come_out_the_same() {
 fn an_average_that_its_coordinator_made_up_is_named_with_record_and_coordinator() {
     let mut bench = Bench::new();
     bench.round();
-    let other = bench.blobs().put(&vec![0; 4 * bench.plan.parameters]).expect("room");
+    let other = bench.blobs().put(&vec![0; 4 * bench.plan.formats.parameters()]).expect("room");
     let committed = bench.record(|record| record.model = other);
     bench.chain.append(committed.clone()).expect("nobody sees it from the record");
     bench.write(committed);
@@ -179,11 +188,19 @@ fn an_average_that_its_coordinator_made_up_is_named_with_record_and_coordinator(
 #[test]
 fn an_update_that_no_average_may_hold_is_named_with_its_maker() {
     let mut bench = Bench::new();
-    let nan: Vec<u8> = vec![f32::NAN; bench.plan.parameters].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let nan: Vec<u8> = vec![f32::NAN; bench.plan.formats.parameters()].iter().flat_map(|v| v.to_le_bytes()).collect();
     let update = bench.blobs().put(&nan).expect("room");
     let (scope, node) = (bench.chain.scope(), bench.all[1].clone());
     let committed = bench.record(|record| {
-        let content = Contribution { round: 1, update, samples: 11, train_loss: 1.0, train_ms: 1, evaluation: None };
+        let content = Contribution {
+            round: 1,
+            update,
+            samples: 11,
+            train_loss: 1.0,
+            train_ms: 1,
+            evaluation: None,
+            trainer: String::new(),
+        };
         record.contributions[1] = Signed::new(&node, &scope, content);
     });
     bench.write(committed);
@@ -272,7 +289,15 @@ fn an_update_of_another_length_is_its_makers() {
     let (scope, node) = (bench.chain.scope(), bench.all[2].clone());
     let committed = bench.record(|record| {
         let update = BlobRef { id: Hash::of(b"short"), len: 4 };
-        let content = Contribution { round: 1, update, samples: 12, train_loss: 1.0, train_ms: 1, evaluation: None };
+        let content = Contribution {
+            round: 1,
+            update,
+            samples: 12,
+            train_loss: 1.0,
+            train_ms: 1,
+            evaluation: None,
+            trainer: String::new(),
+        };
         record.contributions[2] = Signed::new(&node, &scope, content);
     });
     bench.write(committed);

@@ -12,10 +12,10 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{Multiaddr, Swarm};
 use paceline::net::{BlobAnswer, BlobRequest, NetEvent, NetOptions, Network, Ports};
+use paceline::run_file::RunFile;
 use paceline_bootstrap::{
-    Discovery, DiscoveryOptions, OwnRun, Role, ServeOptions, build_swarm, fresh_secret, run_protocol, serve,
+    Discovery, DiscoveryOptions, Role, ServeOptions, build_swarm, fresh_secret, run_protocol, serve,
 };
-use paceline_protocol::runfile::RunFile;
 use paceline_protocol::{Identity, NodeId};
 use raw::Raw;
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A run that differs from others by its seed.
 pub fn run_file(seed: u64) -> RunFile {
-    let mut file = RunFile::parse(RunFile::template(), "template").expect("the template parses");
+    let mut file =
+        paceline::run_file::parse(&paceline::run_file::template(&[]), "template").expect("the template parses");
     file.run.seed = seed;
     file
 }
@@ -34,9 +35,7 @@ pub fn run_file(seed: u64) -> RunFile {
 pub fn options(file: &RunFile, bootstrap: &[Multiaddr]) -> NetOptions {
     NetOptions {
         identity: fresh_secret(),
-        run: file.run_id(),
-        run_file: file.canonical().into_bytes(),
-        name: file.run.name.clone(),
+        run: file.published(),
         listen: ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"]
             .map(|a| a.parse().expect("a multiaddr"))
             .into(),
@@ -146,7 +145,7 @@ pub struct HostileNode {
 /// A node that speaks the run's protocols with whatever bytes it likes.
 pub fn hostile(file: &RunFile, bootstrap: &[Multiaddr]) -> Swarm<HostileNode> {
     let run = file.run_id();
-    let own = OwnRun { run, name: file.run.name.clone(), file: file.canonical().into_bytes() };
+    let own = file.published();
     let options = DiscoveryOptions {
         role: Role::Node,
         run: Some(own),

@@ -2,7 +2,7 @@
 //! and no allocation.
 
 /// Version of the protocol: part of every protocol name, topic and signature.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Members of a roster. With samples and deltas bounded below, sums of updates stay within 2^62.
 pub const ROSTER_MAX: usize = 4096;
@@ -101,11 +101,11 @@ pub const SERVED_BYTES_PER_S: u64 = 16 << 20;
 /// Questions about small things that a node answers a peer in a second.
 pub const ANSWERS_PER_S: u64 = 32;
 
-/// Layers of a net.
-pub const LAYERS_MAX: usize = 256;
+/// Metrics of an evaluation: of as many members as a record has room for.
+pub const METRICS_MAX: usize = 8;
 
-/// Classes of a data set.
-pub const CLASSES_MAX: usize = 1000;
+/// Bytes of a metric's name.
+pub const METRIC_NAME_BYTES_MAX: usize = 32;
 
 /// Bytes of the words in which a participant says why its training failed: a line for people, of as many members as a record
 /// has room for.

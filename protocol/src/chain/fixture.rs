@@ -1,11 +1,11 @@
 //! What tests begin with: a run, a few identities, and a chain that they founded.
 
 use super::{Chain, RunParams};
-use crate::base::aggregation::Rule;
+use crate::base::aggregation::Aggregation;
 use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId};
 use crate::base::roster::Member;
 use crate::base::signed::{Scope, Signed, Statement, Verifier};
-use crate::record::{Accept, Bind, Committed, Founder, Founding, Kind, Record, Vote};
+use crate::record::{Accept, Bind, Committed, Evaluation, Founder, Founding, Kind, Metric, Record, Vote};
 #[cfg(test)]
 use crate::record::{Proposal, Proposed};
 use crate::runfile::Quota;
@@ -20,7 +20,7 @@ pub(crate) fn params() -> RunParams {
         round_timeout_ms: 60_000,
         initial_model: BlobRef { id: Hash::of(b"model"), len: 40 },
         update_len: 40,
-        aggregation: Rule::FedAvg,
+        aggregation: Aggregation::default(),
     }
 }
 
@@ -34,6 +34,11 @@ pub(crate) fn identities(first: u8, count: u8) -> Vec<Identity> {
 /// A member without a part, which is called by the end of its id.
 pub(crate) fn member(node: NodeId) -> Member {
     Member { node, name: node.short(), part: None }
+}
+
+/// So many of so many are right.
+pub(crate) fn accuracy(correct: u64, total: u64) -> Evaluation {
+    Evaluation::of(Metric::new("accuracy", correct as f64, total).into_iter().collect())
 }
 
 /// The word that a founder gave.

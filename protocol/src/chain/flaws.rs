@@ -203,8 +203,15 @@ mod tests {
             let (scope, round) = (self.chain.scope(), self.chain.next_round());
             let contribution = |i: &Identity| {
                 let update = BlobRef { id: Hash::of(i.node_id().as_bytes()), len: params().update_len };
-                let content =
-                    Contribution { round, update, samples: 5, train_loss: 1.0, train_ms: 1, evaluation: None };
+                let content = Contribution {
+                    round,
+                    update,
+                    samples: 5,
+                    train_loss: 1.0,
+                    train_ms: 1,
+                    evaluation: None,
+                    trainer: String::new(),
+                };
                 Signed::new(i, &scope, content)
             };
             let ballot = Ballot::of_round(round);
@@ -236,7 +243,7 @@ mod tests {
         let victim = world.all[1].node_id();
         let exchange = |committed: &mut Committed| {
             let scope = world.chain.scope();
-            let theirs = *committed.record.contributions[1].vouched();
+            let theirs = committed.record.contributions[1].vouched().clone();
             let forged = Signed::new(&forger, &scope, Contribution { samples: 5_000, ..theirs });
             committed.record.contributions[1] = forged.in_the_name_of(victim);
         };

@@ -22,7 +22,7 @@ use crate::base::signed::{Scope, Verifier};
 use crate::record::{Committed, Contribution, Forced, Kind, Record};
 
 pub use check::{check_accepts, check_forced, check_founding, check_outcome, check_votes, highest_accepted};
-pub use params::RunParams;
+pub use params::{Learned, RunParams};
 
 /// Committed records, without a gap, from the genesis on.
 #[derive(Debug, Clone)]

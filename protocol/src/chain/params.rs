@@ -1,8 +1,8 @@
 //! What the run file fixes for agreement.
 
-use crate::base::aggregation::Rule;
+use crate::base::aggregation::Aggregation;
 use crate::base::ids::{BlobRef, RunId};
-use crate::runfile::{Quota, RunFile};
+use crate::runfile::{Learning, Quota, RunFile};
 
 /// The parameters of a run that every node must agree on.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,12 +22,24 @@ pub struct RunParams {
     /// Bytes of an update.
     pub update_len: u64,
     /// How updates become the next model.
-    pub aggregation: Rule,
+    pub aggregation: Aggregation,
+}
+
+/// What agreement knows of learning.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Learned {
+    /// The state that every node begins with.
+    pub initial_model: BlobRef,
+    /// Bytes of an update.
+    pub update_len: u64,
+    /// How updates become the next model.
+    pub aggregation: Aggregation,
 }
 
 impl RunParams {
-    /// The parameters of a run file, whose seed and net give this initial model.
-    pub fn of(run_file: &RunFile, initial_model: BlobRef, update_len: u64) -> Self {
+    /// The parameters of a run file in which this is learnt.
+    pub fn of<L: Learning>(run_file: &RunFile<L>, learned: Learned) -> Self {
+        let Learned { initial_model, update_len, aggregation } = learned;
         Self {
             run: run_file.run_id(),
             rounds: run_file.run.rounds,
@@ -36,7 +48,7 @@ impl RunParams {
             round_timeout_ms: run_file.round.timeout_ms,
             initial_model,
             update_len,
-            aggregation: run_file.aggregate.rule,
+            aggregation,
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The rules of a chain, case by case: `testdata/chain.txt`.
 
-use super::fixture::{bind, by_signer, chain, commit, consent, founding_of, identities, member, params};
+use super::fixture::{accuracy, bind, by_signer, chain, commit, consent, founding_of, identities, member, params};
 use super::*;
-use crate::base::aggregation::Rule;
+use crate::base::aggregation::Aggregation;
 use crate::base::bounds::{FAILURE_BYTES_MAX, NAME_BYTES_MAX};
 use crate::base::ids::{Ballot, BlobRef, Identity};
 use crate::base::roster::Part;
 use crate::base::signed::Signed;
 use crate::base::table::{Line, cases, none};
 use crate::record::{
-    Accept, Alive, Bind, Evaluation, Eviction, Evidence, Failure, FinalEvaluation, Forced, Founder, Founding, Join,
-    Leave, Lie, Proposed, Resume, Vote, request_scope,
+    Accept, Alive, Bind, Eviction, Evidence, Failure, FinalEvaluation, Forced, Founder, Founding, Join, Leave, Lie,
+    Proposed, Resume, Vote, request_scope,
 };
 
 const NAMES: [&str; 6] = ["A", "B", "C", "D", "E", "F"];
@@ -79,7 +79,7 @@ impl World {
     }
 
     fn contributions(&self, whose: &[&Identity], scope: &Scope, content: Contribution) -> Vec<Signed<Contribution>> {
-        whose.iter().map(|i| Signed::new(i, scope, content)).collect()
+        whose.iter().map(|i| Signed::new(i, scope, content.clone())).collect()
     }
 
     /// A record as a line describes it, and who accepts it.
@@ -109,9 +109,10 @@ impl World {
             update: BlobRef { id: Hash::of(b"update"), len: 40 },
             train_loss: 1.0,
             train_ms: 1,
-            evaluation: Some(Evaluation { correct: 1, total: 10, loss: 1.0 }),
+            evaluation: Some(accuracy(1, 10)),
+            trainer: String::new(),
         };
-        let mut last = FinalEvaluation { round, evaluation: Evaluation { correct: 1, total: 10, loss: 1.0 } };
+        let mut last = FinalEvaluation { round, evaluation: accuracy(1, 10) };
         let (mut scope, mut requests) = (own, request_scope(own.run, own.chain));
         let (mut joins, mut leaves) = (Vec::new(), Vec::new());
         let (mut silent, mut liar) = (None, None);
@@ -130,7 +131,7 @@ impl World {
                 "by" => record.coordinator = self.one(line).node_id(),
                 "rule" => {
                     let rule = line.word();
-                    record.aggregation = Rule::named(&rule).unwrap_or_else(|| line.unknown(&rule));
+                    record.aggregation = Aggregation(rule);
                 }
                 "participants" => match line.word().as_str() {
                     "first-two" => participants = order[..2].to_vec(),
@@ -147,7 +148,7 @@ impl World {
                     "round" => content.round = line.number(),
                     "len" => content.update.len = line.number(),
                     "samples" => content.samples = line.number(),
-                    "correct" => content.evaluation.iter_mut().for_each(|e| e.correct = line.number()),
+                    "correct" => content.evaluation = Some(accuracy(line.number(), 10)),
                     "loss" => {
                         line.keyword("NaN");
                         content.train_loss = f64::NAN;
@@ -182,7 +183,7 @@ impl World {
                     evaluations = self.several(line, "A");
                     match line.word().as_str() {
                         "round" => last.round = line.number(),
-                        "correct" => last.evaluation.correct = line.number(),
+                        "correct" => last.evaluation = accuracy(line.number(), 10),
                         "signed" => scope = self.elsewhere(line, scope),
                         word => line.unknown(word),
                     }
@@ -219,7 +220,7 @@ impl World {
         }
         record.participants = participants;
         record.contributions = self.contributions(&updates, &scope, content);
-        record.evaluations = evaluations.into_iter().map(|i| Signed::new(i, &scope, last)).collect();
+        record.evaluations = evaluations.into_iter().map(|i| Signed::new(i, &scope, last.clone())).collect();
         record.failures = failures.into_iter().map(|i| Signed::new(i, &scope, failure.clone())).collect();
         record.resumed = resumed.map(|i| Signed::new(i, &scope, Resume { round }));
         record.joined = joins.iter().map(|join| self.join(line, join, &name, &requests)).collect();

@@ -102,7 +102,7 @@ pub enum Command {
 }
 
 /// What a training produced.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TrainedUpdate {
     /// The delta.
     pub update: BlobRef,
@@ -114,6 +114,8 @@ pub struct TrainedUpdate {
     pub train_ms: u64,
     /// The starting model on held-out data, if there is any.
     pub evaluation: Option<Evaluation>,
+    /// What trained, in its own words; empty for the nets that come with every node.
+    pub trainer: String,
 }
 
 /// Why a blob could not be had.

@@ -10,7 +10,8 @@ use crate::base::roster::Member;
 use crate::base::signed::{Scope, Signed};
 use crate::base::timing::RETRY_MS;
 use crate::chain::fixture::{
-    by_signer, chain, commit, empty, founding, founding_of, genesis, identities, member, params, propose, votes,
+    accuracy, by_signer, chain, commit, empty, founding, founding_of, genesis, identities, member, params, propose,
+    votes,
 };
 use crate::context::Held;
 use crate::founding::message::Message as Word;
@@ -19,7 +20,7 @@ use crate::membership::message::{Activity, Presence};
 use crate::paxos::message::{Heartbeat, Message as Paxos, Phase, RoundOpened, RoundPlan, Task};
 use crate::record::{
     Accept, Alive, Committed, Contribution, Evaluation, Eviction, Evidence, Failure, Founding, Join, Kind, Leave, Lie,
-    Proposed, Record, Refusal, Vote, founding_scope, request_scope,
+    Metric, Proposed, Record, Refusal, Vote, founding_scope, request_scope,
 };
 use crate::round::message::Message as Work;
 use crate::sync::message::Message as Sync;
@@ -229,6 +230,7 @@ impl Scene {
             train_loss: 1.0,
             train_ms: 5,
             evaluation: None,
+            trainer: String::new(),
         }
     }
 
@@ -247,7 +249,7 @@ impl Scene {
         let (ballot, me) = (self.ballot(), self.id(0));
         let (round, parent) = (self.chain().next_round(), self.chain().head_hash());
         let Contribution { update, samples, train_loss, train_ms, .. } = self.contribution(0, b"own");
-        let trained = TrainedUpdate { update, samples, train_loss, train_ms, evaluation: None };
+        let trained = TrainedUpdate { update, samples, train_loss, train_ms, evaluation: None, trainer: String::new() };
         self.input(Input::Trained { round, parent, outcome: Ok(trained) });
         self.input(Input::Folded { ballot, node: me, result: Ok(()) });
         for peer in [1, 2] {
@@ -377,16 +379,18 @@ fn an_update_in_anothers_name_is_refused() {
 fn metrics_that_are_not_numbers_are_refused() {
     let mut scene = Scene::leading();
     let (from, good) = (scene.id(1), scene.contribution(1, b"x"));
-    let evaluated = |correct, loss| Some(Evaluation { correct, total: 10, loss });
+    let unnamed = Metric { name: String::new(), sum: 0, count: 1 };
     for bad in [
-        Contribution { train_loss: f64::NAN, ..good },
-        Contribution { train_loss: f64::INFINITY, ..good },
-        Contribution { samples: 0, ..good },
-        Contribution { samples: 1 << 21, ..good },
-        Contribution { evaluation: evaluated(11, 1.0), ..good },
-        Contribution { evaluation: evaluated(1, f64::NAN), ..good },
+        Contribution { train_loss: f64::NAN, ..good.clone() },
+        Contribution { train_loss: f64::INFINITY, ..good.clone() },
+        Contribution { samples: 0, ..good.clone() },
+        Contribution { samples: 1 << 21, ..good.clone() },
+        Contribution { evaluation: Some(accuracy(11, 10)), ..good.clone() },
+        Contribution { evaluation: Some(Evaluation { metrics: vec![unnamed] }), ..good.clone() },
+        Contribution { trainer: "x".repeat(65), ..good.clone() },
+        Contribution { trainer: "two\nlines".to_owned(), ..good.clone() },
     ] {
-        let offer = scene.signed(1, bad);
+        let offer = scene.signed(1, bad.clone());
         assert_eq!(scene.offers(from, offer), [Reject::BadMetrics], "{bad:?}");
     }
     scene.still_works();
@@ -1312,7 +1316,7 @@ fn a_coordinator_names_whose_update_it_waits_for_and_who_is_silent() {
     scene.input(Input::Folded { ballot, node, result: Ok(()) });
     assert_eq!(scene.reason(), None, "most still train");
     let Contribution { update, samples, train_loss, train_ms, .. } = scene.contribution(0, b"own");
-    let trained = TrainedUpdate { update, samples, train_loss, train_ms, evaluation: None };
+    let trained = TrainedUpdate { update, samples, train_loss, train_ms, evaluation: None, trainer: String::new() };
     let parent = scene.chain().head_hash();
     scene.input(Input::Trained { round: 1, parent, outcome: Ok(trained) });
     scene.input(Input::Folded { ballot, node: me, result: Ok(()) });
@@ -1327,7 +1331,7 @@ fn a_follower_names_whose_update_its_coordinator_waits_for() {
     assert_eq!(scene.reason(), None, "this node trains, too");
     let (parent, ballot, from) = (scene.chain().head_hash(), scene.ballot(), scene.id(1));
     let Contribution { update, samples, train_loss, train_ms, .. } = scene.contribution(0, b"own");
-    let trained = TrainedUpdate { update, samples, train_loss, train_ms, evaluation: None };
+    let trained = TrainedUpdate { update, samples, train_loss, train_ms, evaluation: None, trainer: String::new() };
     scene.input(Input::Trained { round: 1, parent, outcome: Ok(trained) });
     scene.say_round(from, ballot, Work::UpdateAck { update: update.id, result: Ok(()) });
     assert_eq!(scene.reason().as_deref(), Some("round 1 has waited 4 s for the update of node-2 (trains)"));

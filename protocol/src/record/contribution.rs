@@ -2,31 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::bounds::SAMPLES_MAX;
+use super::evaluation::Evaluation;
+use crate::base::bounds::{NAME_BYTES_MAX, SAMPLES_MAX};
 use crate::base::ids::BlobRef;
 use crate::base::signed::{Statement, StatementKind};
 
-/// How well a model does on a node's held-out data.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// Images classified rightly.
-    pub correct: u64,
-    /// Images in all.
-    pub total: u64,
-    /// Mean cross-entropy in nats.
-    pub loss: f64,
-}
-
-impl Evaluation {
-    /// Whether the numbers can be what they claim to be.
-    pub fn is_plausible(&self) -> bool {
-        self.correct <= self.total && self.total <= SAMPLES_MAX && self.loss.is_finite()
-    }
-}
-
 /// An update's reference, its weight and its metrics, signed by the participant. It names no attempt: a contribution
 /// outlives its coordinator.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Contribution {
     /// The round that it was made in.
     pub round: u64,
@@ -40,13 +23,17 @@ pub struct Contribution {
     pub train_ms: u64,
     /// The round's starting model on the participant's held-out data; `None` if it has none.
     pub evaluation: Option<Evaluation>,
+    /// What trained, in its own words: at most `NAME_BYTES_MAX` bytes, empty for the nets that come with every node. Whoever
+    /// repeats a run knows by it what can't be repeated.
+    pub trainer: String,
 }
 
 impl Contribution {
     /// Whether samples, loss and evaluation can be what they claim to be.
     pub fn is_plausible(&self) -> bool {
-        let evaluated = self.evaluation.is_none_or(|e| e.is_plausible());
-        (1..=SAMPLES_MAX).contains(&self.samples) && self.train_loss.is_finite() && evaluated
+        let evaluated = self.evaluation.as_ref().is_none_or(Evaluation::is_plausible);
+        let is_named = self.trainer.len() <= NAME_BYTES_MAX && !self.trainer.chars().any(char::is_control);
+        (1..=SAMPLES_MAX).contains(&self.samples) && self.train_loss.is_finite() && evaluated && is_named
     }
 }
 
@@ -79,7 +66,7 @@ impl Statement for Resume {
 }
 
 /// An evaluation of the last model that comes without an update, for the closing record.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FinalEvaluation {
     /// The closing round.
     pub round: u64,

@@ -2,19 +2,21 @@
 
 pub mod change;
 pub mod contribution;
+pub mod evaluation;
 pub mod founding;
 pub mod vote;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::aggregation::Rule;
+use crate::base::aggregation::Aggregation;
 use crate::base::codec;
 use crate::base::ids::{Ballot, BlobRef, Hash, NodeId};
 use crate::base::roster::Roster;
 use crate::base::signed::Signed;
 
 pub use change::{Eviction, Evidence, Join, Leave, Lie, request_scope};
-pub use contribution::{Contribution, Evaluation, Failure, FinalEvaluation, Resume};
+pub use contribution::{Contribution, Failure, FinalEvaluation, Resume};
+pub use evaluation::{Evaluation, Metric, Total, Totals};
 pub use founding::{AbortProof, Alive, Bind, Forced, Founder, Founding, Refusal, founding_scope};
 pub use vote::{Accept, Proposal, Proposed, Vote};
 
@@ -88,7 +90,7 @@ pub struct Record {
     /// For an empty record in a run that stopped: the member's wish that ends the stop.
     pub resumed: Option<Signed<Resume>>,
     /// How the updates became the model.
-    pub aggregation: Rule,
+    pub aggregation: Aggregation,
     /// Who comes onto the roster with the next round.
     pub joined: Vec<Signed<Join>>,
     /// Who leaves it.
@@ -114,7 +116,7 @@ impl Record {
             evaluations: Vec::new(),
             failures: Vec::new(),
             resumed: None,
-            aggregation: Rule::FedAvg,
+            aggregation: Aggregation::default(),
             joined: Vec::new(),
             left: Vec::new(),
             evicted: Vec::new(),
@@ -159,13 +161,11 @@ impl Record {
         self.contributions.iter().map(|c| (c.by(), c.vouched()))
     }
 
-    /// How the model *before* this round did, over all nodes that said: (correct, total).
-    pub fn evaluation_of_parent(&self) -> Option<(u64, u64)> {
-        let of_contributions = self.contributions().filter_map(|(_, c)| c.evaluation);
-        let of_closing = self.evaluations.iter().map(|e| e.vouched().evaluation);
-        let (correct, total) =
-            of_contributions.chain(of_closing).fold((0, 0), |(c, t), e| (add(c, e.correct), add(t, e.total)));
-        (total > 0).then_some((correct, total))
+    /// How the model *before* this round did, over all nodes that said.
+    pub fn evaluation_of_parent(&self) -> Totals {
+        let of_contributions = self.contributions().filter_map(|(_, c)| c.evaluation.as_ref());
+        let of_closing = self.evaluations.iter().map(|e| &e.vouched().evaluation);
+        of_contributions.chain(of_closing).collect()
     }
 
     /// Mean training loss over the contributions, weighted by samples.
@@ -214,14 +214,17 @@ mod tests {
         let keys = identities(1, 3);
         let chain = chain(&keys);
         let contribution = |key| {
-            let evaluation = Some(Evaluation { correct: u64::MAX, total: u64::MAX, loss: f64::NAN });
-            let (samples, update) = (u64::MAX, chain.head().model);
-            let content = Contribution { round: 1, samples, update, train_loss: 0.5, train_ms: u64::MAX, evaluation };
+            let metric = Metric { name: "accuracy".to_owned(), sum: i64::MAX, count: u64::MAX };
+            let evaluation = Some(Evaluation { metrics: vec![metric; 2] });
+            let (samples, update, trainer) = (u64::MAX, chain.head().model, String::new());
+            let content =
+                Contribution { round: 1, samples, update, train_loss: 0.5, train_ms: u64::MAX, evaluation, trainer };
             Signed::new(key, &chain.scope(), content)
         };
         let record =
             Record { contributions: keys.iter().map(contribution).collect(), ..empty(&chain, 0, keys[0].node_id()) };
-        assert_eq!(record.evaluation_of_parent(), Some((u64::MAX, u64::MAX)));
+        let accuracy = record.evaluation_of_parent().get("accuracy").expect("all tell it").ratio();
+        assert_eq!(accuracy, Some(i64::MAX as f64 / (1 << 20) as f64 / u64::MAX as f64));
         assert!(record.train_loss().is_some_and(f64::is_finite));
         assert!(samples_of_all([u64::MAX, 1].into_iter(), 4096) > 0);
     }

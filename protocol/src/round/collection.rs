@@ -105,7 +105,7 @@ impl Collection {
     }
 
     pub(super) fn evaluations(&self) -> Vec<Signed<FinalEvaluation>> {
-        self.evaluations.values().copied().collect()
+        self.evaluations.values().cloned().collect()
     }
 
     pub(super) fn add_failure(&mut self, failure: Signed<Failure>) {

@@ -377,12 +377,13 @@ impl Round {
         let round = chain.next_round();
         match outcome {
             Ok(trained) => {
-                let TrainedUpdate { update, samples, train_loss, train_ms, evaluation } = trained;
-                let content = Contribution { round, samples, update, train_loss, train_ms, evaluation };
+                let TrainedUpdate { update, samples, train_loss, train_ms, evaluation, trainer } = trained;
+                let content = Contribution { round, samples, update, train_loss, train_ms, evaluation, trainer };
                 let contribution = Signed::new(&ctx.identity, &chain.scope(), content);
                 ctx.blobs.insert(update.id);
                 // It is offered once it is on disk: what was offered is never trained again.
-                let write = ctx.persist(Persist::Contribution { chain: chain.genesis(), contribution });
+                let item = Persist::Contribution { chain: chain.genesis(), contribution: contribution.clone() };
+                let write = ctx.persist(item);
                 self.own = OwnPart::Trained(contribution, Some(write));
             }
             Err(why) => self.fail(ctx, chain, why),
@@ -400,8 +401,7 @@ impl Round {
     /// The evaluation for the closing record has ended. A node without held-out data says so with an empty one.
     pub(crate) fn evaluated(&mut self, ctx: &mut Context, chain: &Chain, evaluation: Option<Evaluation>) {
         if matches!(self.own, OwnPart::Evaluating) {
-            let evaluation = evaluation.unwrap_or(Evaluation { correct: 0, total: 0, loss: 0.0 });
-            let content = FinalEvaluation { round: chain.next_round(), evaluation };
+            let content = FinalEvaluation { round: chain.next_round(), evaluation: evaluation.unwrap_or_default() };
             self.own = OwnPart::Evaluated(Signed::new(&ctx.identity, &chain.scope(), content));
         }
     }
@@ -427,8 +427,8 @@ impl Round {
         let Some((ballot, coordinator)) = self.paxos.opened().map(|o| (o.plan.ballot, o.coordinator)) else { return };
         self.offered = Some(ctx.now);
         let work = match &self.own {
-            OwnPart::Trained(contribution, _) => Work::UpdateReady(*contribution),
-            OwnPart::Evaluated(evaluation) => Work::Evaluated(*evaluation),
+            OwnPart::Trained(contribution, _) => Work::UpdateReady(contribution.clone()),
+            OwnPart::Evaluated(evaluation) => Work::Evaluated(evaluation.clone()),
             OwnPart::Failed(failure) => Work::Failed(failure.clone()),
             OwnPart::Waiting | OwnPart::Training | OwnPart::Evaluating => return,
         };
@@ -465,25 +465,25 @@ impl Round {
     ) {
         let genesis = chain.genesis();
         let answer = |update, result| Message::round(genesis, ballot, Work::UpdateAck { update, result });
+        let blob = contribution.vouched().update;
         let taken = self.take_update(ctx, chain, from, ballot, contribution);
-        let update = contribution.vouched().update.id;
         match taken {
             Ok(Taken::Begun) => {
-                if ctx.blobs.contains(&update) {
-                    self.update_fetched(ctx, update);
+                if ctx.blobs.contains(&blob.id) {
+                    self.update_fetched(ctx, blob.id);
                 } else {
-                    ctx.fetch(contribution.vouched().update, Purpose::Update, from, chain.roster());
+                    ctx.fetch(blob, Purpose::Update, from, chain.roster());
                 }
             }
-            Ok(Taken::Known(Intake::In)) => ctx.send(from, answer(update, Ok(()))),
-            Ok(Taken::Known(Intake::Refused(reject))) => ctx.send(from, answer(update, Err(reject))),
+            Ok(Taken::Known(Intake::In)) => ctx.send(from, answer(blob.id, Ok(()))),
+            Ok(Taken::Known(Intake::Refused(reject))) => ctx.send(from, answer(blob.id, Err(reject))),
             Ok(Taken::Known(Intake::Fetching | Intake::Folding)) => {}
             Err(reject) => {
                 // Whose update comes while the average is made did nothing wrong.
                 if reject != Reject::NotCollecting {
                     ctx.reject(from, reject);
                 }
-                ctx.send(from, answer(update, Err(reject)));
+                ctx.send(from, answer(blob.id, Err(reject)));
             }
         }
     }
@@ -755,12 +755,12 @@ impl Round {
     ) -> Record {
         let collection = self.collection.as_ref();
         let mut record = Record::plain(kind, self.paxos.ballot(), ctx.me, chain.head_hash(), model);
-        record.aggregation = chain.params().aggregation;
+        record.aggregation.clone_from(&chain.params().aggregation);
         record.open_ms = collection.map_or(0, |c| ctx.now.since_ms(c.began));
         if let Some(collection) = collection {
             match record.kind {
                 Kind::Train => {
-                    record.contributions = collection.contributions().copied().collect();
+                    record.contributions = collection.contributions().cloned().collect();
                     record.participants.clone_from(&collection.participants);
                 }
                 Kind::Empty => {

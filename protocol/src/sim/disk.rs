@@ -141,7 +141,7 @@ impl Disk {
             given_up: given_up.collect(),
             foundings: self.aborted.iter().cloned().chain(bound).collect(),
             ballots,
-            contribution: self.contribution,
+            contribution: self.contribution.clone(),
             evidence: self.evidence.clone(),
             leaving: self.leaving,
             left: self.left,

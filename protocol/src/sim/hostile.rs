@@ -228,7 +228,7 @@ impl Liar {
             11 => {
                 // A record that fits, but for the accepts that nobody gave.
                 let mut record = Record::plain(Kind::Empty, Ballot::of_round(round), victim, head, model);
-                record.aggregation = self.params.aggregation;
+                record.aggregation.clone_from(&self.params.aggregation);
                 let committed = Committed { record, accepts: Vec::new() };
                 let told = rng.chance(0.5);
                 Message::sync(chain, if told { Sync::Committed(committed) } else { Sync::Records(vec![committed]) })

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::base::aggregation::Rule;
+use crate::base::aggregation::Aggregation;
 use crate::base::bounds::GOSSIP_BYTES_MAX;
 use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId, Time};
 use crate::base::reject::Reject;
 use crate::base::roster::Part;
 use crate::base::signed::{Scope, Verifier};
+use crate::chain::fixture::accuracy;
 use crate::chain::{Chain, RunParams};
 use crate::io::{Effect, Event, FetchFailure, Input, Persist, PersistId, TrainedUpdate};
 use crate::machine::{Config, Machine};
 use crate::message::{Body, Message};
-use crate::record::Evaluation;
 use crate::runfile::Quota;
 
 use super::clock::Clock;
@@ -251,7 +251,7 @@ impl Sim {
             round_timeout_ms: options.round_timeout_ms,
             initial_model,
             update_len: options.model_bytes,
-            aggregation: Rule::FedAvg,
+            aggregation: Aggregation::default(),
         };
         let mut rng = Rng::new(options.seed);
         let nodes: Vec<SimNode> =
@@ -600,7 +600,8 @@ impl Sim {
                     samples: 100 + node as u64,
                     train_loss: 1.0,
                     train_ms: 1_000,
-                    evaluation: Some(Evaluation { correct: 5, total: 10, loss: 1.0 }),
+                    evaluation: Some(accuracy(5, 10)),
+                    trainer: String::new(),
                 };
                 Input::Trained { round, parent, outcome: Ok(trained) }
             }
@@ -608,7 +609,7 @@ impl Sim {
                 if self.nodes[node].work != work {
                     return;
                 }
-                Input::Evaluated { round, evaluation: Some(Evaluation { correct: 6, total: 10, loss: 1.0 }) }
+                Input::Evaluated { round, evaluation: Some(accuracy(6, 10)) }
             }
             Outcome::Folded { ballot, node: whose } => Input::Folded { ballot, node: whose, result: Ok(()) },
             Outcome::Aggregated { ballot, .. } if full => {

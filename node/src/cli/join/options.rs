@@ -52,6 +52,13 @@ pub(in crate::cli) struct JoinOptions {
     /// What trains.
     #[arg(long, value_enum)]
     pub(super) device: Option<DeviceKind>,
+    /// A program that trains in place of the nets that come with every node (docs/trainer.md): split into words as a shell
+    /// does, and run without one. Goes with `arch = "trainer"` in the run file.
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) trainer: Option<String>,
+    /// Seconds that the trainer may show no progress before it is taken for hung [default: 120].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(super) trainer_patience: Option<u64>,
     /// Where the control API listens, on this machine only [default: 127.0.0.1 and a free port].
     #[arg(long, value_name = "ADDR")]
     #[serde(skip)]
@@ -117,6 +124,8 @@ impl JoinOptions {
         self.data = self.data.take().or(before.data);
         self.threads = self.threads.or(before.threads);
         self.device = self.device.or(before.device);
+        self.trainer = self.trainer.take().or(before.trainer);
+        self.trainer_patience = self.trainer_patience.or(before.trainer_patience);
         // Who comes with a run file or another ticket says anew which chain it is to be.
         if self.target.is_none() {
             self.chain = before.chain;

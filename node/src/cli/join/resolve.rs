@@ -6,16 +6,15 @@ use std::time::Duration;
 use anyhow::anyhow;
 use paceline_bootstrap::{Ticket, discover_runs, fetch_run_file};
 use paceline_protocol::Hash;
-use paceline_protocol::io::{Persist, Recovered};
-use paceline_protocol::record::Kind;
-use paceline_protocol::runfile::RunFile;
+use paceline_protocol::runfile::Published;
 
 use super::JoinOptions;
 use crate::cli::error::CliError;
 use crate::cli::run_file::read_run_file;
 use crate::cli::target::find_home;
 use crate::inspect;
-use crate::store::{Database, HistoryEntry, Home};
+use crate::run_file::{self, RunFile};
+use crate::store::Home;
 
 /// How long a run file is looked for with a ticket.
 const FETCH_WAIT: Duration = Duration::from_secs(20);
@@ -76,7 +75,7 @@ async fn by_ticket(options: &mut JoinOptions, text: &str) -> Result<RunFile, Cli
         Some(run) => run,
         None => {
             tracing::info!("asks for the run file of {}", ticket.run_name);
-            fetch_run_file(&ticket.addresses, ticket.run, FETCH_WAIT).await?
+            read_published(&fetch_run_file(&ticket.addresses, ticket.run, FETCH_WAIT).await?)?
         }
     };
     options.bootstrap.extend(ticket.addresses);
@@ -90,13 +89,24 @@ fn kept(home: &Home, run: Hash) -> Option<RunFile> {
     there.then(|| inspect::run_file(home).ok()).flatten().filter(|file| file.run_id() == run)
 }
 
+/// A run file that others handed out: its hash is right, and what it says is to be understood here.
+fn read_published(published: &Published) -> Result<RunFile, CliError> {
+    let parsed = run_file::parse(&published.text, "the run file that was fetched").map_err(CliError::bad_input)?;
+    match parsed.run_id() == published.run {
+        true => Ok(parsed),
+        false => Err(CliError::bad_input(anyhow!(
+            "the run file that was fetched is not in this program's form: it comes from another version of it; all nodes of a run must be of one version"
+        ))),
+    }
+}
+
 async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
     tracing::info!("looks for runs on the LAN");
     let runs = discover_runs(&options.bootstrap, DISCOVER_WAIT).await?;
     match runs.as_slice() {
         [one] => {
             tracing::info!("found run {} with {} nodes", one.name, one.nodes);
-            let run = fetch_run_file(&one.addresses, one.run, FETCH_WAIT).await?;
+            let run = read_published(&fetch_run_file(&one.addresses, one.run, FETCH_WAIT).await?)?;
             options.bootstrap.extend(one.addresses.iter().cloned());
             Ok(run)
         }
@@ -111,80 +121,4 @@ async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
             Err(CliError::not_found(error))
         }
     }
-}
-
-/// The chain that this node enters alone: the one that its owner moves it to; or that a ticket names, now or at an earlier
-/// start. A home that is in another one is refused, but where it was moved away from the named one: who starts it with the
-/// ticket of old need not know.
-pub(super) fn named_chain(options: &JoinOptions, home: &Home, recovered: &Recovered) -> Result<Option<Hash>, CliError> {
-    let Some(named) = options.chain.as_deref().and_then(|text| text.parse::<Hash>().ok()) else {
-        return Ok(recovered.switched);
-    };
-    let own = recovered.chain.first().map(|genesis| genesis.record.hash()).or(recovered.switched);
-    let was_left = recovered.kept_aside.iter().any(|aside| aside.genesis.record.hash() == named);
-    match own {
-        Some(own) if own != named && options.target.is_some() && !was_left => {
-            let dir = home.dir().display();
-            let error = anyhow!(
-                "{dir} is in chain {} of this run, the ticket is for chain {}; give another --home, or move this node there: paceline join --home {dir} --switch {named}",
-                own.short(),
-                named.short()
-            );
-            Err(CliError::bad_input(error))
-        }
-        Some(own) if own != named => {
-            tracing::warn!("this node was moved to chain {own}, and stays there; --switch {named} leads back");
-            Ok(Some(own))
-        }
-        _ => Ok(Some(named)),
-    }
-}
-
-/// Moves a home to another chain of its run; the one that it is in is kept aside.
-pub(super) fn switch(database: &Database, genesis: Hash, home: &Home) -> Result<(), CliError> {
-    let contents = database.contents()?;
-    if contents.current == Some(genesis) {
-        tracing::info!("this node is in chain {} already", genesis.short());
-        return Ok(());
-    }
-    let records = contents.chains.iter().find(|(chain, _)| *chain == genesis).map(|(_, records)| records);
-    let has_yielded = |records: &Vec<HistoryEntry>| {
-        records.last().is_some_and(|last| matches!(last.committed.record.kind, Kind::Yield { .. }))
-    };
-    if records.is_some_and(has_yielded) {
-        let dir = home.dir().display();
-        let error = anyhow!("{dir}: chain {} gave itself up for another, so nobody enters it again", genesis.short());
-        return Err(CliError::bad_input(error));
-    }
-    if contents.is_bound {
-        let error = anyhow!(
-            "this node is bound to a founding that is not decided yet; start it without --switch until it is, as `status` shows"
-        );
-        return Err(CliError::failed(error));
-    }
-    database.write(&[Persist::Switched { to: genesis }])?;
-    match contents.current {
-        Some(old) => tracing::info!("moves to chain {genesis}; {old} is kept aside, and --switch leads back to it"),
-        None => tracing::info!("enters chain {genesis} and no other"),
-    }
-    Ok(())
-}
-
-/// Refuses a home that belongs to another run.
-pub(super) fn same_run(home: &Home, run_file: &RunFile) -> Result<(), CliError> {
-    if home.run_file().exists() {
-        let before = inspect::run_file(home)?;
-        if before.run_id() != run_file.run_id() {
-            let error = anyhow!(
-                "{} is the home of run {} ({}); give another --home for run {} ({})",
-                home.dir().display(),
-                before.run.name,
-                before.run_id().short(),
-                run_file.run.name,
-                run_file.run_id().short()
-            );
-            return Err(CliError::bad_input(error));
-        }
-    }
-    Ok(())
 }

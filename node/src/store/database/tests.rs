@@ -72,6 +72,7 @@ fn contribution() -> Signed<Contribution> {
         train_loss: 0.25,
         train_ms: 9,
         evaluation: None,
+        trainer: String::new(),
     };
     Signed::new(&me(), &scope(), content)
 }

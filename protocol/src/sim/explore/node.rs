@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::base::ids::{BlobRef, Hash, Identity, NodeId, Time};
 use crate::base::signed::Verifier;
+use crate::chain::fixture::accuracy;
 use crate::chain::{Chain, RunParams};
 use crate::founding::message::Message as Founding;
 use crate::io::{Effect, Event, Input, Persist, PersistId, TrainedUpdate};
 use crate::machine::{Config, Machine};
 use crate::message::{Body, Message};
 use crate::paxos::message::Message as Paxos;
-use crate::record::{AbortProof, Committed, Evaluation, Kind};
+use crate::record::{AbortProof, Committed, Kind};
 use crate::sim::disk::Disk;
 use crate::sim::invariants::Invariants;
 
@@ -376,7 +377,8 @@ impl World {
             samples: 100,
             train_loss: 1.0,
             train_ms: 1_000,
-            evaluation: Some(Evaluation { correct: 5, total: 10, loss: 1.0 }),
+            evaluation: Some(accuracy(5, 10)),
+            trainer: String::new(),
         };
         self.give(node, Input::Trained { round, parent, outcome: Ok(trained) });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::base::aggregation::Rule;
+use crate::base::aggregation::Aggregation;
 use crate::base::ids::{BlobRef, Hash, Identity};
 use crate::chain::{Chain, RunParams};
 use crate::io::Persist;
@@ -123,7 +123,7 @@ impl Scene {
                 round_timeout_ms: 60_000,
                 initial_model: BlobRef { id: Hash::of(b"explored model"), len },
                 update_len: len,
-                aggregation: Rule::FedAvg,
+                aggregation: Aggregation::default(),
             },
             identities: (0..3).map(identity).collect(),
             round_max: 1,

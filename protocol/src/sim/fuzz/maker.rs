@@ -11,10 +11,12 @@ use serde::de::{Error as _, IntoDeserializer};
 use serde::forward_to_deserialize_any;
 
 use super::bytes::Bytes;
+use crate::base::aggregation::Aggregation;
 use crate::base::bounds::PROTOCOL_VERSION;
 use crate::base::codec;
 use crate::base::ids::{BlobRef, Hash, Identity, NodeId};
 use crate::base::signed::{Scope, StatementKind};
+use crate::chain::fixture::params;
 use crate::record::{Founding, founding_scope, request_scope};
 
 /// Bytes of what is made, beyond which lists stay empty.
@@ -442,6 +444,13 @@ impl<'de> Deserializer<'de> for &mut Maker<'_, '_> {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
+        // Another rule of aggregation than the run's is one refusal.
+        if name == "Aggregation" && self.bytes.byte() < 0xF0 {
+            let Aggregation(rule) = params().aggregation;
+            self.put(&(rule.len() as u64).to_le_bytes());
+            self.put(rule.as_bytes());
+            return visitor.visit_newtype_struct(rule.into_deserializer());
+        }
         let bytes = match (name, self.numbers) {
             ("Hash", Some(Whole::Blob(blob))) => *blob.id.as_bytes(),
             ("Hash", _) => *self.hash().as_bytes(),
@@ -511,15 +520,11 @@ impl<'de> Deserializer<'de> for &mut Maker<'_, '_> {
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        name: &'static str,
+        _: &'static str,
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        // Another rule of aggregation than the run's is one refusal.
-        let variant = match name {
-            "Rule" => self.bytes.byte().saturating_sub(0xF0) as usize % variants.len(),
-            _ => self.bytes.below(variants.len()),
-        };
+        let variant = self.bytes.below(variants.len());
         self.put(&(variant as u32).to_le_bytes());
         visitor.visit_enum(Variant { maker: self, variant: variant as u32 })
     }

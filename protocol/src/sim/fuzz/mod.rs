@@ -10,7 +10,7 @@ mod scene;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::base::bounds::{MESSAGE_BYTES_MAX, RUN_FILE_BYTES_MAX};
+use crate::base::bounds::MESSAGE_BYTES_MAX;
 use crate::base::codec;
 use crate::base::ids::{Ballot, Hash};
 use crate::base::roster::Roster;
@@ -19,7 +19,6 @@ use crate::chain::Chain;
 use crate::chain::fixture::{self, identities, params};
 use crate::message::Message;
 use crate::record::{AbortProof, Bind, Committed, Contribution, Evidence, Founding, Kind, Proposal, Record, Vote};
-use crate::runfile::RunFile;
 
 /// Calls `then` with what these bytes are, if they are anything. Bytes that decode are the encoding of what they decode to.
 fn with<T: Serialize + DeserializeOwned>(bytes: &[u8], then: impl FnOnce(T)) {
@@ -83,23 +82,6 @@ fn signed_again(mut record: Record) -> Committed {
     fixture::commit(&keys.iter().collect::<Vec<_>>(), &chain.scope(), ballot, coordinator, record)
 }
 
-/// A run file, as a person writes it or a peer gives it: its canonical form is one, and is its own.
-pub fn run_file(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match RunFile::parse(text, "run.toml") {
-        Ok(file) => {
-            let canonical = file.canonical();
-            assert!(canonical.len() <= RUN_FILE_BYTES_MAX, "a canonical form over its bound");
-            let again = RunFile::parse(&canonical, "its canonical form");
-            let again = again.unwrap_or_else(|e| panic!("{e}\n{canonical}"));
-            assert_eq!(again.canonical(), canonical, "two canonical forms");
-            assert_eq!(again.run_id(), file.run_id());
-            let _ = RunFile::place(text, "run.toml", "model", "layers", Some(0));
-        }
-        Err(error) => assert!(error.to_string().starts_with("run.toml"), "an error without its place: {error}"),
-    }
-}
-
 /// A real machine, wherever it stands, to which others say what these bytes make them say; see `scene`.
 pub fn machine(bytes: &[u8]) {
     scene::play(bytes);
@@ -126,7 +108,7 @@ mod tests {
         }
     }
 
-    replay::tests!(seeds(), message, records, run_file, machine);
+    replay::tests!(seeds(), message, records, machine);
 
     /// Real values for each target to begin with.
     fn seeds() -> Vec<(&'static str, Vec<u8>)> {
@@ -137,13 +119,7 @@ mod tests {
         fn made<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<Vec<u8>> {
             scene::make_anything::<T>(bytes).map(|value| codec::encode(&value))
         }
-        let mut all = vec![
-            ("run_file", RunFile::template().as_bytes().to_vec()),
-            (
-                "run_file",
-                RunFile::parse(RunFile::template(), "the template").map(|f| f.canonical()).unwrap_or_default().into(),
-            ),
-        ];
+        let mut all = Vec::new();
         for seed in 0..40 {
             let bytes = draw(seed, 400);
             all.extend(made::<Message>(&bytes).map(|message| ("message", message)));

@@ -15,16 +15,14 @@ use super::maker::{Known, make};
 use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId, Time};
 use crate::base::signed::{Scope, Signed, Verifier};
 use crate::chain::Chain;
-use crate::chain::fixture::{bind, by_signer, commit, consent, empty, genesis, identities, params, votes};
+use crate::chain::fixture::{accuracy, bind, by_signer, commit, consent, empty, genesis, identities, params, votes};
 use crate::founding::message::Message as Word;
 use crate::io::{Command, Effect, Event, FetchFailure, Input, Persist, PersistId, TrainedUpdate};
 use crate::machine::{Config, Machine};
 use crate::membership::message::{Activity, Message as Membership, Presence};
 use crate::message::{Body, Message};
 use crate::paxos::message::{Message as Paxos, Task};
-use crate::record::{
-    Alive, Committed, Contribution, Evaluation, Failure, FinalEvaluation, Kind, Proposed, Record, request_scope,
-};
+use crate::record::{Alive, Committed, Contribution, Failure, FinalEvaluation, Kind, Proposed, Record, request_scope};
 use crate::round::message::Message as Work;
 use crate::sim::disk::Disk;
 use crate::sim::invariants::Invariants;
@@ -570,13 +568,20 @@ impl Scene {
     fn train(&mut self, bytes: &mut Bytes<'_>) {
         let choice = bytes.byte();
         if let Some(round) = self.evaluating.take() {
-            let evaluation = (choice & 1 == 0).then_some(Evaluation { correct: 1, total: 2, loss: 0.5 });
+            let evaluation = (choice & 1 == 0).then_some(accuracy(1, 2));
             return self.input(Input::Evaluated { round, evaluation });
         }
         let Some((round, parent)) = self.training.take() else { return };
         let update = BlobRef { id: Hash::of(&[1, choice]), len: params().update_len };
         self.disk.blobs.insert(update.id);
-        let trained = TrainedUpdate { update, samples: 10, train_loss: 0.5, train_ms: 7, evaluation: None };
+        let trained = TrainedUpdate {
+            update,
+            samples: 10,
+            train_loss: 0.5,
+            train_ms: 7,
+            evaluation: None,
+            trainer: String::new(),
+        };
         let outcome = if choice < 0xC0 { Ok(trained) } else { Err("it diverged".to_owned()) };
         self.input(Input::Trained { round, parent, outcome });
     }
@@ -734,12 +739,20 @@ fn machine(known: &Known, verifier: &Verifier, disk: &Disk, now: Time, life: u8)
 
 fn contribution(key: &Identity, scope: &Scope, round: u64) -> Signed<Contribution> {
     let update = BlobRef { id: Hash::of(key.node_id().as_bytes()), len: params().update_len };
-    let content = Contribution { round, samples: 10, update, train_loss: 0.5, train_ms: 7, evaluation: None };
+    let content = Contribution {
+        round,
+        samples: 10,
+        update,
+        train_loss: 0.5,
+        train_ms: 7,
+        evaluation: None,
+        trainer: String::new(),
+    };
     Signed::new(key, scope, content)
 }
 
 fn evaluation(key: &Identity, scope: &Scope, round: u64) -> Signed<FinalEvaluation> {
-    Signed::new(key, scope, FinalEvaluation { round, evaluation: Evaluation { correct: 1, total: 2, loss: 0.5 } })
+    Signed::new(key, scope, FinalEvaluation { round, evaluation: accuracy(1, 2) })
 }
 
 /// An honest record of this kind that may follow, accepted by all members but this node; with everybody's failure, if

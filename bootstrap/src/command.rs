@@ -1,15 +1,16 @@
-//! The bootstrap node: the address that a new node dials first, and a relay for those that can't be dialled.
+//! The command line of the bootstrap node. Its binary is built with the node, which knows what run files may say; nothing
+//! here does.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use libp2p::Multiaddr;
-use paceline_bootstrap::{Ready, ServeOptions, serve};
-use paceline_protocol::bounds::RUN_FILE_BYTES_MAX;
-use paceline_protocol::runfile::RunFile;
+use paceline_protocol::runfile::Published;
 use tracing_subscriber::EnvFilter;
+
+use crate::serve::{Ready, ServeOptions, serve};
 
 /// The address that a new node dials first. It introduces nodes to each other, hands out the run file and relays; it trains
 /// nothing and is never needed once the nodes know each other.
@@ -39,8 +40,11 @@ enum Format {
     Json,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+/// Runs `paceline-bootstrap` with the process's arguments. `read` reads the run file of `--run`.
+///
+/// # Errors
+/// The run file can't be read, an address can't be listened on, or the network can't be set up.
+pub fn run(read: impl FnOnce(&Path) -> anyhow::Result<Published>) -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,paceline_bootstrap=info"));
     tracing_subscriber::fmt()
@@ -50,27 +54,18 @@ async fn main() -> anyhow::Result<()> {
         .log_internal_errors(false)
         .init();
     let options = ServeOptions {
-        run: arguments.run.as_deref().map(read_run_file).transpose()?,
+        run: arguments.run.as_deref().map(read).transpose()?,
         listen: arguments.listen,
         home: arguments.home,
         mdns: !arguments.no_mdns,
     };
     let format = arguments.format;
-    // Asked for before it serves, so that no signal is missed.
-    let shutdown = stop_signal().context("signals can't be listened to")?;
-    serve(options, |ready| print(&ready, format), shutdown).await?;
-    Ok(())
-}
-
-fn read_run_file(path: &std::path::Path) -> anyhow::Result<RunFile> {
-    let name = path.display().to_string();
-    let len = std::fs::metadata(path).with_context(|| format!("{name}: the run file can't be read"))?.len();
-    anyhow::ensure!(
-        len <= RUN_FILE_BYTES_MAX as u64,
-        "{name}: {len} bytes, a run file has at most {RUN_FILE_BYTES_MAX}"
-    );
-    let text = std::fs::read_to_string(path).with_context(|| format!("{name}: the run file can't be read"))?;
-    Ok(RunFile::parse(&text, &name)?)
+    let runtime = tokio::runtime::Runtime::new().context("the system gives no threads")?;
+    runtime.block_on(async {
+        // Asked for before it serves, so that no signal is missed.
+        let shutdown = stop_signal().context("signals can't be listened to")?;
+        Ok(serve(options, |ready| print(&ready, format), shutdown).await?)
+    })
 }
 
 /// Nobody reads any more: that is no reason to stop serving, so errors of stdout are left alone.

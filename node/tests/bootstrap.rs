@@ -1,4 +1,4 @@
-//! The binary: what it prints, how it ends, and that its identity stays.
+//! The binary `paceline-bootstrap`: what it prints, how it ends, and that its identity stays.
 
 #![cfg(unix)]
 
@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use paceline_bootstrap::Ticket;
-use paceline_protocol::runfile::RunFile;
 
 fn start(arguments: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_paceline-bootstrap"))
@@ -32,7 +31,7 @@ fn lines(child: &mut Child, count: usize) -> Vec<String> {
 
 fn write_run_file(directory: &Path) -> String {
     let path = directory.join("run.toml");
-    std::fs::write(&path, RunFile::template()).expect("written");
+    std::fs::write(&path, paceline::run_file::template(&[])).expect("written");
     path.to_str().expect("a plain path").to_owned()
 }
 

@@ -1,0 +1,243 @@
+//! A learner of a candle model of one's own: what the net is and what its loss is say the caller; epochs, batches, the local
+//! optimiser and repeatable randomness are the same as for the nets that come with every node.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor, Var};
+use candle_nn::VarBuilder;
+use candle_nn::init::{Init, NormalOrUniform};
+use candle_nn::var_builder::SimpleBackend;
+
+use crate::format::Layout;
+use crate::learner::{Learner, Measure, Task, Watch};
+use crate::local_optimizer::LocalOptimizer;
+use crate::random_stream::{Purpose, RandomStream, StreamKey};
+use crate::spec::ParamShape;
+use crate::threads::Threads;
+use crate::train::{Progress, TrainConfig, TrainError, Trained, diverged, learning_rate};
+use crate::weights;
+
+/// A candle model and its data.
+pub trait CandleModel: Send + Sync + fmt::Debug {
+    /// The net, with its tensors.
+    type Net: Send + Sync;
+
+    /// Builds the net from named tensors. Whatever it takes from `tensors` is trained, and travels.
+    ///
+    /// # Errors
+    /// candle's.
+    fn net(&self, tensors: VarBuilder<'_>) -> CandleResult<Self::Net>;
+
+    /// Examples that this node trains on: the weight of its update.
+    fn examples(&self) -> usize;
+
+    /// The mean loss of the net on some of these examples.
+    ///
+    /// # Errors
+    /// candle's.
+    fn loss(&self, net: &Self::Net, examples: &[u32]) -> CandleResult<Tensor>;
+
+    /// How good the net is on what this node holds out; nothing if that is none.
+    ///
+    /// # Errors
+    /// candle's.
+    fn evaluate(&self, net: &Self::Net) -> CandleResult<Vec<Measure>>;
+}
+
+/// Trains a [`CandleModel`] by mini-batch SGD as `[train]` of the run file says, on the CPU.
+#[derive(Debug)]
+pub struct CandleLearner<M> {
+    model: M,
+    config: TrainConfig,
+    layout: Layout,
+}
+
+impl<M: CandleModel> CandleLearner<M> {
+    /// Of a model, whose net is built once to see its tensors.
+    ///
+    /// # Errors
+    /// The net can't be built, or has no tensor.
+    pub fn new(model: M, config: TrainConfig) -> Result<Self, TrainError> {
+        let tensors = Tensors::drawn(0);
+        model.net(tensors.builder())?;
+        let shape = |(name, var): (String, Var)| ParamShape { name, shape: var.dims().to_vec() };
+        let layout = Layout::new(tensors.all().into_iter().map(shape).collect());
+        Ok(Self { model, config, layout: layout.map_err(|error| TrainError::Invalid(error.to_string()))? })
+    }
+
+    /// The net with these weights, and its tensors in the order of the layout.
+    fn net(&self, weights: &[u8]) -> Result<(M::Net, Vec<Var>), TrainError> {
+        let tensors = Tensors::given(&self.layout, weights)?;
+        let net = self.model.net(tensors.builder())?;
+        Ok((net, tensors.all().into_values().collect()))
+    }
+}
+
+impl<M: CandleModel> Learner for CandleLearner<M> {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn initial(&self, seed: u64) -> Result<Vec<u8>, TrainError> {
+        let tensors = Tensors::drawn(seed);
+        self.model.net(tensors.builder())?;
+        bytes(&tensors.all().into_values().collect::<Vec<_>>())
+    }
+
+    fn train(&self, task: &Task<'_>, threads: &Threads, watch: &mut Watch<'_>) -> Result<Trained, TrainError> {
+        let TrainConfig { epochs, batch, .. } = self.config;
+        let (net, variables) = self.net(task.weights())?;
+        let mut optimizer =
+            LocalOptimizer::new(&variables, &self.config, learning_rate(&self.config, task.round), Vec::new())?;
+        let mut order: Vec<u32> = (0..self.model.examples() as u32).collect();
+        if order.is_empty() {
+            return Err(TrainError::Invalid("there is no example to train on".to_owned()));
+        }
+        let (batches, mut losses) = (order.len().div_ceil(batch), 0f64);
+        for epoch in 1..=epochs {
+            let (seed, round, node, purpose) = (task.seed, task.round, task.node_key, Purpose::Shuffle);
+            RandomStream::new(&StreamKey { seed, round, node, purpose, index: epoch as u64 }).shuffle(&mut order);
+            for (number, examples) in order.chunks(batch).enumerate() {
+                let loss = threads.run(|| -> Result<f64, TrainError> {
+                    let loss = self.model.loss(&net, examples)?;
+                    let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+                    if value.is_finite() {
+                        optimizer.apply(&variables, self.gradients(&variables, &loss)?)?;
+                    }
+                    Ok(value)
+                })?;
+                if !loss.is_finite() {
+                    return Err(diverged(&self.config, task, (epoch, number + 1), format!("the loss is {loss}")));
+                }
+                losses += loss * examples.len() as f64;
+                if watch(Progress { epoch, epochs, batch: number + 1, batches, loss }).is_break() {
+                    return Err(TrainError::Cancelled);
+                }
+            }
+        }
+        task.trained(&self.layout, &bytes(&variables)?, order.len() as u64, losses / (order.len() * epochs) as f64)
+    }
+
+    fn evaluate(&self, weights: &[u8], threads: &Threads, _: &mut Watch<'_>) -> Result<Vec<Measure>, TrainError> {
+        let (net, _) = self.net(weights)?;
+        threads.run(|| Ok(self.model.evaluate(&net)?))
+    }
+}
+
+impl<M: CandleModel> CandleLearner<M> {
+    /// The gradient of each variable. Some of candle's fused operations have none and say nothing, and such a tensor would
+    /// never be trained: it is named.
+    fn gradients(&self, variables: &[Var], loss: &Tensor) -> Result<Vec<Option<Tensor>>, TrainError> {
+        let mut store = loss.backward()?;
+        let mut gradients = Vec::with_capacity(variables.len());
+        for (variable, tensor) in variables.iter().zip(self.layout.tensors()) {
+            let gradient = store.remove(variable.as_tensor()).ok_or_else(|| {
+                TrainError::Invalid(format!(
+                    "tensor `{}` gets no gradient: the loss does not depend on it, or does so through one of candle's fused \
+                     operations without a backward pass (softmax_last_dim, layer_norm, rms_norm, rope); use the slow \
+                     variant of that",
+                    tensor.name
+                ))
+            })?;
+            // The optimiser works in its memory, which candle may share.
+            gradients.push(Some(gradient.copy()?));
+        }
+        Ok(gradients)
+    }
+}
+
+/// Where a net's tensors come from: given, or drawn as candle's layers ask for it, each name from a stream of its own.
+#[derive(Debug, Clone)]
+struct Tensors {
+    seed: u64,
+    /// `None` where they are drawn.
+    given: Option<Arc<BTreeMap<String, Tensor>>>,
+    taken: Arc<Mutex<BTreeMap<String, Var>>>,
+}
+
+impl Tensors {
+    fn drawn(seed: u64) -> Self {
+        Self { seed, given: None, taken: Arc::default() }
+    }
+
+    fn given(layout: &Layout, weights: &[u8]) -> CandleResult<Self> {
+        let tensor = |(shape, own): (&ParamShape, &[u8])| {
+            let values: Vec<f32> = weights::values(own).collect();
+            Ok((shape.name.clone(), Tensor::from_vec(values, shape.shape.as_slice(), &Device::Cpu)?))
+        };
+        let given = layout.split(weights).map(tensor).collect::<CandleResult<_>>()?;
+        Ok(Self { seed: 0, given: Some(Arc::new(given)), taken: Arc::default() })
+    }
+
+    fn builder(&self) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), DType::F32, Device::Cpu)
+    }
+
+    /// Those that were asked for, by name.
+    fn all(&self) -> BTreeMap<String, Var> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn draw(&self, shape: &Shape, name: &str, init: Init) -> CandleResult<Tensor> {
+        let (seed, purpose) = (self.seed, Purpose::Init);
+        let mut stream = RandomStream::new(&StreamKey { seed, round: 0, node: name.as_bytes(), purpose, index: 0 });
+        let mut normal = |mean: f64, deviation: f64| (mean + deviation * stream.normal()) as f32;
+        let values = match init {
+            Init::Const(value) => vec![value as f32; shape.elem_count()],
+            Init::Randn { mean, stdev } => (0..shape.elem_count()).map(|_| normal(mean, stdev)).collect(),
+            Init::Uniform { lo, up } => (0..shape.elem_count()).map(|_| stream.between(lo as f32, up as f32)).collect(),
+            Init::Kaiming { dist, fan, non_linearity } => {
+                // He et al. 2015, section 2.2.
+                let deviation = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
+                let bound = (3f64.sqrt() * deviation) as f32;
+                match dist {
+                    NormalOrUniform::Normal => (0..shape.elem_count()).map(|_| normal(0.0, deviation)).collect(),
+                    NormalOrUniform::Uniform => {
+                        (0..shape.elem_count()).map(|_| stream.between(-bound, bound)).collect()
+                    }
+                }
+            }
+        };
+        Tensor::from_vec(values, shape.clone(), &Device::Cpu)
+    }
+}
+
+impl SimpleBackend for Tensors {
+    fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, _: &Device) -> CandleResult<Tensor> {
+        let tensor = match &self.given {
+            None => self.draw(&shape, name, init)?,
+            Some(given) => match given.get(name).filter(|tensor| *tensor.shape() == shape) {
+                Some(tensor) => tensor.clone(),
+                None => candle_core::bail!("tensor `{name}` of shape {shape:?} is not in this run's layout"),
+            },
+        };
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let variable = match taken.get(name) {
+            // Asked for twice it is shared, as tied embeddings are.
+            Some(variable) => variable.clone(),
+            None => Var::from_tensor(&tensor)?,
+        };
+        taken.insert(name.to_owned(), variable.clone());
+        variable.as_tensor().to_dtype(dtype)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> CandleResult<Tensor> {
+        candle_core::bail!("tensor `{name}` is asked for without a shape")
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.given.as_ref().is_none_or(|given| given.contains_key(name))
+    }
+}
+
+/// Variables as raw little-endian f32, one after the other.
+fn bytes(variables: &[Var]) -> Result<Vec<u8>, TrainError> {
+    let mut all = Vec::new();
+    for variable in variables {
+        let values = variable.flatten_all()?.to_vec1::<f32>()?;
+        all.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    Ok(all)
+}

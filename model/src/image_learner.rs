@@ -1,0 +1,100 @@
+//! The learner that every node has: the nets of the run file, on labelled images.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+
+use crate::data::{DataSet, Images, Partition, Preprocess};
+use crate::evaluate::evaluate;
+use crate::format::Layout;
+use crate::learner::{Learner, Measure, Task, Watch};
+use crate::net::Model;
+use crate::rule::Rule;
+use crate::spec::NetSpec;
+use crate::threads::Threads;
+use crate::train::{TrainConfig, TrainError, TrainJob, Trained, train};
+
+/// A net, images, and how to train the one on the others.
+#[derive(Debug, Clone)]
+pub struct ImageLearner {
+    /// The net.
+    pub spec: NetSpec,
+    /// How an image becomes the net's input.
+    pub preprocess: Preprocess,
+    /// How to train.
+    pub config: TrainConfig,
+    /// How the images are divided into parts.
+    pub partition: Partition,
+    /// The run's seed, which that division goes by.
+    pub seed: u64,
+    /// Where to compute.
+    pub device: Device,
+    /// What to train on.
+    pub train: Arc<Images>,
+    /// What to test with.
+    pub test: Arc<Images>,
+    /// The net's parameters.
+    pub layout: Layout,
+}
+
+impl ImageLearner {
+    /// The same with other images.
+    pub fn with(&self, data: DataSet) -> Self {
+        Self { train: Arc::new(data.train), test: Arc::new(data.test), ..self.clone() }
+    }
+}
+
+impl Learner for ImageLearner {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn initial(&self, seed: u64) -> Result<Vec<u8>, TrainError> {
+        Ok(Model::initial(&self.spec, &Device::Cpu, seed)?.to_bytes()?)
+    }
+
+    fn train(&self, task: &Task<'_>, threads: &Threads, watch: &mut Watch<'_>) -> Result<Trained, TrainError> {
+        let job = TrainJob {
+            spec: &self.spec,
+            preprocess: self.preprocess,
+            rule: task.rule,
+            parent: task.state,
+            control: task.control,
+            data: &self.train,
+            config: &self.config,
+            round: task.round,
+            seed: task.seed,
+            node_key: task.node_key,
+            device: &self.device,
+        };
+        train(&job, threads, watch)
+    }
+
+    fn evaluate(&self, weights: &[u8], threads: &Threads, watch: &mut Watch<'_>) -> Result<Vec<Measure>, TrainError> {
+        if self.test.is_empty() {
+            return Ok(Vec::new());
+        }
+        let measured = evaluate(&self.spec, self.preprocess, weights, &self.test, &self.device, threads, watch)?;
+        let found = measured.evaluation;
+        let mut all = vec![Measure::new("accuracy", found.correct as f64, found.total)];
+        // A model whose outputs are no numbers has no loss, and is none the less right or wrong.
+        let loss = found.loss * found.total as f64;
+        all.extend((loss.abs() <= LOSS_MAX).then(|| Measure::new("loss", loss, found.total)));
+        Ok(all)
+    }
+
+    fn part(&self, k: usize, n: usize) -> Result<Box<dyn Learner>, TrainError> {
+        let images = self
+            .train
+            .part(k, n, &self.partition, self.seed)
+            .map_err(|error| TrainError::Invalid(error.to_string()))?;
+        Ok(Box::new(Self { train: Arc::new(images), ..self.clone() }))
+    }
+
+    fn takes(&self, _: &Rule) -> bool {
+        true
+    }
+}
+
+/// Largest sum of losses that is told.
+const LOSS_MAX: f64 = 1e12;

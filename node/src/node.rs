@@ -1,0 +1,508 @@
+//! A node as a library: a home and a run are opened, a learner is given, and the node runs until it is stopped, leaves, or
+//! the run is over.
+//!
+//! `paceline join` is this with options from the command line. A program of one's own brings its own learner:
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use std::sync::Arc;
+//!
+//! use paceline::learn::Plan;
+//! use paceline::node::{Node, Options};
+//! use paceline_model::Device;
+//!
+//! let run_file = paceline::run_file::read("run.toml".as_ref())?;
+//! let plan = Plan::of(&run_file)?;
+//! let data = plan.data(None, None)?;
+//! let node = Node::open("home", run_file).await?;
+//! let running = node.run(Arc::new(plan.learner(data, Device::Cpu)), Options::default()).await?;
+//! let mut events = running.events();
+//! while let Ok(event) = events.recv().await {
+//!     println!("{event:?}");
+//! }
+//! running.stop().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The test `library` runs three of them in one process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use libp2p::Multiaddr;
+use paceline_bootstrap::Ticket;
+use paceline_model::Learner;
+use paceline_protocol::base::roster::Part;
+use paceline_protocol::base::signed::Verifier;
+use paceline_protocol::chain::RunParams;
+use paceline_protocol::io::{Command, Event, Persist, Recovered};
+use paceline_protocol::machine::Config;
+use paceline_protocol::record::Kind;
+use paceline_protocol::{BlobRef, Hash, Identity, NodeId};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::blobs::BlobStore;
+use crate::driver::{Driver, DriverError, INPUTS_MAX, NodeState, Parts, Sources, input_of};
+use crate::http::{self, Api};
+use crate::inspect;
+use crate::learn::{Aggregator, Basis, ControlVariates, Formats, Trainer, TrainerContext, cores};
+use crate::net::{NetOptions, Network};
+use crate::report::{LEFT, NodeInfo, Round, Status};
+use crate::run_file::RunFile;
+use crate::store::{Database, HistoryEntry, Home, HomeLock, Writer, known_addresses, known_ports};
+
+/// How long another holder of the home's lock is waited for: long for a command that looks, short for a person.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// What a write that failed means.
+const WRITE_FAILED: &str = "a write failed, so this node stops: what is not on disk must not be promised. Nothing is lost; \
+                            once the disk is in order, start it again and it goes on";
+
+/// Events of the network that may wait for the driver.
+const EVENTS_MAX: usize = 4_096;
+
+/// Commands that may wait.
+const COMMANDS_MAX: usize = 16;
+
+/// Why a node can't run, or could not go on.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// What was given can't be used: a home of another run, a chain that can't be entered, a learner that does not fit.
+    #[error("{0:#}")]
+    Unusable(anyhow::Error),
+    /// Something failed.
+    #[error(transparent)]
+    Failed(#[from] anyhow::Error),
+}
+
+/// How a node runs. The default listens on every interface, is found on the LAN, and has neither name nor part.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// What people call it.
+    pub name: Option<String>,
+    /// Its part of one data set.
+    pub part: Option<Part>,
+    /// Threads that train; as many as there are cores by default.
+    pub threads: Option<usize>,
+    /// Where to listen; TCP and QUIC on every IPv4 interface by default.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses to dial first.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Neither to look for nodes on the LAN nor to be found there.
+    pub no_mdns: bool,
+    /// Where the control API listens; it has none by default.
+    pub http: Option<TcpListener>,
+    /// The chain to enter, and no other.
+    pub chain: Option<Chain>,
+    /// Whether to move to that chain from another, which is kept aside.
+    pub switches: bool,
+    /// Go on with a run that stopped because training failed everywhere.
+    pub resumes: bool,
+    /// End when the run is over rather than go on serving it.
+    pub exits_when_done: bool,
+    /// Where the run file has the learning rate, for the message of a training that diverges.
+    pub lr_place: String,
+}
+
+/// A chain that a node is to be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    /// Its genesis.
+    pub genesis: Hash,
+    /// Whether that is asked now, rather than at an earlier start: a home that is in another one is refused.
+    pub is_asked_now: bool,
+}
+
+/// A home that is held for a run. Nothing runs yet.
+#[derive(Debug)]
+pub struct Node {
+    home: Home,
+    run_file: RunFile,
+    lock: HomeLock,
+}
+
+/// A node that runs. It goes on when this is dropped; [`Running::stop`] ends it.
+#[derive(Debug)]
+pub struct Running {
+    home: Home,
+    id: NodeId,
+    name: String,
+    run_file: RunFile,
+    node_state: Arc<NodeState>,
+    network: Network,
+    commands: mpsc::Sender<Command>,
+    stop: Option<oneshot::Sender<()>>,
+    driver: JoinHandle<Result<Option<Event>, DriverError>>,
+}
+
+impl Node {
+    /// Holds a home for a run; it is made if it isn't there.
+    ///
+    /// # Errors
+    /// A node runs in it, or it is that of another run.
+    pub async fn open(home: impl Into<PathBuf>, run_file: RunFile) -> Result<Self, NodeError> {
+        let home = Home::at(home);
+        let lock = {
+            let home = home.clone();
+            blocking(move || home.lock_within(LOCK_WAIT)).await?.map_err(anyhow::Error::from)?
+        };
+        same_run(&home, &run_file)?;
+        Ok(Self { home, run_file, lock })
+    }
+
+    /// The home.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The run.
+    pub fn run_file(&self) -> &RunFile {
+        &self.run_file
+    }
+
+    /// Runs the node: from here on it finds others, votes, trains and serves.
+    ///
+    /// # Errors
+    /// The learner does not fit the run, the home is damaged, the chain can't be entered, or the network can't be set up.
+    pub async fn run(self, learner: Arc<dyn Learner>, options: Options) -> Result<Running, NodeError> {
+        let Self { home, run_file, lock } = self;
+        let rule = run_file.learning.rule;
+        if !learner.takes(&rule) {
+            let error = anyhow!("`rule = \"{}\"` in [aggregate] asks for what this learner can't do", rule.name());
+            return Err(NodeError::Unusable(error));
+        }
+        let formats = Formats::of(rule, learner.layout().parameters()).map_err(|e| NodeError::Unusable(e.into()))?;
+        // Only now: what can't be used must not be remembered for the next start.
+        if !home.run_file().exists() {
+            home.write("run.toml", run_file.canonical().as_bytes()).map_err(anyhow::Error::from)?;
+        }
+        home.free_reserve().map_err(anyhow::Error::from)?;
+        let identity = home.identity().map_err(anyhow::Error::from)?;
+        let blobs = Arc::new(BlobStore::open(&home.blobs()).map_err(anyhow::Error::from)?);
+        let initial_model = put_initial_model(&learner, formats, run_file.run.seed, &blobs).await?;
+        if run_file.learning.data.source.is_none() {
+            Basis { layout: learner.layout().clone(), formats, initial_model }.keep(&home)?;
+        }
+        let me = Identity::from_secret(&identity).node_id();
+        let open = || Database::open(&home.database(), run_file.run_id(), me);
+        let database = Arc::new(open().map_err(anyhow::Error::from)?);
+        let recover = || database.recover(blobs.whole()).map_err(anyhow::Error::from);
+        let mut recovered = recover()?;
+        if recovered.left {
+            return Err(anyhow!(LEFT).into());
+        }
+        if let Some(chain) = options.chain.filter(|_| options.switches) {
+            switch(&database, chain.genesis, &home)?;
+            recovered = recover()?;
+        }
+        let pinned = named_chain(options.chain, &home, &recovered)?;
+        let history = database.history().map_err(anyhow::Error::from)?;
+        {
+            let home = home.clone();
+            blocking(move || home.take_reserve()).await?.map_err(anyhow::Error::from)?;
+        }
+
+        let (events_in, events) = mpsc::channel(EVENTS_MAX);
+        let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
+        let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
+        let net_options = NetOptions {
+            identity,
+            run: run_file.published(),
+            listen: options.listen,
+            bootstrap: options.bootstrap,
+            mdns: !options.no_mdns,
+            known: known_addresses(&home),
+            ports: known_ports(&home),
+        };
+        let network = Network::start(net_options, events_in).await.map_err(anyhow::Error::from)?;
+        let name = options.name.unwrap_or_else(|| format!("node-{}", me.short()));
+        let config = Config {
+            params: RunParams::of(&run_file, formats.learned(&run_file, initial_model)),
+            identity: Identity::from_secret(&identity),
+            name: name.clone(),
+            part: options.part,
+            pinned,
+            resumes: options.resumes,
+            verifier: Verifier::default(),
+        };
+        let (written_in, written) = mpsc::channel(INPUTS_MAX);
+        let writer = Writer::start(database, move |write| {
+            let _ = written_in.blocking_send(write);
+        });
+        let context = TrainerContext {
+            learner,
+            formats,
+            seed: run_file.run.seed,
+            blobs: blobs.clone(),
+            controls: ControlVariates::at(home.controls()),
+            lr_place: options.lr_place,
+        };
+        let tell = inputs_in.clone();
+        let trainer = Trainer::start(context, options.threads.unwrap_or_else(cores), move |outcome| {
+            let _ = tell.blocking_send(input_of(outcome));
+        });
+        let trainer = trainer.map_err(anyhow::Error::from)?;
+        let tell = inputs_in.clone();
+        let aggregator = Aggregator::start(formats, blobs.clone(), move |input| {
+            let _ = tell.blocking_send(input);
+        });
+        let info = NodeInfo::of(&run_file, &name, options.part);
+        let node_state = Arc::new(NodeState::new(info, history, trainer.progress()));
+        if let Some(listener) = options.http {
+            let address = listener.local_addr().map_err(anyhow::Error::from)?;
+            home.write("http", address.to_string().as_bytes()).map_err(anyhow::Error::from)?;
+            let api = Api {
+                node_state: node_state.clone(),
+                network: network.clone(),
+                commands: commands_in.clone(),
+                run: run_file.run_id(),
+                run_name: run_file.run.name.clone(),
+            };
+            tokio::spawn(http::serve(listener, api));
+        }
+        let driver = Driver::new(Parts {
+            config,
+            recovered,
+            network: network.clone(),
+            blobs,
+            writer,
+            trainer,
+            aggregator,
+            state: formats.state,
+            node_state: node_state.clone(),
+            home: home.clone(),
+            keep_updates: run_file.round.keep_updates as usize,
+            inputs: inputs_in,
+        });
+        let exits_when_done = options.exits_when_done;
+        let ends = move |event: &Event| match event {
+            Event::Left => true,
+            Event::Finished { .. } | Event::Halted { .. } => exits_when_done,
+            _ => false,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async move {
+            // Without whoever could stop it a node goes on.
+            if stopped.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let sources = Sources { net: events, inputs, written, commands };
+        let driver = tokio::spawn(async move {
+            // Held for as long as it runs, whoever looks.
+            let _lock = lock;
+            driver.run(sources, shutdown, ends).await
+        });
+        let (id, commands, stop) = (me, commands_in, Some(stop));
+        Ok(Running { home, id, name, run_file, node_state, network, commands, stop, driver })
+    }
+}
+
+impl Running {
+    /// Its id.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The run.
+    pub fn run_file(&self) -> &RunFile {
+        &self.run_file
+    }
+
+    /// Where it stands; `None` until it has begun.
+    pub fn status(&self) -> Option<Status> {
+        self.node_state.status()
+    }
+
+    /// The committed rounds, oldest first.
+    pub fn rounds(&self) -> Vec<Round> {
+        self.node_state.rounds()
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.node_state.events()
+    }
+
+    /// What others may look at.
+    pub(crate) fn state(&self) -> Arc<NodeState> {
+        self.node_state.clone()
+    }
+
+    /// Where it listens, each address with its id at the end; empty until it does.
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        self.network.addresses()
+    }
+
+    /// A ticket with which others join; none until it listens.
+    pub fn ticket(&self) -> Option<Ticket> {
+        let chain = self.node_state.settled_chain();
+        Ticket::new(self.run_file.run_id(), chain, &self.run_file.run.name, self.addresses())
+    }
+
+    /// Asks to come off the roster, for good. The node ends once that is committed and others hold what it held.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub async fn leave(&self) -> Result<(), NodeError> {
+        self.command(Command::Leave).await
+    }
+
+    /// Goes on with a run that stopped because training failed everywhere.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub async fn resume(&self) -> Result<(), NodeError> {
+        self.command(Command::Resume).await
+    }
+
+    async fn command(&self, command: Command) -> Result<(), NodeError> {
+        Ok(self.commands.send(command).await.map_err(|_| anyhow!("the node has ended"))?)
+    }
+
+    /// Waits until it ends by itself; gives the event that ended it, which is none after [`Running::stop`].
+    ///
+    /// # Errors
+    /// A write failed, or its identity is at work elsewhere.
+    pub async fn ended(&mut self) -> Result<Option<Event>, NodeError> {
+        let over = (&mut self.driver).await.context("the driver failed")?;
+        let _ = std::fs::remove_file(self.home.http());
+        match over {
+            Ok(over) => Ok(over),
+            Err(DriverError::Store(error)) => Err(anyhow::Error::from(error).context(WRITE_FAILED).into()),
+            Err(error @ DriverError::Twin(_)) => Err(NodeError::Unusable(anyhow!("{error}; {}", twin_fix(&self.home)))),
+        }
+    }
+
+    /// Stops it in order. It stays on the roster, and goes on when its home is run again.
+    ///
+    /// # Errors
+    /// As [`Running::ended`].
+    pub async fn stop(mut self) -> Result<(), NodeError> {
+        self.ask_to_stop();
+        self.ended().await.map(drop)
+    }
+
+    /// Lets [`Running::ended`] come.
+    pub(crate) fn ask_to_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+}
+
+/// What to do about a home that was copied.
+fn twin_fix(home: &Home) -> String {
+    let dir = home.dir().display();
+    format!(
+        "a home is one node's alone, and this one is a copy or was copied, so this node stops. Stop the other one for \
+         good; or make this one a node of its own: move identity.key, options.json, store.redb and \
+         store.mark out of {dir} and start it again with the options that it had (but another --part, if it has one)"
+    )
+}
+
+/// The state that the run begins with, put on disk: every node makes it for itself.
+async fn put_initial_model(
+    learner: &Arc<dyn Learner>,
+    formats: Formats,
+    seed: u64,
+    blobs: &Arc<BlobStore>,
+) -> anyhow::Result<BlobRef> {
+    let (learner, blobs) = (learner.clone(), blobs.clone());
+    blocking(move || {
+        let weights = learner.initial(seed).context("the initial model")?;
+        let state = formats.state.initial(weights);
+        formats.state.check(&state).context("the initial model")?;
+        Ok(blobs.put(&state)?)
+    })
+    .await?
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("a worker thread failed")
+}
+
+/// The chain that this node enters alone: the one that its owner moves it to; or that a ticket names, now or at an earlier
+/// start. A home that is in another one is refused, but where it was moved away from the named one: who starts it with the
+/// ticket of old need not know.
+fn named_chain(chain: Option<Chain>, home: &Home, recovered: &Recovered) -> Result<Option<Hash>, NodeError> {
+    let Some(Chain { genesis: named, is_asked_now }) = chain else { return Ok(recovered.switched) };
+    let own = recovered.chain.first().map(|genesis| genesis.record.hash()).or(recovered.switched);
+    let was_left = recovered.kept_aside.iter().any(|aside| aside.genesis.record.hash() == named);
+    match own {
+        Some(own) if own != named && is_asked_now && !was_left => {
+            let dir = home.dir().display();
+            let error = anyhow!(
+                "{dir} is in chain {} of this run, the ticket is for chain {}; give another --home, or move this node there: paceline join --home {dir} --switch {named}",
+                own.short(),
+                named.short()
+            );
+            Err(NodeError::Unusable(error))
+        }
+        Some(own) if own != named => {
+            tracing::warn!("this node was moved to chain {own}, and stays there; --switch {named} leads back");
+            Ok(Some(own))
+        }
+        _ => Ok(Some(named)),
+    }
+}
+
+/// Moves a home to another chain of its run; the one that it is in is kept aside.
+fn switch(database: &Database, genesis: Hash, home: &Home) -> Result<(), NodeError> {
+    let contents = database.contents().map_err(anyhow::Error::from)?;
+    if contents.current == Some(genesis) {
+        tracing::info!("this node is in chain {} already", genesis.short());
+        return Ok(());
+    }
+    let records = contents.chains.iter().find(|(chain, _)| *chain == genesis).map(|(_, records)| records);
+    let has_yielded = |records: &Vec<HistoryEntry>| {
+        records.last().is_some_and(|last| matches!(last.committed.record.kind, Kind::Yield { .. }))
+    };
+    if records.is_some_and(has_yielded) {
+        let dir = home.dir().display();
+        let error = anyhow!("{dir}: chain {} gave itself up for another, so nobody enters it again", genesis.short());
+        return Err(NodeError::Unusable(error));
+    }
+    if contents.is_bound {
+        let error = anyhow!(
+            "this node is bound to a founding that is not decided yet; start it without --switch until it is, as `status` shows"
+        );
+        return Err(error.into());
+    }
+    database.write(&[Persist::Switched { to: genesis }]).map_err(anyhow::Error::from)?;
+    match contents.current {
+        Some(old) => tracing::info!("moves to chain {genesis}; {old} is kept aside, and --switch leads back to it"),
+        None => tracing::info!("enters chain {genesis} and no other"),
+    }
+    Ok(())
+}
+
+/// Refuses a home that belongs to another run.
+fn same_run(home: &Home, run_file: &RunFile) -> Result<(), NodeError> {
+    if home.run_file().exists() {
+        let before = inspect::run_file(home)?;
+        if before.run_id() != run_file.run_id() {
+            let error = anyhow!(
+                "{} is the home of run {} ({}); give another --home for run {} ({})",
+                home.dir().display(),
+                before.run.name,
+                before.run_id().short(),
+                run_file.run.name,
+                run_file.run_id().short()
+            );
+            return Err(NodeError::Unusable(error));
+        }
+    }
+    Ok(())
+}

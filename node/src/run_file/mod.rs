@@ -1,0 +1,50 @@
+//! Run files as nodes know them: agreement's sections, and what is learnt.
+//!
+//! Each section is a schema: `sections` has those of learning, `layers` the layers of a net. What they are read into are
+//! the model crate's own types; that a net fits its images is for `learn::Plan` to find out.
+
+mod layers;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use anyhow::Context;
+use paceline_protocol::bounds::RUN_FILE_BYTES_MAX;
+use paceline_protocol::runfile::{self, Given, RunFileError};
+
+pub use sections::{Better, DataSection, Metrics, ModelSection, Net, Sections, TrainSection};
+
+/// A run file whose every value was checked.
+pub type RunFile = runfile::RunFile<Sections>;
+
+/// Reads the run file that a person wrote.
+///
+/// # Errors
+/// The file can't be read or is too large, or it is wrong, with its place in it.
+pub fn read(path: &Path) -> anyhow::Result<RunFile> {
+    let name = path.display().to_string();
+    let read = || -> std::io::Result<String> {
+        let len = std::fs::metadata(path)?.len();
+        if len > RUN_FILE_BYTES_MAX as u64 {
+            return Err(std::io::Error::other(format!("{len} bytes, a run file has at most {RUN_FILE_BYTES_MAX}")));
+        }
+        std::fs::read_to_string(path)
+    };
+    let text = read().with_context(|| format!("{name}: the run file can't be read; `paceline init` writes one"))?;
+    Ok(parse(&text, &name)?)
+}
+
+/// Reads the text of a run file. `origin` is its name, for errors.
+///
+/// # Errors
+/// The first thing that is wrong in it.
+pub fn parse(text: &str, origin: &str) -> Result<RunFile, RunFileError> {
+    RunFile::parse(text, origin)
+}
+
+/// The commented run file that `paceline init` writes, with these values in place of its own.
+pub fn template(given: &Given) -> String {
+    RunFile::template(given)
+}
