@@ -241,3 +241,109 @@ fn bytes(variables: &[Var]) -> Result<Vec<u8>, TrainError> {
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use candle_nn::{Linear, Module, linear, ops};
+
+    use super::*;
+    use crate::rule::Rule;
+
+    /// Points on a line, and whether they are beyond its middle.
+    #[derive(Debug)]
+    struct Halves {
+        /// Through which operation the loss goes.
+        softmax: fn(&Tensor) -> CandleResult<Tensor>,
+    }
+
+    fn slow(scores: &Tensor) -> CandleResult<Tensor> {
+        ops::softmax(scores, 1)
+    }
+
+    impl CandleModel for Halves {
+        type Net = [Linear; 2];
+
+        fn net(&self, tensors: VarBuilder<'_>) -> CandleResult<Self::Net> {
+            Ok([linear(1, 8, tensors.pp("one"))?, linear(8, 2, tensors.pp("two"))?])
+        }
+
+        fn examples(&self) -> usize {
+            20
+        }
+
+        fn loss(&self, net: &Self::Net, examples: &[u32]) -> CandleResult<Tensor> {
+            let answers = self.answers(net, examples)?;
+            let wanted: Vec<f32> =
+                examples.iter().flat_map(|i| if *i < 10 { [1.0, 0.0] } else { [0.0, 1.0] }).collect();
+            let wanted = Tensor::from_vec(wanted, (examples.len(), 2), &Device::Cpu)?;
+            (answers - wanted)?.sqr()?.mean_all()
+        }
+
+        fn evaluate(&self, net: &Self::Net) -> CandleResult<Vec<Measure>> {
+            let all: Vec<u32> = (0..20).collect();
+            let answers = self.answers(net, &all)?.to_vec2::<f32>()?;
+            let right = answers.iter().enumerate().filter(|(i, answer)| (answer[0] > answer[1]) == (*i < 10)).count();
+            Ok(vec![Measure::new("accuracy", right as f64, 20)])
+        }
+    }
+
+    impl Halves {
+        fn answers(&self, net: &[Linear; 2], examples: &[u32]) -> CandleResult<Tensor> {
+            let points: Vec<f32> = examples.iter().map(|i| *i as f32 / 10.0 - 0.95).collect();
+            let points = Tensor::from_vec(points, (examples.len(), 1), &Device::Cpu)?;
+            (self.softmax)(&net[1].forward(&net[0].forward(&points)?.tanh()?)?)
+        }
+    }
+
+    fn learner(softmax: fn(&Tensor) -> CandleResult<Tensor>) -> CandleLearner<Halves> {
+        CandleLearner::new(Halves { softmax }, TrainConfig { momentum: 0.9, ..TrainConfig::sgd(20, 5, 0.1) })
+            .expect("a net")
+    }
+
+    fn train(learner: &dyn Learner, threads: usize) -> Result<Trained, TrainError> {
+        let state = learner.initial(1).expect("memory");
+        let task = Task { round: 1, seed: 1, node_key: b"node", rule: &Rule::FedAvg, state: &state, control: None };
+        learner.train(&task, &Threads::new(threads).expect("threads"), &mut |_| ControlFlow::Continue(()))
+    }
+
+    #[test]
+    fn initial_weights_follow_from_the_seed_alone() {
+        let learner = learner(slow);
+        assert_eq!(learner.initial(1).expect("memory"), learner.initial(1).expect("memory"));
+        assert_ne!(learner.initial(1).expect("memory"), learner.initial(2).expect("memory"));
+        let names: Vec<&str> = learner.layout().tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!(names, ["one.bias", "one.weight", "two.bias", "two.weight"]);
+    }
+
+    #[test]
+    fn a_model_of_ones_own_learns_and_repeats_for_any_number_of_threads() {
+        let learner = learner(slow);
+        let trained = train(&learner, 1).expect("it trains");
+        assert_eq!(train(&learner, 3).expect("it trains"), trained);
+        let state = learner.initial(1).expect("memory");
+        let new: Vec<u8> = weights::values(&state)
+            .zip(weights::values(&trained.update))
+            .flat_map(|(old, delta)| (old + delta).to_le_bytes())
+            .collect();
+        let threads = Threads::new(1).expect("a thread");
+        let measured = learner.evaluate(&new, &threads, &mut |_| ControlFlow::Continue(())).expect("it measures");
+        assert!(measured[0].sum >= 18.0, "{measured:?}");
+    }
+
+    #[test]
+    fn a_tensor_that_a_fused_operation_gives_no_gradient_is_named() {
+        let error = train(&learner(ops::softmax_last_dim), 1).expect_err("it has no backward pass").to_string();
+        assert!(error.starts_with("tensor `one.bias` gets no gradient"), "{error}");
+    }
+
+    #[test]
+    fn a_training_is_stopped_by_whoever_watches_it() {
+        let learner = learner(slow);
+        let state = learner.initial(1).expect("memory");
+        let task = Task { round: 1, seed: 1, node_key: b"node", rule: &Rule::FedAvg, state: &state, control: None };
+        let stopped = learner.train(&task, &Threads::new(1).expect("a thread"), &mut |_| ControlFlow::Break(()));
+        assert!(matches!(stopped, Err(TrainError::Cancelled)));
+    }
+}

@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use crate::data::Preprocess;
 use crate::net::ModelError;
-use crate::spec::{Layer, NetSpec, Shape, SpecError, residual_convs};
+use crate::spec::{Layer, NetSpec, ParamShape, Shape, SpecError, residual_convs};
 use crate::weights::{check_weights, values};
 
 /// A tensor of a model, as PyTorch has it.
@@ -21,6 +21,13 @@ pub struct TorchTensor {
     pub shape: Vec<usize>,
     /// The values, in the order of the shape.
     pub values: Vec<f32>,
+}
+
+impl TorchTensor {
+    /// A tensor that is as it is, of a model that no layers describe: its weights are raw little-endian f32.
+    pub fn plain(shape: &ParamShape, weights: &[u8]) -> Self {
+        Self { name: shape.name.clone(), shape: shape.shape.clone(), values: values(weights).collect() }
+    }
 }
 
 /// The tensors of a model, given its weights as raw little-endian f32; in the order of [`NetSpec::parameters`].

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::blobs::BlobFolder;
 use crate::inspect::{self, Node};
-use crate::learn::Plan;
+use crate::learn::{Basis, Plan};
 use crate::report::Round;
-use crate::run_file::RunFile;
+use crate::run_file::{Net, RunFile};
 use crate::store::Home;
 
 /// What is to be known of a model.
@@ -35,13 +35,13 @@ pub struct About {
     pub model_hash: String,
     /// From 0 to 1, as the members have measured it on their images; null while unknown.
     pub accuracy: Option<f64>,
-    /// The classes, in the order of the net's outputs.
+    /// The classes, in the order of the net's outputs; none of a net that a trainer brought, like what follows.
     pub classes: Vec<String>,
     /// Channels, height and width of what the net sees.
-    pub input: [usize; 3],
+    pub input: Option<[usize; 3]>,
     /// How images become that: `plain` (pixels from 0..255 to -1..1) or `cifar_paper` (the crop in the middle, then each
     /// image to mean 0 and deviation 1).
-    pub preprocess: String,
+    pub preprocess: Option<String>,
     /// Numbers in all tensors together.
     pub parameters: usize,
 }
@@ -51,7 +51,9 @@ pub struct About {
 pub struct Trained {
     /// What is to be known of it.
     pub about: About,
-    plan: Plan,
+    basis: Basis,
+    /// The net, where the run file has it; a trainer's is its owner's alone.
+    plan: Option<Plan>,
     state: Vec<u8>,
 }
 
@@ -92,7 +94,11 @@ impl Trained {
     /// The home can't be read, no such round is committed, or its model is not on this machine.
     pub fn of(home: &Home, round: Option<u64>) -> anyhow::Result<Self> {
         let run_file = inspect::run_file(home)?;
-        let plan = Plan::of(&run_file)?;
+        let basis = Basis::of(home, &run_file)?;
+        let plan = match run_file.learning.model.net() {
+            Net::Trainer => None,
+            Net::Preset(_) | Net::Layers(_) => Some(Plan::of(&run_file)?),
+        };
         let rounds = Node::of(home.clone())?.rounds()?;
         let blobs = BlobFolder::at(home.blobs());
         let chosen = choose(&rounds, round)?;
@@ -102,8 +108,8 @@ impl Trained {
             bail!(missing(&rounds, chosen.round, &here));
         }
         let state = blobs.read(id)?;
-        plan.formats.state.check(&state).context("the model is none of this run's net")?;
-        Ok(Self { about: about(&run_file, &plan, chosen), plan, state })
+        basis.formats.state.check(&state).context("the model is none of this run's net")?;
+        Ok(Self { about: about(&run_file, &basis, plan.as_ref(), chosen), basis, plan, state })
     }
 
     /// The safetensors file. The same model gives the same bytes.
@@ -111,20 +117,28 @@ impl Trained {
     /// # Errors
     /// The weights are none of this net, which they were checked to be.
     pub fn tensors(&self) -> anyhow::Result<Vec<u8>> {
-        let tensors = torch::tensors(&self.plan.spec, self.plan.formats.state.weights(&self.state))?;
+        let weights = self.basis.formats.state.weights(&self.state);
+        let tensors = match &self.plan {
+            Some(plan) => torch::tensors(&plan.spec, weights)?,
+            None => {
+                self.basis.layout.split(weights).map(|(shape, own)| torch::TorchTensor::plain(shape, own)).collect()
+            }
+        };
         serialized(&tensors, &self.about)
     }
 
-    /// The Python module that loads the tensors from `file` beside it.
+    /// The Python module that loads the tensors from `file` beside it; none where the net is a trainer's, which has it
+    /// itself.
     ///
     /// # Errors
     /// The net is impossible, which the run file would have told.
-    pub fn module(&self, file: &str) -> anyhow::Result<String> {
+    pub fn module(&self, file: &str) -> anyhow::Result<Option<String>> {
+        let Some(plan) = &self.plan else { return Ok(None) };
         let About { run, round, model_hash, accuracy, classes, .. } = &self.about;
         let measured = accuracy.map(|a| format!(", accuracy {:.1} %", 100.0 * a)).unwrap_or_default();
         let model = model_hash.parse::<Hash>().context("the node names no model")?.short();
         let about = format!("The model after round {round} of the Paceline run {run}: {model}{measured}.");
-        Ok(torch::module(&self.plan.spec, self.plan.preprocess, classes, &about, file)?)
+        Ok(Some(torch::module(&plan.spec, plan.preprocess, classes, &about, file)?))
     }
 
     /// Measures the model on the images that are held out for testing, of the data at `path` as `join` takes it.
@@ -138,8 +152,11 @@ impl Trained {
         threads: usize,
         on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> anyhow::Result<Measured> {
-        let Plan { spec, preprocess, formats, .. } = &self.plan;
-        let images = self.plan.images(path)?.test;
+        let Some(plan) = &self.plan else {
+            bail!("the net is a trainer's, which alone can measure it: `paceline rounds` shows what it measured")
+        };
+        let Plan { spec, preprocess, formats, .. } = plan;
+        let images = plan.images(path)?.test;
         if images.is_empty() {
             bail!("these data hold no images to test with");
         }
@@ -181,7 +198,7 @@ fn missing(rounds: &[Round], wanted: u64, here: &[Hash]) -> String {
     format!("the model after round {wanted} is not on this machine, where the last ones alone are kept; {hint}")
 }
 
-fn about(run_file: &RunFile, plan: &Plan, round: &Round) -> About {
+fn about(run_file: &RunFile, basis: &Basis, plan: Option<&Plan>, round: &Round) -> About {
     About {
         run: run_file.run.name.clone(),
         run_id: run_file.run_id().to_string(),
@@ -189,13 +206,13 @@ fn about(run_file: &RunFile, plan: &Plan, round: &Round) -> About {
         record_hash: round.record_hash.clone(),
         model_hash: round.model_hash.clone(),
         accuracy: round.accuracy,
-        classes: plan.source.class_names(),
-        input: plan.spec.input,
-        preprocess: match plan.preprocess {
+        classes: plan.map(|plan| plan.source.class_names()).unwrap_or_default(),
+        input: plan.map(|plan| plan.spec.input),
+        preprocess: plan.map(|plan| match plan.preprocess {
             Preprocess::Plain => "plain".to_owned(),
             Preprocess::CifarPaper => "cifar_paper".to_owned(),
-        },
-        parameters: plan.formats.parameters(),
+        }),
+        parameters: basis.formats.parameters(),
     }
 }
 

@@ -88,11 +88,14 @@ fn export(Export { home, round, out, force }: &Export, format: Format) -> Result
     }
     let trained = Trained::of(&home, *round)?;
     write(out, &trained.tensors()?)?;
-    write(&module, trained.module(file)?.as_bytes())?;
-    let about = &trained.about;
+    let source = trained.module(file)?;
+    if let Some(source) = &source {
+        write(&module, source.as_bytes())?;
+    }
+    let (about, module) = (&trained.about, source.map(|_| module.as_path()));
     match format {
         Format::Json => print_json(&serde_json::json!({ "tensors": out, "module": module, "about": about }))?,
-        Format::Text => print(&words::exported(about, out, &module)),
+        Format::Text => print(&words::exported(about, out, module)),
     }
     Ok(())
 }

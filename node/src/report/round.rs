@@ -66,6 +66,9 @@ pub struct ContributionReport {
     pub train_loss: f64,
     /// How long evaluation and training took.
     pub train_ms: u64,
+    /// What trained, in its own words; empty for the nets that come with every node.
+    #[serde(default)]
+    pub trainer: String,
 }
 
 impl Round {
@@ -150,6 +153,7 @@ impl ContributionReport {
             update_hash: contribution.update.id.to_string(),
             train_loss: contribution.train_loss,
             train_ms: contribution.train_ms,
+            trainer: contribution.trainer.clone(),
         }
     }
 
@@ -160,6 +164,7 @@ impl ContributionReport {
             update_hash: update.update.id.to_string(),
             train_loss: update.train_loss,
             train_ms: update.train_ms,
+            trainer: String::new(),
         }
     }
 }
@@ -198,7 +203,8 @@ mod tests {
     use super::*;
 
     fn contribution(samples: u64, train_loss: f64) -> ContributionReport {
-        ContributionReport { node_id: String::new(), samples, update_hash: String::new(), train_loss, train_ms: 0 }
+        let (node_id, update_hash, trainer) = (String::new(), String::new(), String::new());
+        ContributionReport { node_id, samples, update_hash, train_loss, train_ms: 0, trainer }
     }
 
     #[test]

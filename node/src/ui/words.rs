@@ -253,10 +253,16 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
 }
 
 /// What `model export` wrote.
-pub(crate) fn exported(about: &About, tensors: &Path, module: &Path) -> String {
+pub(crate) fn exported(about: &About, tensors: &Path, module: Option<&Path>) -> String {
     let About { run, round, model_hash, accuracy, parameters, classes, .. } = about;
-    let (model, accuracy) = (short_hash(model_hash), percent(*accuracy, 1));
-    let (tensors, name) = (tensors.display(), module.file_stem().unwrap_or_default().display());
+    let (model, accuracy, tensors) = (short_hash(model_hash), percent(*accuracy, 1), tensors.display());
+    let Some(module) = module else {
+        return format!(
+            "Wrote {tensors}: model {model} after round {round} of {run}, {parameters} parameters under the names that its \
+             trainer gave them, accuracy {accuracy}"
+        );
+    };
+    let name = module.file_stem().unwrap_or_default().display();
     format!(
         "Wrote {tensors} and {}: model {model} after round {round} of {run}, {parameters} parameters, {} classes, accuracy \
          {accuracy}.\nIn Python, with torch and safetensors: import {name}; net = {name}.load()",

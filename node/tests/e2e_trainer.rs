@@ -1,0 +1,91 @@
+//! Nodes whose trainer is a program of their owner: real processes, of which some misbehave.
+
+mod cluster;
+
+use std::path::{Path, PathBuf};
+
+use cluster::Cluster;
+use serde_json::Value;
+
+fn run_file(rounds: u64) -> String {
+    format!(
+        "[run]\nname = \"foreign\"\nrounds = {rounds}\n[model]\narch = \"trainer\"\n[round]\nmin_updates = 2\n\
+         [metrics]\nlead = \"f1\"\n"
+    )
+}
+
+/// Three nodes with the trainer of the tests, and the folders in which a file says what each does.
+fn start(cluster: &mut Cluster, patience: &str) -> Vec<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/learn/program/testdata/fake.py");
+    let command = format!("python3 '{}'", script.display());
+    cluster.place_all(3);
+    let folders: Vec<PathBuf> = (1..=3).map(|k| cluster.dir().join(format!("data-{k}"))).collect();
+    for (index, folder) in folders.iter().enumerate() {
+        std::fs::create_dir(folder).expect("the folder can be written to");
+        let (part, data) = (format!("{}/3", index + 1), folder.to_str().expect("a temporary folder's name is text"));
+        let trainer = ["--trainer", &command, "--trainer-patience", patience];
+        cluster.start(index, &[&["--part", &part, "--data", data], &trainer[..]].concat());
+    }
+    folders
+}
+
+fn act(folder: &Path, what: &str) {
+    std::fs::write(folder.join("act"), what).expect("the folder can be written to");
+}
+
+#[test]
+fn programs_of_their_owners_train_one_model_together() {
+    let mut cluster = Cluster::new(&run_file(3));
+    start(&mut cluster, "60");
+    cluster.wait_for_end();
+    let rounds = cluster.rounds(0);
+    assert_eq!(rounds.len(), 3);
+    for round in &rounds {
+        assert_eq!((round["metrics"]["f1"].as_f64(), round["accuracy"].as_f64()), (Some(0.75), Some(0.5)), "{round}");
+        let by: Vec<&Value> = round["contributions"].as_array().expect("three").iter().map(|c| &c["trainer"]).collect();
+        assert!(by.iter().all(|trainer| **trainer == "fake.py"), "{round}");
+    }
+    // Their steps are 0.01, 0.02, 0.03, their samples 10, 20, 30: a mean of 0.07/3 in each of three rounds.
+    let out = cluster.dir().join("model.safetensors");
+    let path = out.to_str().expect("a temporary folder's name is text");
+    let exported = cluster.command(1, &["model", "export", "--out", path]);
+    assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
+    let bytes = std::fs::read(&out).expect("it was written");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let bias = file.tensor("head.bias").expect("a tensor of the trainer's");
+    let value = f32::from_le_bytes(bias.data().try_into().expect("one number"));
+    assert!((value - 0.57).abs() < 1e-5, "{value}");
+    assert_eq!(file.tensor("body").expect("another").shape(), [2, 2]);
+    let verified = cluster.command(2, &["verify", "--format", "json"]);
+    let verified: Value = serde_json::from_slice(&verified.stdout).expect("JSON");
+    assert_eq!((&verified["ok"], &verified["records"]), (&true.into(), &5.into()), "{verified}");
+}
+
+#[test]
+fn a_run_goes_on_without_a_trainer_that_ends_hangs_or_sends_rubbish() {
+    for what in ["exit in train", "exit in evaluate", "hang in train", "hang in evaluate", "NaN", "rubbish in train"] {
+        let mut cluster = Cluster::new(&run_file(2));
+        let folders = start(&mut cluster, "1");
+        act(&folders[2], what);
+        cluster.wait_for_end();
+        let rounds = cluster.rounds(0);
+        assert_eq!(rounds.len(), 2, "{what}");
+        let parts = |round: &Value| round["contributions"].as_array().map_or(0, Vec::len);
+        assert!(rounds.iter().all(|round| parts(round) == 2), "{what}: {rounds:?}");
+        let log = std::fs::read_to_string(cluster.nodes[2].home.join("log-1")).expect("a log");
+        assert!(log.contains("training failed"), "{what}: {log}");
+    }
+}
+
+#[test]
+fn a_command_comes_from_the_owner_alone() {
+    let cluster = Cluster::new(&run_file(1));
+    let home = cluster.dir().join("home");
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_paceline"))
+        .args(["join", cluster.ticket(), "--no-mdns", "--home"])
+        .arg(home)
+        .output()
+        .expect("the program starts");
+    let error = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && error.contains("--trainer COMMAND"), "{error}");
+}
