@@ -1,10 +1,11 @@
 //! Tables without lines, as wide as their content.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::words::{loss, milliseconds, percent, seconds, short_hash, short_id, yes_or_no};
+use super::words::{loss, metric, milliseconds, or_dash, percent, seconds, short_hash, short_id, yes_or_no};
 use crate::report::{PartLabels, Peer, Round, Status};
 use crate::trained::Measured;
 
@@ -16,31 +17,31 @@ fn table(header: &[&str]) -> Table {
 
 /// The rounds of a run.
 pub(crate) fn rounds(rounds: &[Round]) -> Table {
-    let mut table = table(&[
-        "round",
-        "kind",
-        "attempt",
-        "committed by",
-        "updates",
-        "loss",
-        "accuracy",
-        "duration",
-        "overhead",
-        "model",
-    ]);
+    // What a trainer measures beside or in place of the accuracy.
+    let others: BTreeSet<&str> = rounds.iter().flat_map(|r| r.metrics.keys().map(String::as_str)).collect();
+    let others: Vec<&str> = others.into_iter().filter(|name| !["accuracy", "loss"].contains(name)).collect();
+    let mut header = vec!["round", "kind", "attempt", "committed by", "updates", "loss"];
+    if others.is_empty() || rounds.iter().any(|r| r.accuracy.is_some()) {
+        header.push("accuracy");
+    }
+    header.extend(&others);
+    header.extend(["duration", "overhead", "model"]);
+    let mut table = table(&header);
     for r in rounds {
-        table.add_row([
-            r.round.to_string(),
-            r.kind.clone(),
-            r.committed_attempt.unwrap_or(r.attempt).to_string(),
-            r.committed_by.as_deref().map_or_else(String::new, short_id),
-            r.contributions.len().to_string(),
-            loss(r.train_loss, 3),
-            percent(r.accuracy, 1),
-            seconds(r.duration_ms),
-            milliseconds(r.overhead_ms),
-            short_hash(&r.model_hash),
-        ]);
+        let cell = |name: &&str| match *name {
+            "round" => r.round.to_string(),
+            "kind" => r.kind.clone(),
+            "attempt" => r.committed_attempt.unwrap_or(r.attempt).to_string(),
+            "committed by" => r.committed_by.as_deref().map_or_else(String::new, short_id),
+            "updates" => r.contributions.len().to_string(),
+            "loss" => loss(r.train_loss, 3),
+            "accuracy" => percent(r.accuracy, 1),
+            "duration" => seconds(r.duration_ms),
+            "overhead" => milliseconds(r.overhead_ms),
+            "model" => short_hash(&r.model_hash),
+            name => or_dash(r.metrics.get(name), |value| metric(name, *value)),
+        };
+        table.add_row(header.iter().map(cell));
     }
     table
 }

@@ -8,6 +8,7 @@ use paceline_protocol::{Hash, NodeId};
 
 use super::table;
 use crate::report::{Finding, ForcedChain, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
+use crate::run_file::Metrics;
 use crate::simulate::Summary;
 use crate::trained::{About, Measured};
 
@@ -38,7 +39,7 @@ pub(crate) fn milliseconds(ms: Option<u64>) -> String {
     or_dash(ms, |ms| format!("{ms} ms"))
 }
 
-fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
+pub(crate) fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| "-".to_owned(), text)
 }
 
@@ -153,11 +154,53 @@ fn another_chain(genesis: &str) -> String {
     )
 }
 
+/// A metric, with its unit if it is a share.
+pub(crate) fn metric(name: &str, value: f64) -> String {
+    if name == "accuracy" { percent(Some(value), 1) } else { format!("{value:.4}") }
+}
+
+/// The metrics of a round that people judge by: all but the loss, or the loss where there is no other.
+fn judged(r: &Round) -> Vec<(&str, f64)> {
+    let all: Vec<(&str, f64)> = r.metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let others: Vec<(&str, f64)> = all.iter().copied().filter(|(name, _)| *name != "loss").collect();
+    if others.is_empty() { all } else { others }
+}
+
+/// What a run came to, judged by its leading metric: that of the last round that was measured, and the best.
+pub(crate) fn outcome(rounds: &[Round], metrics: &Metrics) -> String {
+    let lead = metrics.lead.as_str();
+    let known = rounds.iter().filter_map(|r| Some((r.round, *r.metrics.get(lead)?)));
+    let (mut last, mut best): (Option<(u64, f64)>, Option<(u64, f64)>) = (None, None);
+    for (round, value) in known {
+        last = Some((round, value));
+        if best.is_none_or(|(_, before)| metrics.is_better(value, before)) {
+            best = last;
+        }
+    }
+    match (last, best) {
+        (Some((round, value)), Some((_, best))) if value == best => {
+            format!("done: {lead} {} after round {round}, the best so far", metric(lead, value))
+        }
+        (Some((round, value)), Some((at, best))) => format!(
+            "done: {lead} {} after round {round}; the best was {} after round {at}",
+            metric(lead, value),
+            metric(lead, best)
+        ),
+        _ => format!("done: nobody measured {lead}"),
+    }
+}
+
 /// A round of a run of `rounds` as it commits. What its model is worth is known only when the next round's updates tell, so
 /// the accuracy is that of the round before.
 pub(crate) fn committed_round(r: &Round, before: Option<&Round>, rounds: u64) -> String {
-    let known = before.filter(|before| before.accuracy.is_some());
-    let accuracy = known.map(|b| format!("; accuracy after round {}: {}", b.round, percent(b.accuracy, 1)));
+    let known = before.map(|before| (before.round, judged(before))).filter(|(_, metrics)| !metrics.is_empty());
+    let measured = known.map(|(round, metrics)| {
+        let told: Vec<String> = metrics
+            .iter()
+            .map(|(name, value)| format!("{name} after round {round}: {}", metric(name, *value)))
+            .collect();
+        format!("; {}", told.join(", "))
+    });
     format!(
         "round {} of {rounds}: coordinated by {}, {} updates, loss {}, {}{}",
         r.round,
@@ -165,7 +208,7 @@ pub(crate) fn committed_round(r: &Round, before: Option<&Round>, rounds: u64) ->
         r.contributions.len(),
         loss(r.train_loss, 3),
         seconds(r.duration_ms),
-        accuracy.unwrap_or_default()
+        measured.unwrap_or_default()
     )
 }
 
@@ -338,7 +381,7 @@ mod tests {
         let mut before = Round { round: 1, ..round() };
         let line = |before: Option<&Round>| committed_round(&Round { round: 2, ..round() }, before, 5);
         assert_eq!(line(Some(&before)), "round 2 of 5: coordinated by -, 0 updates, loss 0.500, 1.5 s");
-        before.accuracy = Some(0.25);
+        before.metrics.insert("accuracy".to_owned(), 0.25);
         assert_eq!(
             line(Some(&before)),
             "round 2 of 5: coordinated by -, 0 updates, loss 0.500, 1.5 s; accuracy after round 1: 25.0 %"

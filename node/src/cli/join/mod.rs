@@ -22,7 +22,7 @@ use crate::learn::{Hello, HelloNode, HelloRun, Plan, PlanError, Program, Program
 use crate::node::{self, Chain, Node, Running, blocking};
 use crate::run_file::{Net, RunFile};
 use crate::store::Home;
-use crate::ui::console;
+use crate::ui::{console, words};
 
 use options::DeviceKind;
 pub(super) use options::JoinOptions;
@@ -75,7 +75,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
             running.ended().await
         }
     };
-    say_goodbye(over?, &home)
+    say_goodbye(over?, &running, &home)
 }
 
 /// Who learns.
@@ -163,7 +163,7 @@ async fn read_data(
 }
 
 /// What a node that ended did, and how to go on.
-fn say_goodbye(over: Option<Event>, home: &Home) -> Result<(), CliError> {
+fn say_goodbye(over: Option<Event>, running: &Running, home: &Home) -> Result<(), CliError> {
     let dir = home.dir().display();
     match over {
         Some(Event::Left) => tracing::info!("left the run"),
@@ -178,7 +178,8 @@ fn say_goodbye(over: Option<Event>, home: &Home) -> Result<(), CliError> {
             )));
         }
         Some(_) => tracing::info!(
-            "done; the model and the records are in {dir}. How good it is: paceline model eval --home {dir}   For PyTorch: paceline model export --home {dir}"
+            "{}; the model and the records are in {dir}. To take it away: paceline model export --home {dir}",
+            words::outcome(&running.rounds(), &running.run_file().learning.metrics)
         ),
         None => tracing::info!(
             "stopped; this node stays on the roster. Go on with: paceline join --home {dir}   Or, while it runs, take it off with: paceline leave --home {dir}"

@@ -130,7 +130,8 @@ pub(super) enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub(super) struct MetricLine {
     pub(super) sum: f64,
-    pub(super) count: u64,
+    /// A whole number, which some write with a point.
+    pub(super) count: f64,
 }
 
 impl Question {

@@ -332,7 +332,13 @@ impl Learner for ProgramLearner {
         inner.clear();
         match answer? {
             Answer::Evaluated { metrics, .. } => {
-                Ok(metrics.into_iter().map(|(name, m)| Measure::new(name, m.sum, m.count)).collect())
+                let measure = |(name, line::MetricLine { sum, count })| match count {
+                    count if count >= 0.0 && count.fract() == 0.0 => Ok(Measure::new(name, sum, count as u64)),
+                    count => Err(TrainError::Failed(format!(
+                        "its trainer counts {count} in the metric `{name}`: a whole number from 0 on"
+                    ))),
+                };
+                metrics.into_iter().map(measure).collect()
             }
             other => Err(inner.unexpected(running, &question, &other)),
         }

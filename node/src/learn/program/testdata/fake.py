@@ -98,7 +98,7 @@ def main():
             say("trained", id=id, samples=0 if acts == "no samples" else 10 * k, loss=0.25)
         elif message["type"] == "evaluate":
             if not misbehaves(acts, "evaluate", id):
-                say("evaluated", id=id, metrics={"accuracy": {"sum": k, "count": 4}, "f1": {"sum": 1.5, "count": 2}})
+                say("evaluated", id=id, metrics={"accuracy": {"sum": k, "count": 4}, "f1": {"sum": 1.5, "count": 2.0}})
         elif message["type"] == "cancel":
             say("cancelled", id=id)
         elif message["type"] == "ping":
