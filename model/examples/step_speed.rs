@@ -9,7 +9,9 @@
 //! The variables hold candle to one thread: ours are counted by the argument.
 
 use candle_core::{DType, Device, Tensor, Var};
-use paceline_model::{Images, Layer, Model, NetSpec, Preprocess, Rule, Threads, TrainConfig, TrainJob, train};
+use paceline_model::{
+    Images, Layer, Model, NetSpec, Preprocess, Rule, Threads, TrainConfig, TrainJob, Trainable, train,
+};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -63,6 +65,7 @@ fn rate(net: &str, batch: usize, threads: usize, seconds: f64) -> Result<f64> {
         seed: 1,
         node_key: b"speed",
         device: &Device::Cpu,
+        trainable: Trainable::all(),
     };
     let (mut start, mut steps, mut took) = (Instant::now(), 0usize, 0.0);
     let ended = train(&job, &Threads::new(threads)?, &mut |_| {

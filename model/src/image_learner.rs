@@ -13,6 +13,7 @@ use crate::rule::Rule;
 use crate::spec::NetSpec;
 use crate::threads::Threads;
 use crate::train::{TrainConfig, TrainError, TrainJob, Trained, train};
+use crate::tuned_learner::Trainable;
 
 /// A net, images, and how to train the one on the others.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct ImageLearner {
     pub test: Arc<Images>,
     /// The net's parameters.
     pub layout: Layout,
+    /// Which of them are trained; the others stay as they are.
+    pub trainable: Trainable,
 }
 
 impl ImageLearner {
@@ -66,6 +69,7 @@ impl Learner for ImageLearner {
             seed: task.seed,
             node_key: task.node_key,
             device: &self.device,
+            trainable: &self.trainable,
         };
         train(&job, threads, watch)
     }

@@ -33,6 +33,7 @@ pub mod spec;
 pub mod threads;
 pub mod torch;
 pub mod train;
+mod tuned_learner;
 pub mod weights;
 
 pub use candle_core::Device;
@@ -48,4 +49,5 @@ pub use rule::{Moment, Rule};
 pub use spec::{Layer, NetSpec, ParamShape, SpecError};
 pub use threads::{Threads, ThreadsError};
 pub use train::{Progress, TrainConfig, TrainError, TrainJob, Trained, train};
+pub use tuned_learner::{Trainable, TunedLearner, joined};
 pub use weights::{WeightsError, check_delta, check_weights};

@@ -59,6 +59,39 @@ pub fn tensors(spec: &NetSpec, weights: &[u8]) -> Result<Vec<TorchTensor>, Model
     Ok(tensors.collect())
 }
 
+/// The weights of a net as raw little-endian f32, given its tensors as PyTorch has them: what [`tensors`] undoes.
+///
+/// # Errors
+/// A tensor is missing, too many, or of another shape: it is named.
+pub fn weights(spec: &NetSpec, given: &[TorchTensor]) -> Result<Vec<u8>, String> {
+    let parameters = spec.parameters().map_err(|error| error.to_string())?;
+    let blank = vec![0; 4 * parameters.iter().map(ParamShape::len).sum::<usize>()];
+    let wanted = tensors(spec, &blank).map_err(|error| error.to_string())?;
+    if let Some(other) = given.iter().find(|tensor| !wanted.iter().any(|wanted| wanted.name == tensor.name)) {
+        return Err(format!("tensor `{}` is none of this net's", other.name));
+    }
+    let mut flattened = flattened(spec).map_err(|error| error.to_string())?.into_iter();
+    let mut all = Vec::with_capacity(blank.len());
+    for (parameter, wanted) in parameters.iter().zip(&wanted) {
+        let name = &wanted.name;
+        let found = given.iter().find(|tensor| tensor.name == *name);
+        let TorchTensor { shape, values, .. } = found.ok_or_else(|| format!("tensor `{name}` is missing"))?;
+        if *shape != wanted.shape || values.len() != parameter.len() {
+            return Err(format!("tensor `{name}` has shape {shape:?}, and {:?} in this net", wanted.shape));
+        }
+        let values = match *parameter.shape {
+            [kernel, _, inputs, out] => permuted(values, [out, inputs, kernel * kernel], [2, 1, 0]),
+            [inputs, out] => {
+                let [pixels, channels] = flattened.next().flatten().unwrap_or([1, inputs]);
+                permuted(values, [out, channels, pixels], [2, 1, 0])
+            }
+            _ => values.clone(),
+        };
+        all.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    Ok(all)
+}
+
 /// For each linear layer the pixels and channels of the image that its input is, if that is one.
 fn flattened(spec: &NetSpec) -> Result<Vec<Option<[usize; 2]>>, SpecError> {
     let (mut image, mut linears) = (None, Vec::new());
@@ -523,5 +556,20 @@ mod tests {
     fn bytes_of_another_net_are_refused() {
         let spec = NetSpec::preset("mlp", [1, 8, 9], 10).expect("a preset");
         assert!(matches!(tensors(&spec, &weights(&spec)[4..]), Err(ModelError::Weights(_))));
+    }
+
+    #[test]
+    fn what_is_taken_to_pytorch_comes_back_as_it_was() {
+        for arch in crate::spec::PRESETS {
+            let spec = NetSpec::preset(arch, [3, 32, 32], 10).or_else(|_| NetSpec::preset(arch, [1, 28, 28], 10));
+            let spec = spec.expect("it fits one of them");
+            let before = Model::initial(&spec, &Device::Cpu, 3).and_then(|model| model.to_bytes()).expect("memory");
+            let mut there = tensors(&spec, &before).expect("it is its own");
+            assert_eq!(super::weights(&spec, &there), Ok(before), "{arch}");
+            let last = there.pop().expect("tensors");
+            assert_eq!(super::weights(&spec, &there), Err(format!("tensor `{}` is missing", last.name)));
+            there.push(TorchTensor { name: "other".to_owned(), ..last });
+            assert_eq!(super::weights(&spec, &there), Err("tensor `other` is none of this net's".to_owned()));
+        }
     }
 }

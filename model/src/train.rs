@@ -13,6 +13,7 @@ use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::rule::Rule;
 use crate::spec::NetSpec;
 use crate::threads::Threads;
+use crate::tuned_learner::Trainable;
 use crate::weights::{self, DELTA_MAX};
 use candle_core::{Device, Tensor};
 use std::ops::ControlFlow;
@@ -82,6 +83,8 @@ pub struct TrainJob<'a> {
     pub node_key: &'a [u8],
     /// Where to compute.
     pub device: &'a Device,
+    /// Which parameters are trained.
+    pub trainable: &'a Trainable,
 }
 
 /// The result of one node's training in one round.
@@ -159,6 +162,8 @@ pub fn train(
     let mut model = Model::from_bytes(job.spec, job.device, job.rule.weights(job.parent))?;
     model.keep_gradients()?;
     let config = job.config;
+    let parameters = job.spec.parameters().map_err(ModelError::Spec)?;
+    let trained: Vec<bool> = parameters.iter().map(|parameter| job.trainable.has(&parameter.name)).collect();
     let mut optimizer =
         LocalOptimizer::new(model.variables(), config, job.lr(), local_optimizer::correction(&model, job)?)?;
     let mut order: Vec<u32> = (0..job.data.len() as u32).collect();
@@ -168,7 +173,7 @@ pub fn train(
         let mut streams = job.streams(epoch);
         streams.shuffle.shuffle(&mut order);
         for (batch, indices) in order.chunks(config.batch).enumerate() {
-            let loss = threads.run(|| step(job, &model, &mut optimizer, indices, &mut streams))?;
+            let loss = threads.run(|| step(job, &model, &trained, &mut optimizer, indices, &mut streams))?;
             last = (epoch, batch + 1);
             if !loss.is_finite() {
                 return Err(job.diverged(last, format!("the loss is {loss}")));
@@ -347,6 +352,7 @@ pub(crate) fn images_tensor(
 fn step(
     job: &TrainJob<'_>,
     model: &Model,
+    trained: &[bool],
     optimizer: &mut LocalOptimizer,
     indices: &[u32],
     streams: &mut Streams,
@@ -359,7 +365,7 @@ fn step(
     let value = f64::from(loss.to_scalar::<f32>()?);
     if value.is_finite() {
         let mut all = loss.backward()?;
-        let gradients = (0..model.variables().len()).map(|i| model.gradient(i, &mut all)).collect();
+        let gradients = trained.iter().enumerate().map(|(i, is)| model.gradient(i, &mut all).filter(|_| *is)).collect();
         optimizer.apply(model.variables(), gradients)?;
     }
     Ok(value)
@@ -409,6 +415,7 @@ mod tests {
                 seed: 1,
                 node_key: b"node",
                 device: &Device::Cpu,
+                trainable: Trainable::all(),
             }
         }
 

@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 
 use allocation_counter::AllocationInfo;
-use paceline_model::{Device, Model, NetSpec, Preprocess, Rule, Source, Threads, TrainConfig, TrainJob, load, train};
+use paceline_model::{
+    Device, Model, NetSpec, Preprocess, Rule, Source, Threads, TrainConfig, TrainJob, Trainable, load, train,
+};
 
 /// Images a step.
 const BATCH: usize = 10;
@@ -27,6 +29,7 @@ fn taken(arch: &str, steps: usize) -> AllocationInfo {
         seed: 1,
         node_key: b"node",
         device: &Device::Cpu,
+        trainable: Trainable::all(),
     };
     // The counter belongs to a thread: the whole training runs on the one that it counts for.
     let threads = Threads::new(1).expect("a thread");

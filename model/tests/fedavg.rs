@@ -2,7 +2,7 @@
 
 use paceline_model::{
     DataSet, Device, ExactSum, Model, NetSpec, Partition, Preprocess, Rule, Source, Threads, TrainConfig, TrainJob,
-    Trained, evaluate, load, train,
+    Trainable, Trained, evaluate, load, train,
 };
 use std::ops::ControlFlow;
 
@@ -31,6 +31,7 @@ fn trained(spec: &NetSpec, parent: &[u8], part: &DataSet, round: u64, k: usize, 
         seed: SEED,
         node_key: &[k as u8],
         device: &Device::Cpu,
+        trainable: Trainable::all(),
     };
     train(&job, threads, &mut |_| ControlFlow::Continue(())).expect("it trains")
 }

@@ -101,7 +101,7 @@ pub fn net(bytes: &[u8]) {
     let labels = (0..count).map(|i| (i % plan.spec.classes) as u16).collect();
     let images =
         Images::new([channels, height, width], plan.spec.classes, pixels, labels).expect("they are consistent");
-    let state = plan.initial_state().expect("a small net fits in memory");
+    let state = plan.initial_state(&plan.drawn_weights().expect("a small net fits in memory"));
     assert_eq!(state.len() as u64, formats.state.len());
     let threads = Threads::new(1).expect("a thread");
     let learner = plan.learner(DataSet { train: images.clone(), test: images }, Device::Cpu);

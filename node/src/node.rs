@@ -44,18 +44,19 @@ use paceline_protocol::record::Kind;
 use paceline_protocol::{BlobRef, Hash, Identity, NodeId};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::blobs::BlobStore;
+use crate::blobs::{BlobStore, Manifest};
 use crate::driver::{Driver, DriverError, INPUTS_MAX, NodeState, Parts, Sources, input_of};
 use crate::http::{self, Api};
 use crate::inspect;
-use crate::learn::{Aggregator, Basis, ControlVariates, Formats, Trainer, TrainerContext, cores};
+use crate::learn::{Aggregator, Basis, ControlVariates, Formats, Progress, Trainer, TrainerContext, cores, tuned};
 use crate::net::{NetOptions, Network};
 use crate::report::{LEFT, NodeInfo, Round, Status};
 use crate::run_file::RunFile;
 use crate::store::{Database, HistoryEntry, Home, HomeLock, Writer, known_addresses, known_ports};
+use crate::weights;
 
 /// How long another holder of the home's lock is waited for: long for a command that looks, short for a person.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -106,6 +107,9 @@ pub struct Options {
     pub resumes: bool,
     /// End when the run is over rather than go on serving it.
     pub exits_when_done: bool,
+    /// The weights of all tensors that the run begins with, where its run file has their hash and they are at hand: raw
+    /// little-endian f32 in the learner's order. Without them they are fetched from whoever has them.
+    pub weights: Option<Vec<u8>>,
     /// Where the run file has the learning rate, for the message of a training that diverges.
     pub lr_place: String,
 }
@@ -172,12 +176,7 @@ impl Node {
     /// The learner does not fit the run, the home is damaged, the chain can't be entered, or the network can't be set up.
     pub async fn run(self, learner: Arc<dyn Learner>, options: Options) -> Result<Running, NodeError> {
         let Self { home, run_file, lock } = self;
-        let rule = run_file.learning.rule;
-        if !learner.takes(&rule) {
-            let error = anyhow!("`rule = \"{}\"` in [aggregate] asks for what this learner can't do", rule.name());
-            return Err(NodeError::Unusable(error));
-        }
-        let formats = Formats::of(rule, learner.layout().parameters()).map_err(|e| NodeError::Unusable(e.into()))?;
+        check(learner.as_ref(), &run_file)?;
         // Only now: what can't be used must not be remembered for the next start.
         if !home.run_file().exists() {
             home.write("run.toml", run_file.canonical().as_bytes()).map_err(anyhow::Error::from)?;
@@ -185,10 +184,6 @@ impl Node {
         home.free_reserve().map_err(anyhow::Error::from)?;
         let identity = home.identity().map_err(anyhow::Error::from)?;
         let blobs = Arc::new(BlobStore::open(&home.blobs()).map_err(anyhow::Error::from)?);
-        let initial_model = put_initial_model(&learner, formats, run_file.run.seed, &blobs).await?;
-        if run_file.learning.data.source.is_none() {
-            Basis { layout: learner.layout().clone(), formats, initial_model }.keep(&home)?;
-        }
         let me = Identity::from_secret(&identity).node_id();
         let open = || Database::open(&home.database(), run_file.run_id(), me);
         let database = Arc::new(open().map_err(anyhow::Error::from)?);
@@ -208,7 +203,7 @@ impl Node {
             blocking(move || home.take_reserve()).await?.map_err(anyhow::Error::from)?;
         }
 
-        let (events_in, events) = mpsc::channel(EVENTS_MAX);
+        let (events_in, mut events) = mpsc::channel(EVENTS_MAX);
         let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
         let net_options = NetOptions {
@@ -222,8 +217,39 @@ impl Node {
         };
         let network = Network::start(net_options, events_in).await.map_err(anyhow::Error::from)?;
         let name = options.name.unwrap_or_else(|| format!("node-{}", me.short()));
+        let info = NodeInfo::of(&run_file, &name, options.part);
+        let (progress_in, progress) = watch::channel(Progress::default());
+        let node_state = Arc::new(NodeState::new(info, history, progress));
+        if let Some(listener) = options.http {
+            let address = listener.local_addr().map_err(anyhow::Error::from)?;
+            home.write("http", address.to_string().as_bytes()).map_err(anyhow::Error::from)?;
+            let api = Api {
+                node_state: node_state.clone(),
+                network: network.clone(),
+                commands: commands_in.clone(),
+                run: run_file.run_id(),
+                run_name: run_file.run.name.clone(),
+            };
+            tokio::spawn(http::serve(listener, api));
+        }
+
+        let mut heard = Vec::new();
+        let begun = Beginning { learner, run_file: &run_file, blobs: &blobs, given: options.weights };
+        let begun = match begun.missing()? {
+            Some(blob) => {
+                let searched = weights::Search { network: &network, blobs: &blobs, node_state: &node_state, me, blob };
+                heard = searched.fetch(&mut events).await?;
+                begun.begin().await?
+            }
+            None => begun.begin().await?,
+        };
+        let Begun { learner, basis } = begun;
+        let formats = basis.formats;
+        if Basis::is_kept(&run_file) {
+            basis.keep(&home)?;
+        }
         let config = Config {
-            params: RunParams::of(&run_file, formats.learned(&run_file, initial_model)),
+            params: RunParams::of(&run_file, formats.learned(&run_file, basis.initial_model)),
             identity: Identity::from_secret(&identity),
             name: name.clone(),
             part: options.part,
@@ -244,7 +270,8 @@ impl Node {
             lr_place: options.lr_place,
         };
         let tell = inputs_in.clone();
-        let trainer = Trainer::start(context, options.threads.unwrap_or_else(cores), move |outcome| {
+        let threads = options.threads.unwrap_or_else(cores);
+        let trainer = Trainer::start(context, threads, progress_in, move |outcome| {
             let _ = tell.blocking_send(input_of(outcome));
         });
         let trainer = trainer.map_err(anyhow::Error::from)?;
@@ -252,20 +279,6 @@ impl Node {
         let aggregator = Aggregator::start(formats, blobs.clone(), move |input| {
             let _ = tell.blocking_send(input);
         });
-        let info = NodeInfo::of(&run_file, &name, options.part);
-        let node_state = Arc::new(NodeState::new(info, history, trainer.progress()));
-        if let Some(listener) = options.http {
-            let address = listener.local_addr().map_err(anyhow::Error::from)?;
-            home.write("http", address.to_string().as_bytes()).map_err(anyhow::Error::from)?;
-            let api = Api {
-                node_state: node_state.clone(),
-                network: network.clone(),
-                commands: commands_in.clone(),
-                run: run_file.run_id(),
-                run_name: run_file.run.name.clone(),
-            };
-            tokio::spawn(http::serve(listener, api));
-        }
         let driver = Driver::new(Parts {
             config,
             recovered,
@@ -278,6 +291,7 @@ impl Node {
             node_state: node_state.clone(),
             home: home.clone(),
             keep_updates: run_file.round.keep_updates as usize,
+            base: basis.base,
             inputs: inputs_in,
         });
         let exits_when_done = options.exits_when_done;
@@ -293,7 +307,7 @@ impl Node {
                 std::future::pending::<()>().await;
             }
         };
-        let sources = Sources { net: events, inputs, written, commands };
+        let sources = Sources { heard, net: events, inputs, written, commands };
         let driver = tokio::spawn(async move {
             // Held for as long as it runs, whoever looks.
             let _lock = lock;
@@ -412,21 +426,74 @@ fn twin_fix(home: &Home) -> String {
     )
 }
 
-/// The state that the run begins with, put on disk: every node makes it for itself.
-async fn put_initial_model(
-    learner: &Arc<dyn Learner>,
-    formats: Formats,
-    seed: u64,
-    blobs: &Arc<BlobStore>,
-) -> anyhow::Result<BlobRef> {
-    let (learner, blobs) = (learner.clone(), blobs.clone());
-    blocking(move || {
-        let weights = learner.initial(seed).context("the initial model")?;
-        let state = formats.state.initial(weights);
-        formats.state.check(&state).context("the initial model")?;
-        Ok(blobs.put(&state)?)
-    })
-    .await?
+/// Refuses a learner that does not go with the run file.
+fn check(learner: &dyn Learner, run_file: &RunFile) -> Result<(), NodeError> {
+    let (rule, model) = (run_file.learning.rule, &run_file.learning.model);
+    if !learner.takes(&rule) {
+        let error = anyhow!("`rule = \"{}\"` in [aggregate] asks for what this learner can't do", rule.name());
+        return Err(NodeError::Unusable(error));
+    }
+    let unusable = |error: anyhow::Error| NodeError::Unusable(error);
+    let travels = model.trainable.of(learner.layout()).context("`trainable` in [model]").map_err(unusable)?;
+    Formats::of(rule, travels.parameters()).map(drop).map_err(|error| unusable(error.into()))
+}
+
+/// What a run begins with: made from its seed, given, or fetched before.
+struct Beginning<'a> {
+    learner: Arc<dyn Learner>,
+    run_file: &'a RunFile,
+    blobs: &'a Arc<BlobStore>,
+    /// All weights, if they are at hand.
+    given: Option<Vec<u8>>,
+}
+
+/// What a run began with.
+struct Begun {
+    /// Who learns, from those weights on.
+    learner: Arc<dyn Learner>,
+    basis: Basis,
+}
+
+impl Beginning<'_> {
+    /// The blob of the weights, if they are nowhere here.
+    fn missing(&self) -> Result<Option<BlobRef>, NodeError> {
+        let Some(id) = self.run_file.learning.model.weights else { return Ok(None) };
+        let blob = BlobRef { id, len: 4 * self.learner.layout().parameters() as u64 };
+        match &self.given {
+            Some(given) if Manifest::of(given).blob() != blob => Err(NodeError::Unusable(anyhow!(
+                "the weights that were given are {}, and the run begins with {}: give those that its run file was made of",
+                Manifest::of(given).blob().id.short(),
+                id.short()
+            ))),
+            Some(_) => Ok(None),
+            None => Ok((!self.blobs.is_whole(id)).then_some(blob)),
+        }
+    }
+
+    /// Puts the state that the run begins with on disk, and beside it the weights that are not trained.
+    async fn begin(self) -> Result<Begun, NodeError> {
+        let Self { learner, run_file, blobs, given } = self;
+        let (model, rule, seed) = (run_file.learning.model.clone(), run_file.learning.rule, run_file.run.seed);
+        let blobs = blobs.clone();
+        let begun = blocking(move || {
+            let layout = learner.layout().clone();
+            let travels = model.trainable.of(&layout)?;
+            let formats = Formats::of(rule, travels.parameters())?;
+            let weights = match (given, model.weights) {
+                (Some(given), _) => given,
+                (None, Some(hash)) => blobs.read(hash)?,
+                (None, None) => learner.initial(seed).context("the initial model")?,
+            };
+            let is_whole = model.weights.is_none() && model.trainable.is_all();
+            let base = if is_whole { None } else { Some(blobs.put(&weights)?.id) };
+            let learner = tuned(learner, weights.clone(), &model)?;
+            let state = formats.state.initial(model.trainable.select(&layout, &weights));
+            formats.state.check(&state).context("the initial model")?;
+            let initial_model = blobs.put(&state)?;
+            anyhow::Ok(Begun { learner, basis: Basis { layout, formats, initial_model, base } })
+        });
+        Ok(begun.await??)
+    }
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {

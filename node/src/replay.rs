@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use paceline_model::Device;
@@ -13,7 +14,7 @@ use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::{BlobFolder, Manifest};
 use crate::inspect;
-use crate::learn::{Client, ControlVariates, LocalClients, Plan, Workers};
+use crate::learn::{Basis, Client, ControlVariates, LocalClients, Plan, Workers, tuned};
 use crate::store::Home;
 
 /// What came of repeating a round.
@@ -45,16 +46,18 @@ pub fn replay(
     let plan = Plan::of(&run_file)?;
     let history = inspect::history(home)?;
     let (workers, controls) = (Workers::new(threads)?, ControlVariates::at(scratch));
-    let learner = plan.learner(plan.images(data)?, Device::Cpu);
-    let (formats, seed) = (plan.formats, plan.seed);
-    let local_clients = LocalClients { learner: &learner, formats, seed, workers: &workers, controls: &controls };
-    let initial = plan.initial_state()?;
+    let (basis, blobs) = (Basis::of(home, &run_file)?, BlobFolder::at(home.blobs()));
+    let base = basis.base.map_or_else(|| Ok(plan.drawn_weights()?), |base| anyhow::Ok(blobs.read(base)?))?;
+    let initial = plan.initial_state(&base);
+    let learner = tuned(Arc::new(plan.learner(plan.images(data)?, Device::Cpu)), base, &run_file.learning.model)?;
+    let (formats, seed, learner) = (plan.formats, plan.seed, learner.as_ref());
+    let local_clients = LocalClients { learner, formats, seed, workers: &workers, controls: &controls };
     let params = RunParams::of(&run_file, formats.learned(&run_file, Manifest::of(&initial).blob()));
     let mut records = history.into_iter().map(|entry| entry.committed);
     let genesis = records.next().with_context(|| format!("{} holds no records", home.dir().display()))?;
     let mut chain = Chain::begin(params, genesis, Verifier::default()).context("the genesis is refused")?;
     let mut state = match chain.forced() {
-        Some(forced) => BlobFolder::at(home.blobs()).read(forced.model.id)?,
+        Some(forced) => blobs.read(forced.model.id)?,
         None => initial,
     };
     for committed in records {

@@ -1,4 +1,5 @@
-//! The result of a run: a model that a home holds, with what is to be known of it. It is taken away and measured.
+//! The result of a run: a model that a home or a file holds, with what is to be known of it. It is taken away, measured, and
+//! asked.
 //!
 //! For PyTorch a safetensors file has the tensors by its names and with its layouts, and under `paceline` in its metadata an
 //! [`About`] as JSON. A Python module that is written beside it is the same net, and needs nothing of Paceline.
@@ -8,7 +9,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use paceline_model::{Device, Evaluation, Preprocess, Progress, Threads, evaluate, torch};
+use paceline_model::torch::{self, TorchTensor};
+use paceline_model::{Device, Evaluation, Layout, Preprocess, Progress, Threads, evaluate};
 use paceline_protocol::Hash;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -16,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::blobs::BlobFolder;
 use crate::inspect::{self, Node};
 use crate::learn::{Basis, Plan};
+use crate::model_file::{METADATA, ModelFile};
 use crate::report::Round;
-use crate::run_file::{Net, RunFile};
+use crate::run_file::{self, Net, RunFile};
 use crate::store::Home;
 
 /// What is to be known of a model.
@@ -44,17 +47,23 @@ pub struct About {
     pub preprocess: Option<String>,
     /// Numbers in all tensors together.
     pub parameters: usize,
+    /// The run file in canonical form, by which a file alone is enough.
+    pub run_file: String,
 }
 
-/// A model that a home holds.
+/// A model that a home or a file holds.
 #[derive(Debug, Clone)]
 pub struct Trained {
     /// What is to be known of it.
     pub about: About,
-    basis: Basis,
+    /// The run that it comes from.
+    pub run_file: RunFile,
+    /// All tensors.
+    pub layout: Layout,
+    /// Their values, raw little-endian f32 in that order.
+    pub weights: Vec<u8>,
     /// The net, where the run file has it; a trainer's is its owner's alone.
     plan: Option<Plan>,
-    state: Vec<u8>,
 }
 
 /// How good a model is on images that are here.
@@ -88,17 +97,22 @@ pub struct MeasuredClass {
 }
 
 impl Trained {
+    /// The model in a home, whose node runs or not, after a round or the last one; or the one in a file of an export.
+    ///
+    /// # Errors
+    /// The home or the file can't be read, the file doesn't say what it is, no such round is committed, or its model is not
+    /// on this machine.
+    pub fn open(from: &Path, round: Option<u64>) -> anyhow::Result<Self> {
+        if from.is_dir() { Self::of(&Home::at(from), round) } else { Self::in_file(from) }
+    }
+
     /// The model after a round, or after the last one, of a home whose node runs or not.
     ///
     /// # Errors
     /// The home can't be read, no such round is committed, or its model is not on this machine.
     pub fn of(home: &Home, round: Option<u64>) -> anyhow::Result<Self> {
         let run_file = inspect::run_file(home)?;
-        let basis = Basis::of(home, &run_file)?;
-        let plan = match run_file.learning.model.net() {
-            Net::Trainer => None,
-            Net::Preset(_) | Net::Layers(_) => Some(Plan::of(&run_file)?),
-        };
+        let (basis, plan) = (Basis::of(home, &run_file)?, plan(&run_file)?);
         let rounds = Node::of(home.clone())?.rounds()?;
         let blobs = BlobFolder::at(home.blobs());
         let chosen = choose(&rounds, round)?;
@@ -107,9 +121,38 @@ impl Trained {
         if !here.contains(&id) {
             bail!(missing(&rounds, chosen.round, &here));
         }
-        let state = blobs.read(id)?;
-        basis.formats.state.check(&state).context("the model is none of this run's net")?;
-        Ok(Self { about: about(&run_file, &basis, plan.as_ref(), chosen), basis, plan, state })
+        let weights = basis.weights(&run_file, &blobs, &blobs.read(id)?)?;
+        let about = about(&run_file, &basis.layout, plan.as_ref(), chosen);
+        Ok(Self { about, run_file, layout: basis.layout, weights, plan })
+    }
+
+    /// The model in a file that an export has written.
+    ///
+    /// # Errors
+    /// The file can't be read, or doesn't say what it is.
+    fn in_file(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display();
+        let file = ModelFile::read(path)?;
+        let Some(about) = &file.about else {
+            bail!(
+                "{name} doesn't say which net it is of: give a file that `paceline model export` has written, or a home"
+            )
+        };
+        let run_file = run_file::parse(&about.run_file, "the run file in it").with_context(|| format!("{name}"))?;
+        let plan = plan(&run_file)?;
+        let (layout, weights) = match &plan {
+            Some(plan) => (plan.layout.clone(), file.of_net(&plan.spec).with_context(|| format!("{name}"))?),
+            None => file.all()?,
+        };
+        Ok(Self { about: about.clone(), run_file, layout, weights, plan })
+    }
+
+    /// The tensors, as PyTorch has them.
+    fn torch_tensors(&self) -> anyhow::Result<Vec<TorchTensor>> {
+        Ok(match &self.plan {
+            Some(plan) => torch::tensors(&plan.spec, &self.weights)?,
+            None => self.layout.split(&self.weights).map(|(shape, own)| TorchTensor::plain(shape, own)).collect(),
+        })
     }
 
     /// The safetensors file. The same model gives the same bytes.
@@ -117,14 +160,7 @@ impl Trained {
     /// # Errors
     /// The weights are none of this net, which they were checked to be.
     pub fn tensors(&self) -> anyhow::Result<Vec<u8>> {
-        let weights = self.basis.formats.state.weights(&self.state);
-        let tensors = match &self.plan {
-            Some(plan) => torch::tensors(&plan.spec, weights)?,
-            None => {
-                self.basis.layout.split(weights).map(|(shape, own)| torch::TorchTensor::plain(shape, own)).collect()
-            }
-        };
-        serialized(&tensors, &self.about)
+        serialized(&self.torch_tensors()?, &self.about)
     }
 
     /// The Python module that loads the tensors from `file` beside it; none where the net is a trainer's, which has it
@@ -155,13 +191,13 @@ impl Trained {
         let Some(plan) = &self.plan else {
             bail!("the net is a trainer's, which alone can measure it: `paceline rounds` shows what it measured")
         };
-        let Plan { spec, preprocess, formats, .. } = plan;
+        let Plan { spec, preprocess, .. } = plan;
         let images = plan.images(path)?.test;
         if images.is_empty() {
             bail!("these data hold no images to test with");
         }
-        let (weights, threads) = (formats.state.weights(&self.state), Threads::new(threads)?);
-        let found = evaluate(spec, *preprocess, weights, &images, &Device::Cpu, &threads, on_progress)?;
+        let threads = Threads::new(threads)?;
+        let found = evaluate(spec, *preprocess, &self.weights, &images, &Device::Cpu, &threads, on_progress)?;
         let (Evaluation { correct, total, loss }, about) = (found.evaluation, self.about.clone());
         let count = |label: usize, answer: usize| {
             let pair = (u16::try_from(label), u16::try_from(answer));
@@ -198,7 +234,15 @@ fn missing(rounds: &[Round], wanted: u64, here: &[Hash]) -> String {
     format!("the model after round {wanted} is not on this machine, where the last ones alone are kept; {hint}")
 }
 
-fn about(run_file: &RunFile, basis: &Basis, plan: Option<&Plan>, round: &Round) -> About {
+/// The net of a run file, if it has one.
+fn plan(run_file: &RunFile) -> anyhow::Result<Option<Plan>> {
+    match run_file.learning.model.net() {
+        Net::Trainer => Ok(None),
+        Net::Preset(_) | Net::Layers(_) => Ok(Some(Plan::of(run_file)?)),
+    }
+}
+
+fn about(run_file: &RunFile, layout: &Layout, plan: Option<&Plan>, round: &Round) -> About {
     About {
         run: run_file.run.name.clone(),
         run_id: run_file.run_id().to_string(),
@@ -212,17 +256,18 @@ fn about(run_file: &RunFile, basis: &Basis, plan: Option<&Plan>, round: &Round) 
             Preprocess::Plain => "plain".to_owned(),
             Preprocess::CifarPaper => "cifar_paper".to_owned(),
         }),
-        parameters: basis.formats.parameters(),
+        parameters: layout.parameters(),
+        run_file: run_file.canonical(),
     }
 }
 
 /// One entry of metadata: several would come in another order each time, and the same model should be the same bytes.
-fn serialized(tensors: &[torch::TorchTensor], about: &About) -> anyhow::Result<Vec<u8>> {
+fn serialized(tensors: &[TorchTensor], about: &About) -> anyhow::Result<Vec<u8>> {
     let bytes: Vec<Vec<u8>> = tensors.iter().map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-    let view = |(tensor, bytes): (&torch::TorchTensor, _)| {
+    let view = |(tensor, bytes): (&TorchTensor, _)| {
         Ok((tensor.name.clone(), TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?))
     };
     let views = tensors.iter().zip(bytes.iter().map(Vec::as_slice)).map(view).collect::<anyhow::Result<Vec<_>>>()?;
-    let metadata = HashMap::from([("paceline".to_owned(), serde_json::to_string(about)?)]);
+    let metadata = HashMap::from([(METADATA.to_owned(), serde_json::to_string(about)?)]);
     Ok(safetensors::serialize(views, Some(metadata))?)
 }

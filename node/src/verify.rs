@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
-use paceline_model::{Device, Learner, Task, Threads};
+use paceline_model::{Device, Task, Threads};
 use paceline_protocol::base::signed::{Scope, Signed, Verifier};
 use paceline_protocol::chain::flaws::{Flaw, genesis_flaws};
 use paceline_protocol::chain::{Chain, RunParams};
@@ -18,9 +19,9 @@ use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::{BlobError, BlobFolder, Manifest};
 use crate::inspect;
-use crate::learn::{Basis, ControlVariates, Formats, Plan};
+use crate::learn::{Basis, ControlVariates, Formats, Plan, tuned};
 use crate::report::{Culprit, Finding, Repeated, Verification};
-use crate::run_file::Net;
+use crate::run_file::{ModelSection, Net};
 use crate::store::{Contents, HistoryEntry, Home};
 
 /// How this node's own training is repeated.
@@ -64,6 +65,8 @@ pub fn verify(home: &Home, retrain: Option<Retrain<'_>>) -> anyhow::Result<Verif
     let mut check = Check {
         params: RunParams::of(&run_file, basis.formats.learned(&run_file, basis.initial_model)),
         formats: basis.formats,
+        base: basis.base,
+        model: run_file.learning.model.clone(),
         plan,
         blobs: BlobFolder::at(home.blobs()),
         controls: ControlVariates::at(home.controls()),
@@ -86,6 +89,9 @@ pub fn verify(home: &Home, retrain: Option<Retrain<'_>>) -> anyhow::Result<Verif
 struct Check<'a> {
     params: RunParams,
     formats: Formats,
+    /// The weights that the run began with, where not its seed says them.
+    base: Option<Hash>,
+    model: ModelSection,
     /// What can train an update again; none of a run that trainers train.
     plan: Option<Plan>,
     blobs: BlobFolder,
@@ -266,7 +272,9 @@ impl Check<'_> {
             return Ok(());
         }
         tracing::info!("trains round {} again", record.round);
-        let learner = plan.learner(plan.data(retrain.data, member.part)?, Device::Cpu);
+        let images = plan.learner(plan.data(retrain.data, member.part)?, Device::Cpu);
+        let base = self.base.map_or_else(|| Ok(plan.drawn_weights()?), |base| anyhow::Ok(self.blobs.read(base)?))?;
+        let learner = tuned(Arc::new(images), base, &self.model)?;
         let (round, seed, node_key, state) = (chain.training_round(), plan.seed, &member.key(), parent.as_slice());
         let task = Task { round, seed, node_key, rule, state, control: control.as_deref() };
         repeated.repeated += 1;

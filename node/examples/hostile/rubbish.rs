@@ -30,7 +30,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
     std::fs::create_dir_all(home.dir())?;
     let data = plan.data(None, None)?;
     let blobs = Arc::new(BlobStore::open(&home.blobs())?);
-    let initial_model = blobs.put(&plan.initial_state()?)?;
+    let initial_model = blobs.put(&plan.initial_state(&plan.drawn_weights()?))?;
     let me = Identity::from_secret(&identity).node_id();
     let database = Arc::new(Database::open(&home.database(), run.run_id(), me)?);
     let recovered = database.recover(blobs.whole())?;
@@ -81,13 +81,14 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
         controls: ControlVariates::at(home.controls()),
         lr_place: String::new(),
     };
+    let (progress_in, progress) = tokio::sync::watch::channel(Default::default());
     let tell = inputs_in.clone();
-    let trainer = Trainer::start(context, 1, move |outcome| drop(tell.blocking_send(input_of(outcome))))?;
+    let trainer = Trainer::start(context, 1, progress_in, move |outcome| drop(tell.blocking_send(input_of(outcome))))?;
     let tell = inputs_in.clone();
     let told = move |input| drop(tell.blocking_send(input));
     let aggregator = Aggregator::start(plan.formats, blobs.clone(), told);
     let info = NodeInfo::of(run, &config.name, None);
-    let node_state = Arc::new(NodeState::new(info, vec![], trainer.progress()));
+    let node_state = Arc::new(NodeState::new(info, vec![], progress));
     let driver = Driver::new(Parts {
         config,
         recovered,
@@ -100,9 +101,10 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
         node_state,
         home,
         keep_updates: run.round.keep_updates as usize,
+        base: None,
         inputs: inputs_in,
     });
-    let sources = Sources { net: lies, inputs, written, commands };
+    let sources = Sources { heard: vec![], net: lies, inputs, written, commands };
     driver.run(sources, tokio::time::sleep_until(attack.until.into()), |_| false).await?;
     Ok(())
 }

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::Args;
 use paceline_protocol::bounds::ROSTER_MAX;
 
 use super::error::CliError;
-use super::run_file::{at_fault, lr_place, read_run_file};
+use super::run_file::{at_fault, given_weights, lr_place, read_run_file};
+use crate::blobs::Manifest;
 use crate::learn::{Plan, PlanError};
 use crate::simulate::Experiment;
 
@@ -19,6 +21,9 @@ pub(super) struct ExperimentOptions {
     /// Clients; client K has the part K/N of the data [default: the run file's min_nodes].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=ROSTER_MAX as i64))]
     clients: Option<u32>,
+    /// The weights that it begins with, where the run file has their hash: a safetensors file or a home.
+    #[arg(long, value_name = "FILE | HOME")]
+    model: Option<PathBuf>,
     /// The data, if the run file's data set needs any.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
@@ -35,6 +40,26 @@ impl ExperimentOptions {
             (PlanError::Clients { .. }, Some(_)) => CliError::bad_input(e),
             _ => at_fault(e, &self.run),
         })?;
-        Ok(Experiment { run_file, lr_place: lr_place(&self.run), plan, data, clients })
+        let weights = match (&self.model, run_file.learning.model.weights) {
+            (None, None) => None,
+            (None, Some(hash)) => {
+                let error = anyhow!(
+                    "the run begins with the weights {}: give the file or the home that has them with --model",
+                    hash.short()
+                );
+                return Err(CliError::bad_input(error));
+            }
+            (Some(from), wanted) => {
+                let weights = given_weights(from, &run_file, &plan.layout).map_err(CliError::bad_input)?;
+                let found = Manifest::of(&weights).blob().id;
+                if wanted != Some(found) {
+                    let error =
+                        anyhow!("{} has other weights, {}, than the run file says", from.display(), found.short());
+                    return Err(CliError::bad_input(error));
+                }
+                Some(weights)
+            }
+        };
+        Ok(Experiment { run_file, lr_place: lr_place(&self.run), plan, data, weights, clients })
     }
 }

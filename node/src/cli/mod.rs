@@ -63,13 +63,14 @@ enum Command {
         after_help = "Examples:\n  paceline demo\n  paceline demo --nodes 6 --rounds 8\n  paceline demo --run examples/cifar10.toml --data ~/cifar-10-batches-bin --keep ./demo"
     )]
     Demo(demo::Options),
-    /// Write a commented run file.
-    #[command(after_help = "Examples:\n  paceline init             writes run.toml\n  paceline init lab.toml")]
-    Init {
-        /// Where to; an existing file is left alone.
-        #[arg(default_value = "run.toml")]
-        file: PathBuf,
-    },
+    /// Write a commented run file; or one that begins with the weights of a model.
+    #[command(after_help = "Examples:
+  paceline init                                             writes run.toml
+  paceline init lab.toml --trainer                          for a program of yours, see docs/trainer.md
+  paceline init more.toml --model ~/lab                     goes on from the model of a run's home
+  paceline init more.toml --model lab.safetensors           the same from a file that `model export` has written
+  paceline init tune.toml --model resnet.safetensors --like base.toml    with the net of base.toml, trained elsewhere")]
+    Init(init::Options),
     /// Take part in a run.
     #[command(after_help = "Examples:
   paceline join run.toml --data ./photos            found or join the run of a file
@@ -164,7 +165,7 @@ pub fn run() -> ExitCode {
 async fn command(command: Command, format: Format, quiet: bool) -> Result<(), CliError> {
     match command {
         Command::Demo(options) => demo::run(options, format).await,
-        Command::Init { file } => init::run(&file, format),
+        Command::Init(options) => init::run(&options, format),
         Command::Join(options) => join::run(*options, quiet).await,
         Command::Status { target, watch } => inspect::status(&target, format, watch).await,
         Command::Rounds(target) => inspect::rounds(&target, format),

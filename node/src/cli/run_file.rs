@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow, bail};
+use paceline_model::Layout;
 use paceline_protocol::runfile::place;
 
 use super::error::CliError;
-use crate::learn::PlanError;
-use crate::run_file::{self, RunFile};
+use crate::learn::{Plan, PlanError};
+use crate::model_file::ModelFile;
+use crate::run_file::{self, Net, RunFile};
+use crate::trained::Trained;
 
 /// Reads a run file that a person wrote.
 pub(super) fn read_run_file(path: &Path) -> Result<RunFile, CliError> {
@@ -21,6 +24,25 @@ pub(super) fn at_fault(error: PlanError, run_file: &Path) -> CliError {
         Some(place) => CliError::bad_input(anyhow!("{place}: {error}")),
         None => CliError::bad_input(error),
     }
+}
+
+/// The weights of a home or a file, for a run whose learner has this layout.
+pub(super) fn given_weights(from: &Path, run_file: &RunFile, layout: &Layout) -> anyhow::Result<Vec<u8>> {
+    if run_file.learning.model.weights.is_none() {
+        bail!(
+            "--model: this run begins with weights of its seed; `paceline init --model` writes the run file of one that doesn't"
+        );
+    }
+    let name = from.display();
+    if from.is_dir() {
+        return Ok(Trained::open(from, None)?.weights);
+    }
+    let file = ModelFile::read(from)?;
+    match run_file.learning.model.net() {
+        Net::Trainer => file.of_layout(layout),
+        Net::Preset(_) | Net::Layers(_) => file.of_net(&Plan::of(run_file)?.spec),
+    }
+    .with_context(|| format!("{name}"))
 }
 
 /// Where a run file has the learning rate, which a training that diverges is about.

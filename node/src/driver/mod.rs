@@ -73,6 +73,8 @@ pub struct Driver {
     bytes_at_commit: (u64, u64),
     /// Rounds whose updates stay on disk.
     keep_updates: usize,
+    /// The weights that the run began with, where others may ask for them.
+    base: Option<Hash>,
     /// When the snapshot was published last, and whether it has changed since.
     published: Instant,
     is_stale: bool,
@@ -107,6 +109,8 @@ fn list(addresses: &[Multiaddr]) -> String {
 /// Where what happens comes from.
 #[derive(Debug)]
 pub struct Sources {
+    /// What the network told before.
+    pub heard: Vec<NetEvent>,
     /// The network.
     pub net: mpsc::Receiver<NetEvent>,
     /// The trainer, the aggregator and the fetches.
@@ -142,6 +146,8 @@ pub struct Parts {
     pub home: Home,
     /// Rounds whose updates stay on disk.
     pub keep_updates: usize,
+    /// The blob of all weights that the run began with, where they were given or not all are trained.
+    pub base: Option<Hash>,
     /// Where workers' answers come from.
     pub inputs: mpsc::Sender<Input>,
 }
@@ -184,6 +190,7 @@ impl Driver {
             started,
             bytes_at_commit: (0, 0),
             keep_updates: parts.keep_updates,
+            base: parts.base,
             published: started,
             is_stale: true,
             awake_since: started,
@@ -208,8 +215,9 @@ impl Driver {
         shutdown: impl Future<Output = ()>,
         is_over: impl Fn(&Event) -> bool,
     ) -> Result<Option<Event>, DriverError> {
-        let Sources { mut net, mut inputs, mut written, mut commands } = sources;
+        let Sources { heard, mut net, mut inputs, mut written, mut commands } = sources;
         tokio::pin!(shutdown);
+        heard.into_iter().for_each(|event| self.on_net(event));
         self.drain(&is_over);
         self.publish();
         let mut failed = None;
@@ -445,7 +453,7 @@ impl Driver {
 
     /// Clears away what nobody needs: of old rounds only the updates stay, for those who want to recompute an average.
     fn keep(&self, blobs: Vec<Hash>) {
-        let mut keep: BTreeSet<Hash> = blobs.into_iter().collect();
+        let mut keep: BTreeSet<Hash> = blobs.into_iter().chain(self.base).collect();
         if let Some(chain) = self.machine.chain() {
             let recent = chain.records().iter().rev().filter(|c| !c.record.contributions.is_empty());
             let contributions = recent.take(self.keep_updates).flat_map(|c| c.record.contributions());

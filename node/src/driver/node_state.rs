@@ -29,6 +29,8 @@ pub struct NodeState {
     info: NodeInfo,
     view: watch::Sender<Option<View>>,
     obstacles: Mutex<Obstacles>,
+    /// What the driver can't begin without.
+    waits_for: Mutex<Option<String>>,
     history: RwLock<Vec<HistoryEntry>>,
     refused: Mutex<BTreeMap<Reject, u64>>,
     progress: watch::Receiver<Progress>,
@@ -44,6 +46,7 @@ impl NodeState {
             info,
             view,
             obstacles: Mutex::default(),
+            waits_for: Mutex::default(),
             history: RwLock::new(history),
             refused: Mutex::default(),
             progress,
@@ -53,7 +56,10 @@ impl NodeState {
 
     /// The status now; `None` until the driver has begun.
     pub fn status(&self) -> Option<Status> {
-        let view = self.view.borrow().clone()?;
+        let Some(view) = self.view.borrow().clone() else {
+            let why = self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            return why.map(|why| Status::waiting(&self.info, why));
+        };
         let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
         let mut status = Status::running(&self.info, &view, &history);
         let obstacles = self.obstacles.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -88,6 +94,11 @@ impl NodeState {
     /// How far the trainer is.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// The driver has not begun, since this is missing; or nothing is any more.
+    pub(crate) fn wait_for(&self, why: Option<String>) {
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     pub(super) fn publish(&self, view: View, obstacles: Obstacles) {

@@ -20,14 +20,16 @@ pub use plan::{Plan, PlanError};
 pub use program::{Hello, HelloNode, HelloRun, Program, ProgramError, ProgramLearner};
 pub use trainer::{Job, Outcome, Progress, Trainer, TrainerContext};
 
-use paceline_model::{Measure, Rule, StateFormat, UpdateFormat, WeightsError};
+use std::sync::Arc;
+
+use paceline_model::{Learner, Measure, Rule, StateFormat, TrainError, TunedLearner, UpdateFormat, WeightsError};
 use paceline_protocol::base::aggregation::Aggregation;
 use paceline_protocol::bounds::BLOB_BYTES_MAX;
 use paceline_protocol::chain::Learned;
 use paceline_protocol::record::{Evaluation, Metric};
 use paceline_protocol::{BlobRef, Reject};
 
-use crate::run_file::RunFile;
+use crate::run_file::{ModelSection, RunFile};
 
 /// Threads that train where nothing else is asked for: one a core.
 pub fn cores() -> usize {
@@ -93,6 +95,17 @@ impl Formats {
         let aggregation = Aggregation(run_file.learning.aggregation());
         Learned { initial_model, update_len: self.update.len(), aggregation }
     }
+}
+
+/// A learner as a run file wants it: from these weights on, and with some tensors that stay as they are.
+///
+/// # Errors
+/// The weights are none of the learner's, or `trainable` names none of its tensors.
+pub fn tuned(learner: Arc<dyn Learner>, base: Vec<u8>, model: &ModelSection) -> Result<Arc<dyn Learner>, TrainError> {
+    if model.weights.is_none() && model.trainable.is_all() {
+        return Ok(learner);
+    }
+    Ok(Arc::new(TunedLearner::new(learner, base, model.trainable.clone())?))
 }
 
 /// What a learner measured, as records have it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use paceline_model::{
     DataError, DataSet, Device, ImageLearner, Layout, LayoutError, Model, ModelError, NetSpec, Partition, Preprocess,
-    Source, SpecError, Totals, TrainConfig,
+    Source, SpecError, Totals, TrainConfig, Trainable,
 };
 use paceline_protocol::base::roster::Part;
 use paceline_protocol::runfile::place;
@@ -105,6 +105,9 @@ pub enum PlanError {
     /// Weights and the rule's own values together are too large to be moved.
     #[error(transparent)]
     State(#[from] TooLarge),
+    /// No tensor is trained.
+    #[error("`trainable` in [model] names none of the net's tensors, which are: {}", names(.0))]
+    Trainable(Layout),
     /// More tensors than a model may have.
     #[error("[model]: {0}")]
     Layout(#[from] LayoutError),
@@ -114,6 +117,10 @@ pub enum PlanError {
          COMMAND` starts (docs/trainer.md)"
     )]
     Trainer,
+}
+
+fn names(layout: &Layout) -> String {
+    layout.tensors().iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 impl PlanError {
@@ -130,6 +137,7 @@ impl PlanError {
             Self::Clients { .. } => ("run", "min_nodes", None),
             Self::State(_) => ("aggregate", "rule", None),
             Self::Layout(_) => ("model", "layers", None),
+            Self::Trainable(_) => ("model", "trainable", None),
             Self::Trainer => ("model", "arch", None),
             Self::Data(_) | Self::Model(_) | Self::Device(_) | Self::Part(_) | Self::Empty => return None,
         };
@@ -154,6 +162,8 @@ pub struct Plan {
     pub formats: Formats,
     /// The net's tensors.
     pub layout: Layout,
+    /// Which of them are trained, and travel.
+    pub trainable: Trainable,
     /// The run's seed.
     pub seed: u64,
     /// Images that a step may have, for the memory that it takes.
@@ -180,17 +190,19 @@ impl Plan {
         let net = |error| PlanError::Net(error, image);
         let layout = Layout::new(spec.parameters().map_err(net)?)?;
         let batch_max = spec.batch_max().map_err(net)?;
-        let formats = Formats::of(learning.rule, layout.parameters())?;
+        let trainable = learning.model.trainable.clone();
+        let travels = trainable.of(&layout).map_err(|_| PlanError::Trainable(layout.clone()))?;
+        let formats = Formats::of(learning.rule, travels.parameters())?;
         let (partition, config) = (learning.data.partition, learning.train.config.clone());
         let seed = run_file.run.seed;
-        Ok(Self { spec, preprocess, source, partition, config, formats, layout, seed, batch_max })
+        Ok(Self { spec, preprocess, source, partition, config, formats, layout, trainable, seed, batch_max })
     }
 
     /// The learner of this net on these images.
     pub fn learner(&self, data: DataSet, device: Device) -> ImageLearner {
-        let Self { spec, preprocess, config, partition, seed, layout, .. } = self.clone();
+        let Self { spec, preprocess, config, partition, seed, layout, trainable, .. } = self.clone();
         let (train, test) = (Arc::new(data.train), Arc::new(data.test));
-        ImageLearner { spec, preprocess, config, partition, seed, device, train, test, layout }
+        ImageLearner { spec, preprocess, config, partition, seed, device, train, test, layout, trainable }
     }
 
     /// The whole data set, which these clients divide among them.
@@ -264,12 +276,17 @@ impl Plan {
         if step > most { Err(PlanError::Memory { step, most }) } else { Ok(()) }
     }
 
-    /// The initial state: a function of the run file alone.
+    /// The weights of all tensors that the run file's seed gives.
     ///
     /// # Errors
-    /// There is not enough memory for it.
-    pub fn initial_state(&self) -> Result<Vec<u8>, PlanError> {
-        Ok(self.formats.state.initial(Model::initial(&self.spec, &Device::Cpu, self.seed)?.to_bytes()?))
+    /// There is not enough memory for them.
+    pub fn drawn_weights(&self) -> Result<Vec<u8>, PlanError> {
+        Ok(Model::initial(&self.spec, &Device::Cpu, self.seed)?.to_bytes()?)
+    }
+
+    /// The state that a run begins with, which has these weights of all tensors.
+    pub fn initial_state(&self, weights: &[u8]) -> Vec<u8> {
+        self.formats.state.initial(self.trainable.select(&self.layout, weights))
     }
 }
 

@@ -96,7 +96,6 @@ pub struct Trainer {
     jobs: SyncSender<(u64, Job)>,
     /// The job that counts; a thread at work on another stops after its batch.
     current: Arc<AtomicU64>,
-    progress: watch::Receiver<Progress>,
 }
 
 /// Jobs that may wait: each stops the one before, so that more than a few are never there.
@@ -127,19 +126,19 @@ struct Worker {
 }
 
 impl Trainer {
-    /// Starts the thread. `done` hears of every outcome.
+    /// Starts the thread. `progress` shows how far it is, `done` hears of every outcome.
     ///
     /// # Errors
     /// The system gives no threads.
     pub fn start(
         context: TrainerContext,
         threads: usize,
+        progress: watch::Sender<Progress>,
         done: impl Fn(Outcome) + Send + 'static,
     ) -> Result<Self, ThreadsError> {
         let threads = Threads::with_start(threads, |_| lower_priority())?;
         let (jobs, received) = sync_channel::<(u64, Job)>(QUEUE);
         let current = Arc::new(AtomicU64::new(0));
-        let (progress, watched) = watch::channel(Progress::default());
         let worker = Worker { context, threads, current: current.clone(), progress };
         let run = move || {
             lower_priority();
@@ -154,7 +153,7 @@ impl Trainer {
         };
         // Without its thread nothing is ever done, which the queue's end shows.
         let _ = std::thread::Builder::new().name("trainer".into()).spawn(run);
-        Ok(Self { jobs, current, progress: watched })
+        Ok(Self { jobs, current })
     }
 
     /// Begins a job, which stops the one before. Whether it could be begun.
@@ -166,11 +165,6 @@ impl Trainer {
     /// Stops the present job, if there is one.
     pub fn stop(&self) {
         self.current.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// How far the present job is.
-    pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
     }
 }
 

@@ -268,6 +268,21 @@ impl Status {
         }
     }
 
+    /// The status of a node that takes no part yet, since something is missing.
+    pub fn waiting(info: &NodeInfo, why: String) -> Self {
+        Self {
+            run_id: info.run_id.clone(),
+            run_name: info.run_name.clone(),
+            name: info.name.clone(),
+            rounds: info.rounds,
+            part: info.part.clone(),
+            phase: "idle".to_owned(),
+            state: "gathering".to_owned(),
+            reason: Some(why),
+            ..Self::default()
+        }
+    }
+
     /// The status of node `me`, which does not run, from the records in its `home`. What others do it can't know.
     pub fn stopped(run_file: &RunFile, me: NodeId, history: &[HistoryEntry], home: &Path, has_left: bool) -> Self {
         let records = || history.iter().map(|entry| &entry.committed.record);

@@ -1,8 +1,11 @@
 //! The sections of learning: `[model]`, `[data]`, `[train]`, `[aggregate]`, `[metrics]`.
 
 use paceline_model::data::{IMAGE_SIDE_MAX, SHAPES_SAMPLES_MIN};
-use paceline_model::spec::{CLASSES_MAX, LAYERS_MAX, PRESETS};
-use paceline_model::{Layer, Partition, Rule, Source, TrainConfig};
+use std::collections::BTreeMap;
+
+use paceline_model::spec::{CLASSES_MAX, LAYERS_MAX, PRESETS, ParamShape};
+use paceline_model::{Layer, Layout, Partition, Rule, Source, TrainConfig, Trainable};
+use paceline_protocol::Hash;
 use paceline_protocol::bounds::{METRIC_NAME_BYTES_MAX, NAME_BYTES_MAX, SAMPLES_MAX};
 use paceline_protocol::record::Metric;
 use paceline_protocol::runfile::{
@@ -19,6 +22,9 @@ const EPOCHS_MAX: u64 = 10_000;
 
 /// Shards that one node gets under `partition = { shards = S }`.
 const SHARDS_MAX: u64 = 1000;
+
+/// Patterns of tensors that are trained.
+const TRAINABLE_MAX: usize = 256;
 
 /// Least learning rate with SCAFFOLD: below it, steps drown in the rounding of the weights.
 const SCAFFOLD_LR_MIN: f64 = 1e-9;
@@ -42,6 +48,13 @@ pub struct Sections {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelSection {
     net: Option<Net>,
+    /// The blob of the weights that the run begins with, which one node has and the others fetch; without it they follow
+    /// from the seed.
+    pub weights: Option<Hash>,
+    /// The tensors of a net that is a trainer's, where the run begins with given weights.
+    pub tensors: Option<Layout>,
+    /// Which tensors are trained, and travel.
+    pub trainable: Trainable,
 }
 
 /// Which net.
@@ -159,8 +172,69 @@ const MODEL: Schema<ModelSection> = Schema {
         )
         .not_in_template()
         .listing(layers::listing),
+        Key::<ModelSection>::optional(
+            "weights",
+            "\"3fa9...\"",
+            "hash of the weights that it begins with: `paceline init --model` writes it",
+            |entry, model| {
+                let expected = "64 hex digits, as `paceline init --model` writes them";
+                let hash = entry.text_where(expected, |text| text.parse::<Hash>().is_ok())?;
+                model.weights = hash.parse().ok();
+                Ok(())
+            },
+            |model| model.weights.map(|hash| quoted(&hash.to_string())),
+        ),
+        Key::<ModelSection>::optional(
+            "tensors",
+            "{ \"fc.weight\" = [10, 64] }",
+            "",
+            |entry, model| {
+                if model.net() != &Net::Trainer || model.weights.is_none() {
+                    let text = "`tensors` in [model] goes with `arch = \"trainer\"` and `weights`: remove it";
+                    return Err(entry.conflict(text));
+                }
+                model.tensors = Some(read_tensors(entry)?);
+                Ok(())
+            },
+            |model| model.tensors.as_ref().map(tensors),
+        )
+        .not_in_template(),
+        Key::<ModelSection>::optional(
+            "trainable",
+            "[\"linear1.*\"]",
+            "tensors that are trained, and travel; the others stay as they are",
+            |entry, model| {
+                let expected = "a tensor's name, in which * stands for anything";
+                let items = entry.array(1..=TRAINABLE_MAX)?;
+                let pattern = |item: &Entry| item.text_where(expected, |text| !text.is_empty()).map(str::to_owned);
+                model.trainable = Trainable::new(items.iter().map(pattern).collect::<Result<_>>()?);
+                Ok(())
+            },
+            |model| {
+                let patterns: Vec<String> = model.trainable.patterns().iter().map(|p| quoted(p)).collect();
+                (!patterns.is_empty()).then(|| format!("[{}]", patterns.join(", ")))
+            },
+        ),
     ],
 };
+
+/// Reads the names and shapes of tensors.
+fn read_tensors(entry: &Entry) -> Result<Layout> {
+    let wrong = |why: &str| entry.wrong(format!("a table of tensors with their dimensions{why}"));
+    if !entry.is_table() {
+        return Err(wrong(""));
+    }
+    let text = format!("tensors = {}", entry.verbatim()?);
+    let read: BTreeMap<String, BTreeMap<String, Vec<usize>>> = toml::from_str(&text).map_err(|_| wrong(""))?;
+    let shape = |(name, shape)| ParamShape { name, shape };
+    let layout = Layout::new(read.into_values().flatten().map(shape).collect());
+    layout.map_err(|error| wrong(&format!("; {error}")))
+}
+
+fn tensors(layout: &Layout) -> String {
+    let tensor = |t: &ParamShape| format!("{} = {:?}", quoted(&t.name), t.shape);
+    format!("{{ {} }}", layout.tensors().iter().map(tensor).collect::<Vec<_>>().join(", "))
+}
 
 const DATA: Schema<DataSection> = Schema {
     name: "data",
@@ -603,6 +677,10 @@ impl Sections {
             Some(entry) => Err(entry.conflict(text)),
             None => Ok(()),
         };
+        if !self.model.trainable.is_all() {
+            let text = "`rule = \"scaffold\"` in [aggregate] does not go with `trainable` in [model]: remove one";
+            return conflict("aggregate", "rule", text.to_owned());
+        }
         if *self.model.net() == Net::Trainer {
             let text = "`rule = \"scaffold\"` in [aggregate] needs the gradients of every step, which a trainer keeps to \
                         itself: take another rule";

@@ -14,6 +14,7 @@ mod summary;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -25,7 +26,7 @@ use paceline_protocol::record::Evaluation;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
-use crate::learn::{Client, ClientError, ClientUpdate, Formats, LocalClients, Plan, Workers, evaluation};
+use crate::learn::{Client, ClientError, ClientUpdate, Formats, LocalClients, Plan, Workers, evaluation, tuned};
 use crate::report::Round;
 use crate::run_file::RunFile;
 
@@ -42,6 +43,8 @@ pub(crate) struct Experiment {
     pub(crate) lr_place: String,
     pub(crate) plan: Plan,
     pub(crate) data: DataSet,
+    /// The weights that it begins with, where the run file has their hash.
+    pub(crate) weights: Option<Vec<u8>>,
     pub(crate) clients: u32,
 }
 
@@ -49,7 +52,8 @@ pub(crate) struct Experiment {
 pub(crate) struct Simulation {
     run_file: RunFile,
     lr_place: String,
-    learner: ImageLearner,
+    images: ImageLearner,
+    learner: Arc<dyn Learner>,
     formats: Formats,
     roster: Roster,
     workers: Workers,
@@ -69,10 +73,15 @@ impl Simulation {
         workers: Workers,
         out: &Path,
     ) -> anyhow::Result<Self> {
-        let Experiment { run_file, lr_place, plan, data, clients } = experiment;
-        let folder = Folder::open(out, &run_file, clients, || Ok(plan.initial_state()?))?;
-        let (learner, formats) = (plan.learner(data, Device::Cpu), plan.formats);
-        Ok(Self { run_file, lr_place, learner, formats, roster: roster(clients), workers, until, folder })
+        let Experiment { run_file, lr_place, plan, data, weights, clients } = experiment;
+        let base = match weights {
+            Some(weights) => weights,
+            None => plan.drawn_weights()?,
+        };
+        let folder = Folder::open(out, &run_file, clients, || Ok(plan.initial_state(&base)))?;
+        let (images, formats) = (plan.learner(data, Device::Cpu), plan.formats);
+        let learner = tuned(Arc::new(images.clone()), base, &run_file.learning.model)?;
+        Ok(Self { run_file, lr_place, images, learner, formats, roster: roster(clients), workers, until, folder })
     }
 
     /// The rounds that are finished, those of earlier starts included.
@@ -111,7 +120,8 @@ impl Simulation {
         let clients = self.participants(Manifest::of(parent).blob().id, number);
         let progress = Progress::new(self.batches(clients.len()), stop, show);
         let controls = &self.folder.controls();
-        let Self { learner, formats, workers, .. } = &*self;
+        let Self { formats, workers, .. } = &*self;
+        let learner = self.learner.as_ref();
         let seed = self.run_file.run.seed;
         let local_clients = LocalClients { learner, formats: *formats, seed, workers, controls };
         let (sum, updates) = local_clients.train(parent, number, &clients, &|| progress.batch_done());
@@ -138,7 +148,7 @@ impl Simulation {
 
     /// What it came to; the rounds after the first `before` are those of this start.
     pub(crate) fn summary(&self, before: usize) -> Summary<'_> {
-        Summary::of(self.rounds(), before, self.learner.config.epochs, self.until)
+        Summary::of(self.rounds(), before, self.images.config.epochs, self.until)
     }
 
     /// Removes control variates that no client will ask for again.
@@ -165,8 +175,8 @@ impl Simulation {
 
     /// About how many batches these clients have: exactly where all have as many images.
     fn batches(&self, clients: usize) -> u64 {
-        let images = self.learner.train.len() / self.roster.len();
-        (clients * self.learner.config.epochs * images.div_ceil(self.learner.config.batch).max(1)) as u64
+        let images = self.images.train.len() / self.roster.len();
+        (clients * self.images.config.epochs * images.div_ceil(self.images.config.batch).max(1)) as u64
     }
 
     /// The updates that came. Too few are the end: nothing would change if it was tried again.

@@ -169,14 +169,9 @@ fn judged(r: &Round) -> Vec<(&str, f64)> {
 /// What a run came to, judged by its leading metric: that of the last round that was measured, and the best.
 pub(crate) fn outcome(rounds: &[Round], metrics: &Metrics) -> String {
     let lead = metrics.lead.as_str();
-    let known = rounds.iter().filter_map(|r| Some((r.round, *r.metrics.get(lead)?)));
-    let (mut last, mut best): (Option<(u64, f64)>, Option<(u64, f64)>) = (None, None);
-    for (round, value) in known {
-        last = Some((round, value));
-        if best.is_none_or(|(_, before)| metrics.is_better(value, before)) {
-            best = last;
-        }
-    }
+    let known: Vec<(u64, f64)> = rounds.iter().filter_map(|r| Some((r.round, *r.metrics.get(lead)?))).collect();
+    let better = |best: (u64, f64), this: &(u64, f64)| if metrics.is_better(this.1, best.1) { *this } else { best };
+    let (last, best) = (known.last().copied(), known.first().map(|first| known.iter().fold(*first, better)));
     match (last, best) {
         (Some((round, value)), Some((_, best))) if value == best => {
             format!("done: {lead} {} after round {round}, the best so far", metric(lead, value))

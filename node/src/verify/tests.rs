@@ -38,7 +38,7 @@ impl Bench {
         std::fs::write(dir.path().join("run.toml"), run_file.canonical()).expect("room");
         std::fs::write(dir.path().join("identity.key"), [1; 32]).expect("room");
         let plan = Plan::of(&run_file).expect("it can be trained");
-        let state = plan.initial_state().expect("memory");
+        let state = plan.initial_state(&plan.drawn_weights().expect("memory"));
         let params = RunParams::of(&run_file, plan.formats.learned(&run_file, Manifest::of(&state).blob()));
         let mut all: Vec<Identity> = [1, 2, 3].map(|i| Identity::from_secret(&[i; 32])).into();
         all.sort_by_key(Identity::node_id);

@@ -16,7 +16,7 @@ use paceline_protocol::io::Event;
 use tokio::net::TcpListener;
 
 use super::error::CliError;
-use super::run_file::{at_fault, lr_place};
+use super::run_file::{at_fault, given_weights, lr_place};
 use super::shutdown::shutdown;
 use crate::learn::{Hello, HelloNode, HelloRun, Plan, PlanError, Program, ProgramLearner, cores};
 use crate::node::{self, Chain, Node, Running, blocking};
@@ -60,14 +60,20 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
             Arc::new(blocking(move || ProgramLearner::start(program)).await?.map_err(CliError::bad_input)?)
         }
     };
+    let weights = options.model.as_deref().map(|from| given_weights(from, node.run_file(), learner.layout()));
+    let weights = weights.transpose().map_err(CliError::bad_input)?;
     options.chain = options.switch.map(|genesis| genesis.to_string()).or(options.chain);
-    let mut running = node.run(learner, node_options(&options, listener, &origin)).await?;
+    let shutdown = shutdown(options.until_stdin_ends)?;
+    tokio::pin!(shutdown);
+    let mut running = tokio::select! {
+        running = node.run(learner, node_options(&options, weights, listener, &origin)) => running?,
+        // It had not begun: the weights that it begins with may be nowhere in sight.
+        () = &mut shutdown => return Ok(()),
+    };
     // Only now: what can't be used must not be remembered for the next start.
     options.remember(&home)?;
     tokio::spawn(console::follow(running.state(), quiet));
     announce(&running, &home);
-    let shutdown = shutdown(options.until_stdin_ends)?;
-    tokio::pin!(shutdown);
     let over = tokio::select! {
         over = running.ended() => over,
         () = &mut shutdown => {
@@ -123,10 +129,16 @@ fn program(command: Vec<String>, options: &JoinOptions, node: &Node) -> Result<P
         settings,
     };
     let patience = Duration::from_secs(options.trainer_patience.unwrap_or(PATIENCE_S));
-    Ok(Program { command, hello, patience })
+    let layout = run_file.learning.model.tensors.clone();
+    Ok(Program { command, hello, patience, layout })
 }
 
-fn node_options(options: &JoinOptions, listener: TcpListener, origin: &Path) -> node::Options {
+fn node_options(
+    options: &JoinOptions,
+    weights: Option<Vec<u8>>,
+    listener: TcpListener,
+    origin: &Path,
+) -> node::Options {
     let named = options.chain.as_deref().and_then(|text| text.parse().ok());
     node::Options {
         name: options.name.clone(),
@@ -140,6 +152,7 @@ fn node_options(options: &JoinOptions, listener: TcpListener, origin: &Path) -> 
         switches: options.switch.is_some(),
         resumes: options.resume,
         exits_when_done: options.exit_when_done,
+        weights,
         // Others read it, too: the folder is nothing to them.
         lr_place: Path::new(&lr_place(origin)).file_name().map_or_else(String::new, |p| p.display().to_string()),
     }

@@ -52,6 +52,10 @@ pub(in crate::cli) struct JoinOptions {
     /// What trains.
     #[arg(long, value_enum)]
     pub(super) device: Option<DeviceKind>,
+    /// The weights that the run begins with, where its run file has their hash: a safetensors file or a home. One node needs
+    /// them; the others fetch them.
+    #[arg(long, value_name = "FILE | HOME")]
+    pub(super) model: Option<PathBuf>,
     /// A program that trains in place of the nets that come with every node (docs/trainer.md): split into words as a shell
     /// does, and run without one. Goes with `arch = "trainer"` in the run file.
     #[arg(long, value_name = "COMMAND")]
@@ -125,6 +129,7 @@ impl JoinOptions {
         self.threads = self.threads.or(before.threads);
         self.device = self.device.or(before.device);
         self.trainer = self.trainer.take().or(before.trainer);
+        self.model = self.model.take().or(before.model);
         self.trainer_patience = self.trainer_patience.or(before.trainer_patience);
         // Who comes with a run file or another ticket says anew which chain it is to be.
         if self.target.is_none() {

@@ -49,6 +49,8 @@ pub struct Program {
     pub hello: Hello,
     /// How long it may show no progress before it is taken for hung.
     pub patience: Duration,
+    /// The run's tensors, where the run begins with given weights: then it is not asked for any.
+    pub layout: Option<Layout>,
 }
 
 /// A program that learns.
@@ -105,7 +107,10 @@ impl ProgramLearner {
         let (layout, initial) = {
             let mut running = inner.running();
             inner.start(&mut running).map_err(wrong)?;
-            let asked = inner.initial(&mut running);
+            let asked = match &inner.program.layout {
+                Some(layout) => Ok((layout.clone(), Vec::new())),
+                None => inner.initial(&mut running),
+            };
             asked.map_err(|error| wrong(format!("{error}; what it wrote to stderr stands above")))?
         };
         tracing::info!(

@@ -35,7 +35,7 @@ impl Bench {
             settings: serde_json::json!({}),
         };
         let command = vec!["python3".to_owned(), script.display().to_string()];
-        Program { command, hello, patience: Duration::from_secs(60) }
+        Program { command, hello, patience: Duration::from_secs(60), layout: None }
     }
 
     fn start(&self) -> ProgramLearner {
