@@ -75,6 +75,35 @@ pub fn evaluate(
     Ok(Confusion { evaluation, counts })
 }
 
+/// The probability of each class for each image, as a model sees them: the softmax of its outputs. Outputs that are no numbers
+/// give probabilities that are none.
+///
+/// # Errors
+/// The images are not what the net sees, the weights are not its own, or the device fails.
+pub fn predict(
+    spec: &NetSpec,
+    preprocess: Preprocess,
+    weights: &[u8],
+    images: &Images,
+    device: &Device,
+    threads: &Threads,
+) -> Result<Vec<Vec<f32>>, TrainError> {
+    check_fit(spec, preprocess, images)?;
+    let model = Model::from_bytes(spec, device, weights)?;
+    let indices: Vec<u32> = (0..images.len() as u32).collect();
+    let together = EVALUATION_BATCH.min(spec.batch_max().map_err(ModelError::Spec)?);
+    let mut all = Vec::with_capacity(images.len());
+    for indices in indices.chunks(together) {
+        let rows = threads.run(|| -> Result<Vec<Vec<f32>>, TrainError> {
+            let x = images_tensor(preprocess.batch(images, indices, None), spec.input, device)?;
+            let outputs = model.forward(&x, Mode::Eval)?;
+            Ok(candle_nn::ops::softmax(&outputs, 1)?.to_vec2::<f32>()?)
+        })?;
+        all.extend(rows);
+    }
+    Ok(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +130,12 @@ mod tests {
         assert_eq!(run(&data.select(&[])).evaluation, Evaluation { correct: 0, total: 0, loss: 0.0 });
         let right: u64 = counts.iter().filter(|((label, answer), _)| *answer == Some(*label)).map(|(_, n)| n).sum();
         assert_eq!(right, all.correct);
+        let probabilities =
+            predict(&spec, Preprocess::Plain, &weights, &data, &Device::Cpu, &threads).expect("it runs");
+        let answer = |row: &Vec<f32>| (0..10).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("ten classes");
+        let told = probabilities.iter().map(answer).zip(data.labels()).filter(|(a, b)| *a == usize::from(**b)).count();
+        assert_eq!(told as u64, all.correct, "the most probable class is the answer");
+        assert!(probabilities.iter().all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-5));
         for class in 0..10 {
             let of_class: u64 = counts.iter().filter(|((label, _), _)| *label == class).map(|(_, n)| n).sum();
             assert_eq!(of_class, 3);

@@ -41,6 +41,7 @@ use paceline_protocol::chain::RunParams;
 use paceline_protocol::io::{Command, Event, Persist, Recovered};
 use paceline_protocol::machine::Config;
 use paceline_protocol::record::Kind;
+use paceline_protocol::runfile::place;
 use paceline_protocol::{BlobRef, Hash, Identity, NodeId};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -110,8 +111,9 @@ pub struct Options {
     /// The weights of all tensors that the run begins with, where its run file has their hash and they are at hand: raw
     /// little-endian f32 in the learner's order. Without them they are fetched from whoever has them.
     pub weights: Option<Vec<u8>>,
-    /// Where the run file has the learning rate, for the message of a training that diverges.
-    pub lr_place: String,
+    /// Where the run file has the learning rate, for the message of a training that diverges; in its canonical form by
+    /// default.
+    pub lr_place: Option<String>,
 }
 
 /// A chain that a node is to be in.
@@ -136,7 +138,6 @@ pub struct Node {
 pub struct Running {
     home: Home,
     id: NodeId,
-    name: String,
     run_file: RunFile,
     node_state: Arc<NodeState>,
     network: Network,
@@ -175,6 +176,16 @@ impl Node {
     /// # Errors
     /// The learner does not fit the run, the home is damaged, the chain can't be entered, or the network can't be set up.
     pub async fn run(self, learner: Arc<dyn Learner>, options: Options) -> Result<Running, NodeError> {
+        self.run_with(learner, options, |_| Ok(())).await
+    }
+
+    /// The same; `ready` is called with the node's name once all was checked, before anybody hears of the node.
+    pub(crate) async fn run_with(
+        self,
+        learner: Arc<dyn Learner>,
+        options: Options,
+        ready: impl FnOnce(&str) -> anyhow::Result<()>,
+    ) -> Result<Running, NodeError> {
         let Self { home, run_file, lock } = self;
         check(learner.as_ref(), &run_file)?;
         // Only now: what can't be used must not be remembered for the next start.
@@ -203,6 +214,8 @@ impl Node {
             blocking(move || home.take_reserve()).await?.map_err(anyhow::Error::from)?;
         }
 
+        let name = options.name.unwrap_or_else(|| format!("node-{}", me.short()));
+        ready(&name)?;
         let (events_in, mut events) = mpsc::channel(EVENTS_MAX);
         let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
@@ -216,10 +229,9 @@ impl Node {
             ports: known_ports(&home),
         };
         let network = Network::start(net_options, events_in).await.map_err(anyhow::Error::from)?;
-        let name = options.name.unwrap_or_else(|| format!("node-{}", me.short()));
         let info = NodeInfo::of(&run_file, &name, options.part);
         let (progress_in, progress) = watch::channel(Progress::default());
-        let node_state = Arc::new(NodeState::new(info, history, progress));
+        let node_state = Arc::new(NodeState::new(info, history.clone(), progress));
         if let Some(listener) = options.http {
             let address = listener.local_addr().map_err(anyhow::Error::from)?;
             home.write("http", address.to_string().as_bytes()).map_err(anyhow::Error::from)?;
@@ -267,7 +279,7 @@ impl Node {
             seed: run_file.run.seed,
             blobs: blobs.clone(),
             controls: ControlVariates::at(home.controls()),
-            lr_place: options.lr_place,
+            lr_place: options.lr_place.unwrap_or_else(|| place(&run_file.canonical(), "run.toml", "train", "lr", None)),
         };
         let tell = inputs_in.clone();
         let threads = options.threads.unwrap_or_else(cores);
@@ -292,6 +304,7 @@ impl Node {
             home: home.clone(),
             keep_updates: run_file.round.keep_updates as usize,
             base: basis.base,
+            judged: (run_file.learning.metrics.clone(), history),
             inputs: inputs_in,
         });
         let exits_when_done = options.exits_when_done;
@@ -314,7 +327,7 @@ impl Node {
             driver.run(sources, shutdown, ends).await
         });
         let (id, commands, stop) = (me, commands_in, Some(stop));
-        Ok(Running { home, id, name, run_file, node_state, network, commands, stop, driver })
+        Ok(Running { home, id, run_file, node_state, network, commands, stop, driver })
     }
 }
 
@@ -322,11 +335,6 @@ impl Running {
     /// Its id.
     pub fn id(&self) -> NodeId {
         self.id
-    }
-
-    /// What people call it.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// The run.

@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use paceline_model::torch::{self, TorchTensor};
-use paceline_model::{Device, Evaluation, Layout, Preprocess, Progress, Threads, evaluate};
+use paceline_model::{Device, Evaluation, Layout, Preprocess, Progress, Threads, evaluate, predict};
 use paceline_protocol::Hash;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use crate::inspect::{self, Node};
 use crate::learn::{Basis, Plan};
 use crate::model_file::{METADATA, ModelFile};
 use crate::report::Round;
-use crate::run_file::{self, Net, RunFile};
+use crate::run_file::{self, Metrics, Net, RunFile};
 use crate::store::Home;
 
 /// What is to be known of a model.
@@ -66,6 +66,45 @@ pub struct Trained {
     plan: Option<Plan>,
 }
 
+/// Which model of a home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one after the last round.
+    Last,
+    /// The one that did best, as the members have measured it by the run's leading metric.
+    Best,
+    /// The one after this round.
+    After(u64),
+}
+
+/// What a model takes an image for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// The image.
+    pub file: PathBuf,
+    /// The most probable class.
+    pub label: String,
+    /// Every class with its probability, the most probable first.
+    pub probabilities: Vec<(String, f32)>,
+}
+
+/// How a tensor differs between two models.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TensorDifference {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+    /// The norm of the first model's values.
+    pub norm: f64,
+    /// The norm of the difference.
+    pub difference: f64,
+    /// The largest difference of a value.
+    pub largest: f64,
+    /// Values that are not the same bits.
+    pub changed: u64,
+}
+
 /// How good a model is on images that are here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
@@ -97,25 +136,25 @@ pub struct MeasuredClass {
 }
 
 impl Trained {
-    /// The model in a home, whose node runs or not, after a round or the last one; or the one in a file of an export.
+    /// The last model in a home, whose node runs or not; or the one in a file of an export.
     ///
     /// # Errors
     /// The home or the file can't be read, the file doesn't say what it is, no such round is committed, or its model is not
     /// on this machine.
-    pub fn open(from: &Path, round: Option<u64>) -> anyhow::Result<Self> {
-        if from.is_dir() { Self::of(&Home::at(from), round) } else { Self::in_file(from) }
+    pub fn open(from: &Path) -> anyhow::Result<Self> {
+        if from.is_dir() { Self::of(&Home::at(from), Which::Last) } else { Self::in_file(from) }
     }
 
-    /// The model after a round, or after the last one, of a home whose node runs or not.
+    /// A model of a home whose node runs or not.
     ///
     /// # Errors
     /// The home can't be read, no such round is committed, or its model is not on this machine.
-    pub fn of(home: &Home, round: Option<u64>) -> anyhow::Result<Self> {
+    pub fn of(home: &Home, which: Which) -> anyhow::Result<Self> {
         let run_file = inspect::run_file(home)?;
         let (basis, plan) = (Basis::of(home, &run_file)?, plan(&run_file)?);
         let rounds = Node::of(home.clone())?.rounds()?;
         let blobs = BlobFolder::at(home.blobs());
-        let chosen = choose(&rounds, round)?;
+        let chosen = choose(&rounds, which, &run_file.learning.metrics)?;
         let id: Hash = chosen.model_hash.parse().context("the node names no model")?;
         let here = blobs.ids()?;
         if !here.contains(&id) {
@@ -177,6 +216,24 @@ impl Trained {
         Ok(Some(torch::module(&plan.spec, plan.preprocess, classes, &about, file)?))
     }
 
+    /// What the model takes image files for.
+    ///
+    /// # Errors
+    /// A file is no image of the size that the net sees, or the net is a trainer's.
+    pub fn predict(&self, files: &[PathBuf], threads: usize) -> anyhow::Result<Vec<Prediction>> {
+        let Some(plan) = &self.plan else { bail!("the net is a trainer's, which alone can ask it") };
+        let images = paceline_model::data::image_files(files, plan.source.image(), plan.spec.classes)?;
+        let threads = Threads::new(threads)?;
+        let rows = predict(&plan.spec, plan.preprocess, &self.weights, &images, &Device::Cpu, &threads)?;
+        let prediction = |(file, row): (&PathBuf, Vec<f32>)| {
+            let mut probabilities: Vec<(String, f32)> = self.about.classes.iter().cloned().zip(row).collect();
+            probabilities.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+            let label = probabilities.first().map(|(name, _)| name.clone()).unwrap_or_default();
+            Prediction { file: file.clone(), label, probabilities }
+        };
+        Ok(files.iter().zip(rows).map(prediction).collect())
+    }
+
     /// Measures the model on the images that are held out for testing, of the data at `path` as `join` takes it.
     /// `on_progress` hears of each batch.
     ///
@@ -217,11 +274,54 @@ impl Trained {
     }
 }
 
-fn choose(rounds: &[Round], round: Option<u64>) -> anyhow::Result<&Round> {
+/// The differences between two models of one layout, tensor by tensor.
+///
+/// # Errors
+/// Their tensors are not the same.
+pub fn difference(one: &Trained, other: &Trained) -> anyhow::Result<Vec<TensorDifference>> {
+    let (ours, theirs) = (one.torch_tensors()?, other.torch_tensors()?);
+    let names = |tensors: &[TorchTensor]| -> Vec<(String, Vec<usize>)> {
+        tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
+    };
+    if let Some((a, b)) = names(&ours).iter().zip(&names(&theirs)).find(|(a, b)| a != b) {
+        bail!("the models are of two nets: `{}` of {:?} is `{}` of {:?} in the other", a.0, a.1, b.0, b.1);
+    }
+    if ours.len() != theirs.len() {
+        bail!("the models are of two nets: one has {} tensors, the other {}", ours.len(), theirs.len());
+    }
+    let of = |(a, b): (&TorchTensor, &TorchTensor)| {
+        let pairs = || a.values.iter().zip(&b.values);
+        let deltas = || pairs().map(|(a, b)| (f64::from(*b) - f64::from(*a)).abs());
+        TensorDifference {
+            name: a.name.clone(),
+            shape: a.shape.clone(),
+            norm: a.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt(),
+            difference: deltas().map(|delta| delta * delta).sum::<f64>().sqrt(),
+            largest: deltas().fold(0.0, f64::max),
+            changed: pairs().filter(|(a, b)| a.to_bits() != b.to_bits()).count() as u64,
+        }
+    };
+    Ok(ours.iter().zip(&theirs).map(of).collect())
+}
+
+fn choose<'a>(rounds: &'a [Round], which: Which, metrics: &Metrics) -> anyhow::Result<&'a Round> {
     let Some(last) = rounds.last() else { bail!("no round is committed yet: there is no trained model") };
-    let Some(wanted) = round else { return Ok(last) };
-    let found = rounds.iter().rev().find(|r| r.round == wanted);
-    found.with_context(|| format!("round {wanted} is not committed here; the last one is {}", last.round))
+    match which {
+        Which::Last => Ok(last),
+        Which::After(wanted) => {
+            let found = rounds.iter().rev().find(|r| r.round == wanted);
+            found.with_context(|| format!("round {wanted} is not committed here; the last one is {}", last.round))
+        }
+        Which::Best => {
+            let lead = &metrics.lead;
+            let measured = rounds.iter().filter_map(|r| Some((r, *r.metrics.get(lead)?)));
+            let better = |best: (&'a Round, f64), this: (&'a Round, f64)| {
+                if metrics.is_better(this.1, best.1) { this } else { best }
+            };
+            let best = measured.reduce(better).map(|(round, _)| round);
+            best.with_context(|| format!("nobody has measured {lead} yet, so there is no best model"))
+        }
+    }
 }
 
 fn missing(rounds: &[Round], wanted: u64, here: &[Hash]) -> String {

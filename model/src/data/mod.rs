@@ -352,6 +352,20 @@ impl DataSet {
     }
 }
 
+/// Image files without labels, as the net of a data set with this shape and so many classes sees them.
+///
+/// # Errors
+/// A file can't be read, is no image, or has another size: it is named.
+pub fn image_files(paths: &[PathBuf], shape: [usize; 3], classes: usize) -> Result<Images, DataError> {
+    check_size(shape, paths.len())?;
+    let len = shape.iter().product();
+    let mut pixels = vec![0; len * paths.len()];
+    for (path, to) in paths.iter().zip(pixels.chunks_exact_mut(len)) {
+        folder::decode(path, shape, to)?;
+    }
+    Images::new(shape, classes, pixels, vec![0; paths.len()])
+}
+
 /// Checks the size of a data set before memory is taken for it.
 fn check_size(shape: [usize; 3], images: usize) -> Result<(), DataError> {
     let bytes = shape.iter().try_fold(images.max(1), |bytes, &side| bytes.checked_mul(side));

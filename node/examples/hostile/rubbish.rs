@@ -102,6 +102,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
         home,
         keep_updates: run.round.keep_updates as usize,
         base: None,
+        judged: (Default::default(), vec![]),
         inputs: inputs_in,
     });
     let sources = Sources { heard: vec![], net: lies, inputs, written, commands };

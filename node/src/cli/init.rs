@@ -69,7 +69,7 @@ fn on_from(from: &Path, like: Option<&Path>) -> Result<String, CliError> {
     let is_export = || ModelFile::read(from).map(|file| file.about.is_some());
     let (source, mut run_file, weights) = match like {
         None if from.is_dir() || is_export().map_err(CliError::bad_input)? => {
-            let trained = Trained::open(from, None).map_err(CliError::bad_input)?;
+            let trained = Trained::open(from).map_err(CliError::bad_input)?;
             let source = format!("the model after round {} of {}", trained.about.round, trained.about.run);
             let mut run_file = trained.run_file.clone();
             if *run_file.learning.model.net() == Net::Trainer {

@@ -13,7 +13,7 @@ use super::output::{Format, print, print_json};
 use super::target::find_home;
 use crate::learn::cores;
 use crate::store::files;
-use crate::trained::Trained;
+use crate::trained::{Trained, Which, difference};
 use crate::ui::{bar, table, words};
 
 #[derive(Debug, Subcommand)]
@@ -23,6 +23,7 @@ pub(super) enum Command {
     /// The module needs torch and safetensors, and nothing of Paceline. Both files are left alone where they exist.
     #[command(after_help = "Examples:
   paceline model export                            the last model, as model.safetensors and model.py
+  paceline model export --home ~/lab --best        the one that did best
   paceline model export --home ~/lab --round 12    another one that this machine still has
   paceline model export --out lab.safetensors      with lab.py beside it
 
@@ -34,18 +35,63 @@ In Python:
     /// Measure a model on the images that are held out for testing.
     #[command(after_help = "Examples:
   paceline model eval --data ~/photos            the last model; how good it is at each class
+  paceline model eval --model lab.safetensors --data ~/photos                 one that was exported
   paceline model eval --data ~/photos --format json | jq .classes[0].taken_for")]
     Eval(Eval),
+    /// What a model takes images for.
+    #[command(after_help = "Examples:
+  paceline model predict cat.jpg dog.png
+  paceline model predict --model lab.safetensors photos/*.jpg --format json | jq -r .label")]
+    Predict(Predict),
+    /// How two models differ, tensor by tensor.
+    #[command(after_help = "Examples:
+  paceline model diff ~/lab ~/lab-2
+  paceline model diff before.safetensors after.safetensors --format json")]
+    Diff {
+        /// A home, or a file that `model export` has written.
+        #[arg(value_name = "FILE | HOME")]
+        one: PathBuf,
+        /// Another.
+        #[arg(value_name = "FILE | HOME")]
+        other: PathBuf,
+    },
+}
+
+/// Which model a command is about.
+#[derive(Debug, Args)]
+pub(super) struct Chosen {
+    /// The node's home; not needed where there is one alone. Its node may run.
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// A file that `model export` has written, in place of a home; or a home.
+    #[arg(long, value_name = "FILE | HOME", conflicts_with_all = ["home", "round", "best"])]
+    model: Option<PathBuf>,
+    /// The model after this round [default: the last one].
+    #[arg(long, value_name = "N")]
+    round: Option<u64>,
+    /// The model that did best, as the nodes have measured it.
+    #[arg(long, conflicts_with = "round")]
+    best: bool,
+}
+
+impl Chosen {
+    fn open(&self) -> Result<Trained, CliError> {
+        if let Some(from) = &self.model {
+            return Trained::open(from).map_err(CliError::bad_input);
+        }
+        let which = match (self.round, self.best) {
+            (Some(round), _) => Which::After(round),
+            (None, true) => Which::Best,
+            (None, false) => Which::Last,
+        };
+        Ok(Trained::of(&find_home(self.home.as_deref())?, which)?)
+    }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Eval {
-    /// The node's home; not needed where there is one alone. Its node may run.
-    #[arg(long, value_name = "DIR")]
-    home: Option<PathBuf>,
-    /// The model after this round [default: the last one].
-    #[arg(long, value_name = "N")]
-    round: Option<u64>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// The data, as `join` takes them; not needed where they are generated.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
@@ -55,13 +101,18 @@ pub(super) struct Eval {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Predict {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// PNG or JPEG files, of the size that the net was trained on.
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Export {
-    /// The node's home; not needed where there is one alone. Its node may run.
-    #[arg(long, value_name = "DIR")]
-    home: Option<PathBuf>,
-    /// The model after this round [default: the last one].
-    #[arg(long, value_name = "N")]
-    round: Option<u64>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Where the tensors go; the module goes beside them.
     #[arg(long, value_name = "FILE", default_value = "model.safetensors")]
     out: PathBuf,
@@ -74,19 +125,20 @@ pub(super) fn run(command: &Command, format: Format, quiet: bool) -> Result<(), 
     match command {
         Command::Export(options) => export(options, format),
         Command::Eval(options) => eval(options, format, quiet),
+        Command::Predict(options) => predict(options, format),
+        Command::Diff { one, other } => diff(one, other, format),
     }
 }
 
-fn export(Export { home, round, out, force }: &Export, format: Format) -> Result<(), CliError> {
+fn export(Export { chosen, out, force }: &Export, format: Format) -> Result<(), CliError> {
     let (module, file) = (out.with_extension("py"), out.file_name().and_then(OsStr::to_str));
     let file = file.filter(|_| module != *out);
     let file = file.ok_or_else(|| CliError::usage(anyhow!("--out {} names no file for tensors", out.display())))?;
-    let home = find_home(home.as_deref())?;
     if let Some(there) = [out, &module].into_iter().find(|path| !force && path.exists()) {
         let there = there.display();
         return Err(CliError::bad_input(anyhow!("{there} exists and is left alone; give another --out, or --force")));
     }
-    let trained = Trained::of(&home, *round)?;
+    let trained = chosen.open()?;
     write(out, &trained.tensors()?)?;
     let source = trained.module(file)?;
     if let Some(source) = &source {
@@ -100,8 +152,8 @@ fn export(Export { home, round, out, force }: &Export, format: Format) -> Result
     Ok(())
 }
 
-fn eval(Eval { home, round, data, threads }: &Eval, format: Format, quiet: bool) -> Result<(), CliError> {
-    let trained = Trained::of(&find_home(home.as_deref())?, *round)?;
+fn eval(Eval { chosen, data, threads }: &Eval, format: Format, quiet: bool) -> Result<(), CliError> {
+    let trained = chosen.open()?;
     let mut show = bar::evaluation(bar::is_shown(quiet));
     let measured =
         trained.measure(data.as_deref(), threads.map_or_else(cores, NonZeroUsize::get), &mut |progress| {
@@ -111,6 +163,30 @@ fn eval(Eval { home, round, data, threads }: &Eval, format: Format, quiet: bool)
     match format {
         Format::Json => print_json(&measured)?,
         Format::Text => print(&format!("{}\n\n{}", words::measured(&measured), table::classes(&measured))),
+    }
+    Ok(())
+}
+
+fn predict(Predict { chosen, images }: &Predict, format: Format) -> Result<(), CliError> {
+    let predictions = chosen.open()?.predict(images, cores()).map_err(CliError::bad_input)?;
+    match format {
+        Format::Json => predictions.iter().try_for_each(print_json)?,
+        Format::Text => print(&table::predictions(&predictions)),
+    }
+    Ok(())
+}
+
+fn diff(one: &Path, other: &Path, format: Format) -> Result<(), CliError> {
+    let open = |from: &Path| Trained::open(from).map_err(CliError::bad_input);
+    let (one, other) = (open(one)?, open(other)?);
+    let tensors = difference(&one, &other).map_err(CliError::bad_input)?;
+    match format {
+        Format::Json => {
+            print_json(&serde_json::json!({ "one": one.about, "other": other.about, "tensors": tensors }))?;
+        }
+        Format::Text => {
+            print(&format!("{}\n\n{}", words::compared(&one.about, &other.about, &tensors), table::tensors(&tensors)))
+        }
     }
     Ok(())
 }

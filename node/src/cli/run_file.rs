@@ -35,7 +35,7 @@ pub(super) fn given_weights(from: &Path, run_file: &RunFile, layout: &Layout) ->
     }
     let name = from.display();
     if from.is_dir() {
-        return Ok(Trained::open(from, None)?.weights);
+        return Ok(Trained::open(from)?.weights);
     }
     let file = ModelFile::read(from)?;
     match run_file.learning.model.net() {

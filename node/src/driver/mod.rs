@@ -6,6 +6,7 @@
 //!
 //! Nothing in this task blocks: the disk, the trainer and the aggregator have threads of their own, fetches have tasks.
 
+mod best;
 mod fetches;
 mod node_state;
 
@@ -29,8 +30,10 @@ use tokio::time::Instant;
 use crate::blobs::{BlobStore, serve};
 use crate::learn::{Aggregator, Job, Outcome, Trainer};
 use crate::net::{GossipReceipt, NetEvent, Network};
+use crate::run_file::Metrics;
 use crate::store::{HistoryEntry, Home, StoreError, Whereabouts, Writer, Written};
 
+use best::Best;
 use fetches::Fetches;
 pub use node_state::NodeState;
 use node_state::Obstacles;
@@ -75,6 +78,7 @@ pub struct Driver {
     keep_updates: usize,
     /// The weights that the run began with, where others may ask for them.
     base: Option<Hash>,
+    best: Best,
     /// When the snapshot was published last, and whether it has changed since.
     published: Instant,
     is_stale: bool,
@@ -148,6 +152,8 @@ pub struct Parts {
     pub keep_updates: usize,
     /// The blob of all weights that the run began with, where they were given or not all are trained.
     pub base: Option<Hash>,
+    /// By what models are judged, and the records so far.
+    pub judged: (Metrics, Vec<HistoryEntry>),
     /// Where workers' answers come from.
     pub inputs: mpsc::Sender<Input>,
 }
@@ -191,6 +197,7 @@ impl Driver {
             bytes_at_commit: (0, 0),
             keep_updates: parts.keep_updates,
             base: parts.base,
+            best: Best::of(parts.judged.0, &parts.judged.1),
             published: started,
             is_stale: true,
             awake_since: started,
@@ -442,6 +449,7 @@ impl Driver {
                 stats.bytes_sent = sent - self.bytes_at_commit.0;
                 stats.bytes_received = received - self.bytes_at_commit.1;
                 self.bytes_at_commit = (sent, received);
+                self.best.committed(&committed.record);
                 self.node_state.add_entry(HistoryEntry { committed: committed.clone(), stats: *stats });
                 self.save_peers();
             }
@@ -453,7 +461,7 @@ impl Driver {
 
     /// Clears away what nobody needs: of old rounds only the updates stay, for those who want to recompute an average.
     fn keep(&self, blobs: Vec<Hash>) {
-        let mut keep: BTreeSet<Hash> = blobs.into_iter().chain(self.base).collect();
+        let mut keep: BTreeSet<Hash> = blobs.into_iter().chain(self.base).chain(self.best.models()).collect();
         if let Some(chain) = self.machine.chain() {
             let recent = chain.records().iter().rev().filter(|c| !c.record.contributions.is_empty());
             let contributions = recent.take(self.keep_updates).flat_map(|c| c.record.contributions());

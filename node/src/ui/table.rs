@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::words::{loss, metric, milliseconds, or_dash, percent, seconds, short_hash, short_id, yes_or_no};
 use crate::report::{PartLabels, Peer, Round, Status};
-use crate::trained::Measured;
+use crate::trained::{Measured, Prediction, TensorDifference};
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -42,6 +42,34 @@ pub(crate) fn rounds(rounds: &[Round]) -> Table {
             name => or_dash(r.metrics.get(name), |value| metric(name, *value)),
         };
         table.add_row(header.iter().map(cell));
+    }
+    table
+}
+
+/// What images are taken for: the three most probable classes of each.
+pub(crate) fn predictions(predictions: &[Prediction]) -> String {
+    let mut table = table(&["image", "label", "probability", "or"]);
+    for p in predictions {
+        let shown = |(name, share): &(String, f32)| format!("{name} {}", percent(Some(f64::from(*share)), 1));
+        let first = p.probabilities.first().map(|(_, share)| f64::from(*share));
+        let others: Vec<String> = p.probabilities.iter().skip(1).take(2).map(shown).collect();
+        table.add_row([p.file.display().to_string(), p.label.clone(), percent(first, 1), others.join(", ")]);
+    }
+    table.to_string()
+}
+
+/// How tensors differ between two models.
+pub(crate) fn tensors(tensors: &[TensorDifference]) -> Table {
+    let mut table = table(&["tensor", "shape", "norm", "difference", "largest", "changed"]);
+    for t in tensors {
+        table.add_row([
+            t.name.clone(),
+            format!("{:?}", t.shape),
+            format!("{:.4}", t.norm),
+            format!("{:.4}", t.difference),
+            format!("{:.4}", t.largest),
+            t.changed.to_string(),
+        ]);
     }
     table
 }

@@ -10,7 +10,7 @@ use super::table;
 use crate::report::{Finding, ForcedChain, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
 use crate::run_file::Metrics;
 use crate::simulate::Summary;
-use crate::trained::{About, Measured};
+use crate::trained::{About, Measured, TensorDifference};
 
 /// A node id in short, from its text.
 pub(crate) fn short_id(id: &str) -> String {
@@ -315,6 +315,15 @@ pub(crate) fn measured(m: &Measured) -> String {
     let (model, accuracy, loss) = (short_hash(model_hash), percent(Some(m.accuracy), 2), loss(Some(m.loss), 4));
     let (correct, images) = (m.correct, m.images);
     format!("model {model} after round {round} of {run}: {correct} of {images} right, {accuracy}, loss {loss}")
+}
+
+/// What `model diff` compares.
+pub(crate) fn compared(one: &About, other: &About, tensors: &[TensorDifference]) -> String {
+    let model =
+        |about: &About| format!("{} after round {} of {}", short_hash(&about.model_hash), about.round, about.run);
+    let changed: u64 = tensors.iter().map(|tensor| tensor.changed).sum();
+    let (one_is, other_is, of) = (model(one), model(other), one.parameters);
+    format!("model {one_is}, and {other_is}: {changed} of {of} numbers differ")
 }
 
 /// What `verify` found.

@@ -65,15 +65,19 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     options.chain = options.switch.map(|genesis| genesis.to_string()).or(options.chain);
     let shutdown = shutdown(options.until_stdin_ends)?;
     tokio::pin!(shutdown);
+    let run_file = node.run_file().clone();
+    // Only once all was checked: what can't be used must not be remembered for the next start.
+    let ready = |name: &str| {
+        options.remember(&home)?;
+        announce(name, &run_file, &home);
+        Ok(())
+    };
     let mut running = tokio::select! {
-        running = node.run(learner, node_options(&options, weights, listener, &origin)) => running?,
+        running = node.run_with(learner, node_options(&options, weights, listener, &origin), ready) => running?,
         // It had not begun: the weights that it begins with may be nowhere in sight.
         () = &mut shutdown => return Ok(()),
     };
-    // Only now: what can't be used must not be remembered for the next start.
-    options.remember(&home)?;
     tokio::spawn(console::follow(running.state(), quiet));
-    announce(&running, &home);
     let over = tokio::select! {
         over = running.ended() => over,
         () = &mut shutdown => {
@@ -154,7 +158,9 @@ fn node_options(
         exits_when_done: options.exit_when_done,
         weights,
         // Others read it, too: the folder is nothing to them.
-        lr_place: Path::new(&lr_place(origin)).file_name().map_or_else(String::new, |p| p.display().to_string()),
+        lr_place: origin.exists().then(|| {
+            Path::new(&lr_place(origin)).file_name().map_or_else(String::new, |place| place.display().to_string())
+        }),
     }
 }
 
@@ -224,11 +230,9 @@ async fn listen(address: Option<SocketAddr>) -> Result<TcpListener, CliError> {
     Ok(TcpListener::bind(address).await.with_context(|| format!("--http {address} can't be listened on"))?)
 }
 
-fn announce(running: &Running, home: &Home) {
-    let run_file: &RunFile = running.run_file();
+fn announce(name: &str, run_file: &RunFile, home: &Home) {
     tracing::info!(
-        "{} joins run {} ({}), home {}",
-        running.name(),
+        "{name} joins run {} ({}), home {}",
         run_file.run.name,
         run_file.run_id().short(),
         home.dir().display()
