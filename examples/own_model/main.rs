@@ -1,17 +1,15 @@
-//! A candle model of one's own and its data, trained by three nodes in this process: two spirals, which a small net learns
-//! to tell apart. On machines of their own each would run one node, with its own data.
-//!
-//! `cargo run --release --example own_model`
+//! A candle model of one's own and its data, two spirals, trained by three nodes in this process; on machines of their own
+//! each would run one. `cargo run --release --example own_model`
 
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear, loss::cross_entropy};
 use paceline::node::{Node, Options};
-use paceline_model::{CandleLearner, CandleModel, Measure, TrainConfig};
+use paceline_model::{CandleLearner, CandleModel, Measure};
 use paceline_protocol::io::Event;
 
-/// Points of a plane, and which spiral each is on.
+/// Points, and which spiral each is on.
 #[derive(Debug)]
 struct Spirals {
     points: Tensor,
@@ -65,8 +63,7 @@ async fn main() -> anyhow::Result<()> {
     let run_file = paceline::run_file::parse(include_str!("run.toml"), "run.toml")?;
     let (homes, mut nodes) = (tempfile::tempdir()?, Vec::new());
     for number in 0..3 {
-        let learner =
-            CandleLearner::new(Spirals::of(number)?, TrainConfig { momentum: 0.9, ..TrainConfig::sgd(5, 20, 0.1) })?;
+        let learner = CandleLearner::new(Spirals::of(number)?, run_file.learning.train.config.clone())?;
         let node = Node::open(homes.path().join(number.to_string()), run_file.clone()).await?;
         let bootstrap = nodes.iter().flat_map(paceline::node::Running::addresses).collect();
         let listen = vec!["/ip4/127.0.0.1/tcp/0".parse()?];
@@ -77,12 +74,7 @@ async fn main() -> anyhow::Result<()> {
         anyhow::ensure!(matches!(node.ended().await?, Some(Event::Finished { complete: true })), "the run did not end");
     }
     for round in nodes[0].rounds() {
-        println!(
-            "round {}: accuracy {:.3}, model {}",
-            round.round,
-            round.accuracy.unwrap_or(0.0),
-            &round.model_hash[..10]
-        );
+        println!("round {}: {:?}, model {}", round.round, round.metrics, &round.model_hash[..10]);
     }
     Ok(())
 }
