@@ -37,7 +37,7 @@ pub(super) enum Question {
 /// What a trainer is greeted with.
 #[derive(Debug, Clone, Serialize)]
 pub struct Hello {
-    /// [`PROTOCOL`].
+    /// [`Hello::PROTOCOL`].
     pub protocol: u32,
     /// This program's version.
     pub paceline: String,
