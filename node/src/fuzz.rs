@@ -104,7 +104,7 @@ pub fn net(bytes: &[u8]) {
     let state = plan.initial_state(&plan.drawn_weights().expect("a small net fits in memory"));
     assert_eq!(state.len() as u64, formats.state.len());
     let threads = Threads::new(1).expect("a thread");
-    let learner = plan.learner(DataSet { train: images.clone(), test: images }, Device::Cpu);
+    let learner = plan.learner(DataSet { train: images.clone(), test: images, notes: Vec::new() }, Device::Cpu);
     let task =
         Task { round: 1, seed: plan.seed, node_key: b"node", rule: formats.rule(), state: &state, control: None };
     let go_on = &mut |_| ControlFlow::Continue(());

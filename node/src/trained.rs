@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use paceline_model::torch::{self, TorchTensor};
-use paceline_model::{Device, Evaluation, Layout, Preprocess, Progress, Threads, evaluate, predict};
+use paceline_model::{Device, Evaluation, Fit, Layout, Preprocess, Progress, Source, Threads, evaluate, predict};
 use paceline_protocol::Hash;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -222,7 +222,8 @@ impl Trained {
     /// A file is no image of the size that the net sees, or the net is a trainer's.
     pub fn predict(&self, files: &[PathBuf], threads: usize) -> anyhow::Result<Vec<Prediction>> {
         let Some(plan) = &self.plan else { bail!("the net is a trainer's, which alone can ask it") };
-        let images = paceline_model::data::image_files(files, plan.source.image(), plan.spec.classes)?;
+        let fit = if let Source::Folder { fit, .. } = &plan.source { *fit } else { Fit::Exact };
+        let images = paceline_model::data::image_files(files, plan.source.image(), plan.spec.classes, fit)?;
         let threads = Threads::new(threads)?;
         let rows = predict(&plan.spec, plan.preprocess, &self.weights, &images, &Device::Cpu, &threads)?;
         let prediction = |(file, row): (&PathBuf, Vec<f32>)| {

@@ -59,7 +59,7 @@ pub(super) fn load(path: &Path, choose: &Choose<'_>) -> Result<DataSet, DataErro
         }
         Ok(())
     })?;
-    Ok(DataSet { train: train.images()?, test: test_images.images()? })
+    Ok(DataSet { train: train.images()?, test: test_images.images()?, notes: Vec::new() })
 }
 
 /// Hears of a batch: its number, its name, its bytes.

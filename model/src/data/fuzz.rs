@@ -138,8 +138,10 @@ pub fn picture(bytes: &[u8]) {
         let [width, height] = [size.0, size.1].map(|side| (side as usize).clamp(1, 256));
         let channels = if kind & 1 == 0 { 1 } else { 3 };
         let mut pixels = vec![0; channels * height * width];
-        let decoded = folder::decode(&path, [channels, height, width], &mut pixels);
-        assert!(decoded.is_ok() || !decoded.expect_err("it is no picture").to_string().is_empty());
+        for fit in [Fit::Exact, Fit::Crop, Fit::Stretch] {
+            let decoded = folder::decode(&path, [channels, height, width], fit, &mut pixels);
+            assert!(decoded.is_ok() || !decoded.expect_err("it is no picture").of(&path).to_string().is_empty());
+        }
     });
 }
 

@@ -26,7 +26,7 @@ pub(super) fn load(path: &Path) -> Result<DataSet, DataError> {
             found: format!("{:?}", test.shape()),
         });
     }
-    Ok(DataSet { train, test })
+    Ok(DataSet { train, test, notes: Vec::new() })
 }
 
 fn split(folder: &Path, prefix: &str) -> Result<Images, DataError> {

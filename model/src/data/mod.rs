@@ -14,6 +14,7 @@ mod partition;
 mod shapes;
 
 pub use augment::Preprocess;
+pub use folder::Fit;
 pub use partition::{Partition, partition};
 pub use shapes::{SHAPES_CLASSES, SHAPES_IMAGE};
 
@@ -48,6 +49,8 @@ pub enum Source {
         image: [usize; 3],
         /// The share of images held out for testing where there are no `train` and `test` subfolders.
         holdout: f64,
+        /// How images of another size are brought to that one.
+        fit: Fit,
     },
 }
 
@@ -125,6 +128,8 @@ pub struct DataSet {
     pub train: Images,
     /// What accuracy is measured on; no node trains on it.
     pub test: Images,
+    /// What was strange where they came from, in sentences for people.
+    pub notes: Vec<String>,
 }
 
 /// Why data can't be loaded.
@@ -190,7 +195,9 @@ pub fn load(source: &Source, path: Option<&Path>, seed: u64) -> Result<DataSet, 
         Source::Shapes { samples } => shapes::generate(*samples, seed),
         Source::Cifar10 => cifar::load(path_for("cifar10")?, &all),
         Source::Mnist => mnist::load(path_for("mnist")?),
-        Source::Folder { classes, image, holdout } => folder::load(path_for("folder")?, classes, *image, *holdout),
+        Source::Folder { classes, image, holdout, fit } => {
+            folder::load(path_for("folder")?, classes, *image, *holdout, *fit)
+        }
     }
 }
 
@@ -348,20 +355,21 @@ impl DataSet {
         Ok(Self {
             train: self.train.part(k, n, rule, seed)?,
             test: self.test.select(&test_indices(self.test.len(), k, n)),
+            notes: self.notes.clone(),
         })
     }
 }
 
-/// Image files without labels, as the net of a data set with this shape and so many classes sees them.
+/// Image files without labels, turned and brought to that size, as the net of a data set with this shape and so many classes sees them.
 ///
 /// # Errors
 /// A file can't be read, is no image, or has another size: it is named.
-pub fn image_files(paths: &[PathBuf], shape: [usize; 3], classes: usize) -> Result<Images, DataError> {
+pub fn image_files(paths: &[PathBuf], shape: [usize; 3], classes: usize, fit: Fit) -> Result<Images, DataError> {
     check_size(shape, paths.len())?;
     let len = shape.iter().product();
     let mut pixels = vec![0; len * paths.len()];
     for (path, to) in paths.iter().zip(pixels.chunks_exact_mut(len)) {
-        folder::decode(path, shape, to)?;
+        folder::decode(path, shape, fit, to).map_err(|error| error.of(path))?;
     }
     Images::new(shape, classes, pixels, vec![0; paths.len()])
 }
@@ -390,7 +398,7 @@ mod tests {
 
     #[test]
     fn parts_together_are_the_whole_data_set() {
-        let whole = DataSet { train: images(20), test: images(7) };
+        let whole = DataSet { train: images(20), test: images(7), notes: Vec::new() };
         let mut train: Vec<Vec<u8>> = Vec::new();
         let mut test: Vec<Vec<u8>> = Vec::new();
         for k in 1..=3 {
@@ -406,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_part_that_there_is_not_is_refused() {
-        let whole = DataSet { train: images(20), test: images(7) };
+        let whole = DataSet { train: images(20), test: images(7), notes: Vec::new() };
         for (k, n) in [(0, 3), (4, 3), (1, 0), (1, 21)] {
             assert!(whole.clone().part(k, n, &Partition::Iid, 5).is_err(), "{k}/{n}");
         }

@@ -29,7 +29,7 @@ pub(super) fn generate(samples: usize, seed: u64) -> Result<DataSet, DataError> 
     check_size(SHAPES_IMAGE, samples.saturating_add(tests))?;
     // The test images follow the training images, each drawn from its own stream.
     let train = images(0, samples, seed)?;
-    Ok(DataSet { train, test: images(samples, tests, seed)? })
+    Ok(DataSet { train, test: images(samples, tests, seed)?, notes: Vec::new() })
 }
 
 fn images(first: usize, count: usize, seed: u64) -> Result<Images, DataError> {

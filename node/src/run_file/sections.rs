@@ -4,7 +4,7 @@ use paceline_model::data::{IMAGE_SIDE_MAX, SHAPES_SAMPLES_MIN};
 use std::collections::BTreeMap;
 
 use paceline_model::spec::{CLASSES_MAX, LAYERS_MAX, PRESETS, ParamShape};
-use paceline_model::{Layer, Layout, Partition, Rule, Source, TrainConfig, Trainable};
+use paceline_model::{Fit, Layer, Layout, Partition, Rule, Source, TrainConfig, Trainable};
 use paceline_protocol::Hash;
 use paceline_protocol::bounds::{METRIC_NAME_BYTES_MAX, NAME_BYTES_MAX, SAMPLES_MAX};
 use paceline_protocol::record::Metric;
@@ -249,7 +249,7 @@ const DATA: Schema<DataSection> = Schema {
                     "shapes" => Source::Shapes { samples: 0 },
                     "cifar10" => Source::Cifar10,
                     "mnist" => Source::Mnist,
-                    _ => Source::Folder { classes: Vec::new(), image: [0; 3], holdout: 0.0 },
+                    _ => Source::Folder { classes: Vec::new(), image: [0; 3], holdout: 0.0, fit: Fit::Exact },
                 });
                 Ok(())
             },
@@ -319,6 +319,29 @@ const DATA: Schema<DataSection> = Schema {
             },
             |data| match &data.source {
                 Some(Source::Folder { holdout, .. }) => Some(number(*holdout)),
+                _ => None,
+            },
+        )
+        .when(is_folder),
+        Key::<DataSection>::with_default(
+            "fit",
+            "\"exact\"",
+            "folder only: how images of another size are brought to it: \"crop\", \"stretch\", or an error",
+            |entry, data| match &mut data.source {
+                Some(Source::Folder { fit, .. }) => {
+                    *fit = match entry.one_of(&["exact", "crop", "stretch"])? {
+                        "crop" => Fit::Crop,
+                        "stretch" => Fit::Stretch,
+                        _ => Fit::Exact,
+                    };
+                    Ok(())
+                }
+                other => Err(goes_with(entry, "fit", "folder", other.as_ref())),
+            },
+            // Came later than the others: where it says what was so before, the run's id stays.
+            |data| match &data.source {
+                Some(Source::Folder { fit: Fit::Crop, .. }) => Some(quoted("crop")),
+                Some(Source::Folder { fit: Fit::Stretch, .. }) => Some(quoted("stretch")),
                 _ => None,
             },
         )

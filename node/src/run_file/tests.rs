@@ -1,4 +1,4 @@
-use paceline_model::{Layer, Moment, Partition, Rule, Source, TrainConfig};
+use paceline_model::{Fit, Layer, Moment, Partition, Rule, Source, TrainConfig};
 use paceline_protocol::runfile::{RoundSection, RunSection, SEED_MAX};
 use proptest::prelude::*;
 
@@ -31,7 +31,7 @@ fn the_template_parses_and_shows_the_defaults() {
     // Takes the "#" away from the lines that show a default of this template.
     let shows_default = |line: &str| {
         line.strip_prefix("# ").filter(|l| l.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))).is_some()
-            && !["classes", "image", "holdout", "layers", "settings"]
+            && !["classes", "image", "holdout", "fit", "layers", "settings", "weights", "trainable"]
                 .iter()
                 .any(|k| line.starts_with(&format!("# {k}")))
     };
@@ -127,8 +127,8 @@ fn a_folder_needs_its_classes_and_the_size_of_its_images() {
     assert!(error(&folder("classes = ['a', 'a']\nimage = [3, 8, 8]")).contains("class \"a\" is listed twice"));
     assert!(error(&folder("classes = ['a', 'b']\nimage = [2, 8, 8]")).contains("1 (grey) or 3 (colour) channels"));
     let sound = parse(&folder("classes = ['a', 'b']\nimage = [3, 8, 8]"), "a.toml").expect("it is all there");
-    let Some(Source::Folder { holdout, .. }) = sound.learning.data.source else { panic!("a folder") };
-    assert_eq!(holdout, 0.1);
+    let Some(Source::Folder { holdout, fit, .. }) = sound.learning.data.source else { panic!("a folder") };
+    assert_eq!((holdout, fit), (0.1, Fit::Exact));
 }
 
 #[test]
@@ -249,15 +249,17 @@ fn models() -> impl Strategy<Value = String> {
 
 fn datasets() -> impl Strategy<Value = Source> {
     let image = (prop::sample::select(vec![1usize, 3]), 1..=1024usize, 1..=1024usize);
+    let fit = prop::sample::select(vec![Fit::Exact, Fit::Crop, Fit::Stretch]);
     let classes = prop::collection::btree_set("[^\\p{C}/\\\\.]{1,16}", 2..20);
     prop_oneof![
         (50..=1usize << 20).prop_map(|samples| Source::Shapes { samples }),
         Just(Source::Cifar10),
         Just(Source::Mnist),
-        (classes, image, numbers(0.001..1.0)).prop_map(|(classes, (c, h, w), holdout)| Source::Folder {
+        (classes, image, numbers(0.001..1.0), fit).prop_map(|(classes, (c, h, w), holdout, fit)| Source::Folder {
             classes: classes.into_iter().collect(),
             image: [c, h, w],
-            holdout
+            holdout,
+            fit
         }),
     ]
 }

@@ -174,6 +174,7 @@ async fn read_data(
     tracing::info!("reads the data");
     let reader = plan.clone();
     let data = blocking(move || reader.data(path.as_deref(), part)).await?.map_err(|e| at_fault(e, run_file))?;
+    data.notes.iter().for_each(|note| tracing::warn!("{note}"));
     tracing::info!("{} training images, {} held out", data.train.len(), data.test.len());
     if plan.config.batch > data.train.len() {
         tracing::warn!("fewer images than `batch` in [train], {}: a step takes all of them", plan.config.batch);
