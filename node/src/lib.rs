@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stderr))]
 
 pub mod blobs;
+pub mod check;
 pub mod cli;
 mod cluster;
 pub mod driver;

@@ -145,3 +145,40 @@ fn data_shows_what_a_partition_gives_each_part() {
     let out = paceline(&["data", text(&run)]);
     assert!(String::from_utf8_lossy(&out.stdout).contains("3/3"), "three parts are the run file's min_nodes");
 }
+
+#[test]
+fn a_folder_of_photos_becomes_a_run_file_that_works_there() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let photos = dir.path().join("pets");
+    for (class, colour) in [("cat", [200, 40, 40]), ("dog", [40, 40, 200])] {
+        std::fs::create_dir_all(photos.join(class)).expect("room");
+        for i in 0..30 {
+            let photo = image::RgbImage::from_pixel(60 + i, 90 - i, image::Rgb(colour));
+            photo.save(photos.join(class).join(format!("{i}.jpg"))).expect("room");
+        }
+    }
+    std::fs::write(photos.join("dog/notes.txt"), "of mine").expect("room");
+    let (photos, file) = (photos.to_str().expect("text"), dir.path().join("run.toml"));
+    let file = file.to_str().expect("text");
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_paceline")).args(arguments).output().expect("the program starts")
+    };
+    let made = run(&["init", file, "--from", photos]);
+    let said = String::from_utf8_lossy(&made.stdout).into_owned();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(said.contains("60 images of 2 classes: cat 30, dog 30") && said.contains("1 .txt"), "{said}");
+    let text = std::fs::read_to_string(file).expect("it was written");
+    let parsed = paceline::run_file::parse(&text, "run.toml").expect("it is a run file");
+    assert_eq!(parsed.run.name, "pets");
+    let checked = run(&["check", file, "--data", photos, "--threads", "1", "--format", "json"]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let checked: serde_json::Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    assert_eq!(checked["images"].as_u64().zip(checked["held_out"].as_u64()).map(|(a, b)| a + b), Some(60));
+    assert_eq!(checked["model_bytes"].as_u64(), checked["parameters"].as_u64().map(|n| 4 * n));
+    assert!(checked["round_s"].as_f64().is_some_and(|s| s > 0.0) && checked["notes"][0].is_string(), "{checked}");
+    let again = run(&["init", file, "--from", photos]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("exists and is left alone"));
+    let table = run(&["init", "other.toml", "--from", file]);
+    let error = String::from_utf8_lossy(&table.stderr);
+    assert!(table.status.code() == Some(4) && error.contains("is a file"), "{error}");
+}

@@ -69,18 +69,18 @@ pub(super) fn load(
 
 /// What lies in a folder and is not used.
 #[derive(Debug, Default)]
-struct PassedOver {
+pub(super) struct PassedOver {
     /// Files that are no images, by their endings.
     others: BTreeMap<String, usize>,
     /// Images that can't be read, and why.
-    broken: Vec<String>,
+    pub(super) broken: Vec<String>,
     /// Classes without a folder.
     absent: Vec<String>,
 }
 
 impl PassedOver {
     /// A sentence for each kind.
-    fn notes(&self, folder: &Path) -> Vec<String> {
+    pub(super) fn notes(&self, folder: &Path) -> Vec<String> {
         let (folder, mut notes) = (folder.display(), Vec::new());
         if !self.others.is_empty() {
             let kinds: Vec<String> = self.others.iter().map(|(ending, count)| format!("{count} {ending}")).collect();
@@ -99,9 +99,10 @@ impl PassedOver {
     }
 }
 
-struct Labelled {
-    path: PathBuf,
-    label: u16,
+/// An image file and its class.
+pub(super) struct Labelled {
+    pub(super) path: PathBuf,
+    pub(super) label: u16,
 }
 
 fn held_out(file: &Labelled, classes: &[String], holdout: f64) -> bool {
@@ -113,7 +114,7 @@ fn held_out(file: &Labelled, classes: &[String], holdout: f64) -> bool {
 }
 
 /// The image files of every class, in the order of classes and names.
-fn list(path: &Path, classes: &[String], passed: &mut PassedOver) -> Result<Vec<Labelled>, DataError> {
+pub(super) fn list(path: &Path, classes: &[String], passed: &mut PassedOver) -> Result<Vec<Labelled>, DataError> {
     let wrong = |found: String| DataError::Unexpected {
         path: path.to_owned(),
         key: Some("classes"),
@@ -158,7 +159,7 @@ fn ending(path: &Path) -> Result<(), String> {
 }
 
 /// The sorted names in a folder, without hidden ones and what systems leave there.
-fn names(folder: &Path) -> Result<Vec<String>, DataError> {
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, DataError> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
         let name = entry.map_err(unreadable(folder))?.file_name().to_string_lossy().into_owned();

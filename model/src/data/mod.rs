@@ -9,12 +9,14 @@ mod files;
 mod folder;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod look;
 mod mnist;
 mod partition;
 mod shapes;
 
 pub use augment::Preprocess;
 pub use folder::Fit;
+pub use look::{FolderLook, look_at_folder};
 pub use partition::{Partition, partition};
 pub use shapes::{SHAPES_CLASSES, SHAPES_IMAGE};
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use paceline_model::data::look_at_folder;
 use paceline_protocol::runfile::quoted;
 
 use super::error::CliError;
@@ -16,6 +17,16 @@ use crate::learn::Plan;
 use crate::model_file::ModelFile;
 use crate::run_file::{self, Net, RunFile};
 use crate::trained::Trained;
+use crate::ui::words;
+
+/// Longest side of what a net sees where a folder says nothing better: larger ones take long on a CPU.
+const SIDE_MAX: u32 = 64;
+
+/// The side where photos are small.
+const SIDE_SMALL: u32 = 32;
+
+/// Images below which steps are made smaller, so that a round has some.
+const FEW_IMAGES: usize = 1_000;
 
 /// What a run file is made of.
 #[derive(Debug, Args)]
@@ -23,6 +34,9 @@ pub(super) struct Options {
     /// Where to; an existing file is left alone.
     #[arg(default_value = "run.toml")]
     file: PathBuf,
+    /// Look at a folder with a subfolder of images for each class, and write a run file that fits it.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["model", "trainer"])]
+    from: Option<PathBuf>,
     /// For a net that a program of yours trains (docs/trainer.md).
     #[arg(long, conflicts_with = "model")]
     trainer: bool,
@@ -35,7 +49,14 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
+    let mut found = Vec::new();
     let text = match &options.model {
+        None if options.from.is_some() => {
+            let from = options.from.as_deref().unwrap_or(Path::new("."));
+            let (text, told) = fitting(from)?;
+            found = told;
+            text
+        }
         Some(model) => on_from(model, options.like.as_deref())?,
         None if options.trainer => run_file::template(&[("model", "arch", quoted("trainer"))]),
         None => run_file::template(&[]),
@@ -51,8 +72,15 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
     };
     out.write_all(text.as_bytes()).with_context(|| format!("{name} can't be written"))?;
     match format {
-        Format::Json => print_json(&serde_json::json!({ "wrote": file }))?,
+        Format::Json => print_json(&serde_json::json!({ "wrote": file, "found": found }))?,
         Format::Text => {
+            found.iter().for_each(|line| print(line));
+            if let Some(from) = &options.from {
+                let data = from.display();
+                print(&format!("What it costs here: paceline check {name} --data {data}"));
+                print(&format!("Wrote {name}. Edit it, then: paceline join {name} --data {data}"));
+                return Ok(());
+            }
             let more = options.model.as_ref().map(|model| format!(" --model {}", model.display())).unwrap_or_default();
             let others =
                 if options.model.is_some() { "\nThe other nodes fetch the weights: paceline join " } else { "" };
@@ -61,6 +89,56 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+/// A run file for a folder of images, and what was found there.
+fn fitting(from: &Path) -> Result<(String, Vec<String>), CliError> {
+    if from.is_file() {
+        return Err(CliError::bad_input(anyhow!(
+            "{} is a file, and folders of images are looked at: a table trains with a program of yours, as examples/python/table does",
+            from.display()
+        )));
+    }
+    let look = look_at_folder(from).map_err(CliError::bad_input)?;
+    let found = words::looked(&look);
+    let (width, height) = look.middle;
+    let channels = if look.is_grey { 1 } else { 3 };
+    // Nets on CPUs see small pictures; what is smaller still, or of one size that is small, stays as it is.
+    let size = match look.is_uniform && width.max(height) <= SIDE_MAX {
+        true => [height, width],
+        false => [if width.min(height) < SIDE_MAX { SIDE_SMALL } else { SIDE_MAX }; 2],
+    };
+    let [height, width] = size;
+    let classes: Vec<String> = look.classes.iter().map(|(name, _)| quoted(name)).collect();
+    let images: usize = look.classes.iter().map(|(_, count)| count).sum();
+    let name: String = from
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c))
+        .collect();
+    let name = if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "photos".to_owned() };
+    let mut given = vec![
+        ("run", "name", quoted(&name)),
+        ("model", "arch", quoted("resnet8")),
+        ("data", "dataset", quoted("folder")),
+        ("data", "classes", format!("[{}]", classes.join(", "))),
+        ("data", "image", format!("[{channels}, {height}, {width}]")),
+        ("train", "lr", "0.1".to_owned()),
+    ];
+    if !(look.is_uniform && [height, width] == [look.middle.1, look.middle.0]) {
+        given.push(("data", "fit", quoted("crop")));
+    }
+    if images < FEW_IMAGES {
+        given.push(("train", "batch", "10".to_owned()));
+    }
+    let text = run_file::template(&given);
+    // What is written works: the classes may have names that no run file has.
+    let parsed = run_file::parse(&text, "the run file for this folder").map_err(CliError::bad_input)?;
+    Plan::of(&parsed).map_err(CliError::bad_input)?;
+    let comments: String = found.iter().map(|line| format!("# {line}\n")).collect();
+    Ok((format!("# Made for {}:\n{comments}\n{text}", from.display()), found))
 }
 
 /// The run file of a run that begins with the weights of a model.

@@ -1,6 +1,7 @@
 //! The command line: what is stable for scripts, in one place, as the README lists it. Commands know what is below them
 //! and none of each other.
 
+mod check;
 mod data;
 mod demo;
 mod error;
@@ -66,11 +67,17 @@ enum Command {
     /// Write a commented run file; or one that begins with the weights of a model.
     #[command(after_help = "Examples:
   paceline init                                             writes run.toml
+  paceline init --from ~/photos                             looks at a folder, and writes a run file that fits it
   paceline init lab.toml --trainer                          for a program of yours, see docs/trainer.md
   paceline init more.toml --model ~/lab                     goes on from the model of a run's home
   paceline init more.toml --model lab.safetensors           the same from a file that `model export` has written
   paceline init tune.toml --model resnet.safetensors --like base.toml    with the net of base.toml, trained elsewhere")]
     Init(init::Options),
+    /// What a run would be on this machine: bytes and time of a round, memory, missing classes.
+    #[command(after_help = "Examples:
+  paceline check run.toml --data ~/photos
+  paceline check run.toml --data ~/photos --format json | jq .round_s")]
+    Check(check::Options),
     /// Take part in a run.
     #[command(after_help = "Examples:
   paceline join run.toml --data ./photos            found or join the run of a file
@@ -166,6 +173,7 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
     match command {
         Command::Demo(options) => demo::run(options, format).await,
         Command::Init(options) => init::run(&options, format),
+        Command::Check(options) => check::run(&options, format),
         Command::Join(options) => join::run(*options, quiet).await,
         Command::Status { target, watch } => inspect::status(&target, format, watch).await,
         Command::Rounds(target) => inspect::rounds(&target, format),

@@ -8,6 +8,9 @@ use paceline_protocol::{Hash, NodeId};
 
 use super::table;
 use crate::report::{Finding, ForcedChain, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
+use paceline_model::data::FolderLook;
+
+use crate::check::Checked;
 use crate::run_file::Metrics;
 use crate::simulate::Summary;
 use crate::trained::{About, Measured, TensorDifference};
@@ -324,6 +327,61 @@ pub(crate) fn compared(one: &About, other: &About, tensors: &[TensorDifference])
     let changed: u64 = tensors.iter().map(|tensor| tensor.changed).sum();
     let (one_is, other_is, of) = (model(one), model(other), one.parameters);
     format!("model {one_is}, and {other_is}: {changed} of {of} numbers differ")
+}
+
+/// What `check` found.
+pub(crate) fn checked(run: &str, c: &Checked) -> String {
+    let mut lines = vec![format!(
+        "{run}: {} parameters, of which {} are trained and travel\ndata here: {} training images, {} held out",
+        c.parameters, c.trained, c.images, c.held_out
+    )];
+    if !c.missing_classes.is_empty() {
+        lines.push(format!("no training image here of: {}", c.missing_classes.join(", ")));
+    }
+    lines.extend(c.notes.iter().cloned());
+    lines.push(format!(
+        "a round here: {} steps of {:.0} ms on {} threads, {:.1} s of training\neach node sends {} and receives {} a round; \
+         whoever coordinates receives {} of each participant",
+        c.steps,
+        1000.0 * c.step_s,
+        c.threads,
+        c.round_s,
+        bytes(c.update_bytes),
+        bytes(c.model_bytes),
+        bytes(c.update_bytes)
+    ));
+    lines.extend(c.memory_bytes.map(|most| format!("memory: {} at most so far, data included", bytes(most))));
+    lines.join("\n")
+}
+
+/// A count of bytes for people.
+fn bytes(count: u64) -> String {
+    match count {
+        0..=9_999 => format!("{count} bytes"),
+        10_000..=9_999_999 => format!("{:.0} kB", count as f64 / 1e3),
+        _ => format!("{:.0} MB", count as f64 / 1e6),
+    }
+}
+
+/// What `init --from` found in a folder of images.
+pub(crate) fn looked(look: &FolderLook) -> Vec<String> {
+    let classes: Vec<String> = look.classes.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let all: usize = look.classes.iter().map(|(_, count)| count).sum();
+    let size = |(width, height): (u32, u32)| format!("{width}x{height}");
+    let sizes = match look.is_uniform {
+        true => format!("all {}", size(look.middle)),
+        false => {
+            let [smallest, largest] = look.range.map(size);
+            format!("from {smallest} to {largest}, the middle one {}", size(look.middle))
+        }
+    };
+    let colour = if look.is_grey { "grey" } else { "coloured" };
+    let mut lines = vec![
+        format!("{all} images of {} classes: {}", look.classes.len(), classes.join(", ")),
+        format!("{colour}, {sizes}"),
+    ];
+    lines.extend(look.notes.iter().cloned());
+    lines
 }
 
 /// What `verify` found.

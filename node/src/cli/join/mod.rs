@@ -25,7 +25,7 @@ use crate::store::Home;
 use crate::ui::{console, words};
 
 use options::DeviceKind;
-pub(super) use options::JoinOptions;
+pub(super) use options::{JoinOptions, part};
 use resolve::resolve;
 
 /// Seconds that a trainer may show no progress.

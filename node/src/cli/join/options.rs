@@ -198,7 +198,8 @@ fn genesis(text: &str) -> Result<Hash, String> {
     text.parse().map_err(|_| format!("`{text}` is no genesis: give the 64 hex digits that `paceline status` shows"))
 }
 
-fn part(text: &str) -> Result<Part, String> {
+/// Reads `K/N`.
+pub(in crate::cli) fn part(text: &str) -> Result<Part, String> {
     let error = || format!("`{text}` is no part: give K/N, for instance 1/5, with K from 1 to N");
     let (index, of) = text.split_once('/').ok_or_else(error)?;
     let part = Part { index: index.parse().map_err(|_| error())?, of: of.parse().map_err(|_| error())? };
