@@ -194,6 +194,14 @@ impl Trained {
         })
     }
 
+    /// Its tensors as a file has them.
+    ///
+    /// # Errors
+    /// The weights are none of this net, which they were checked to be.
+    pub(crate) fn as_file(&self) -> anyhow::Result<ModelFile> {
+        Ok(ModelFile { about: Some(self.about.clone()), tensors: self.torch_tensors()? })
+    }
+
     /// The safetensors file. The same model gives the same bytes.
     ///
     /// # Errors

@@ -4,9 +4,11 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use paceline_model::Trainable;
 use paceline_model::data::look_at_folder;
+use paceline_model::torch::{self, TorchTensor};
 use paceline_protocol::runfile::quoted;
 
 use super::error::CliError;
@@ -46,6 +48,10 @@ pub(super) struct Options {
     /// The run file whose net the weights are of, and which all else is taken from; not needed for a home or an export.
     #[arg(long, value_name = "RUN.toml", requires = "model")]
     like: Option<PathBuf>,
+    /// With --like: tensors that are drawn anew from the seed, for instance "linear1.*" for a head of other classes; may be
+    /// given several times.
+    #[arg(long, value_name = "NAME", requires = "like")]
+    fresh: Vec<String>,
 }
 
 pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
@@ -57,7 +63,7 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
             found = told;
             text
         }
-        Some(model) => on_from(model, options.like.as_deref())?,
+        Some(model) => on_from(model, options.like.as_deref(), &options.fresh)?,
         None if options.trainer => run_file::template(&[("model", "arch", quoted("trainer"))]),
         None => run_file::template(&[]),
     };
@@ -142,7 +148,7 @@ fn fitting(from: &Path) -> Result<(String, Vec<String>), CliError> {
 }
 
 /// The run file of a run that begins with the weights of a model.
-fn on_from(from: &Path, like: Option<&Path>) -> Result<String, CliError> {
+fn on_from(from: &Path, like: Option<&Path>, fresh: &[String]) -> Result<String, CliError> {
     let bad = |error: anyhow::Error| CliError::bad_input(error.context(from.display().to_string()));
     let is_export = || ModelFile::read(from).map(|file| file.about.is_some());
     let (source, mut run_file, weights) = match like {
@@ -162,7 +168,7 @@ fn on_from(from: &Path, like: Option<&Path>) -> Result<String, CliError> {
                 Net::Trainer => return Err(bad(anyhow!("--like is for nets that a run file describes: leave it out"))),
                 Net::Preset(_) | Net::Layers(_) => {
                     let plan = Plan::of(&run_file).map_err(|error| at_fault(error, like))?;
-                    ModelFile::read(from).and_then(|file| file.of_net(&plan.spec)).map_err(bad)?
+                    likened(from, &plan, fresh).map_err(bad)?
                 }
             };
             (format!("the weights in {}", from.display()), run_file, weights)
@@ -177,6 +183,25 @@ fn on_from(from: &Path, like: Option<&Path>) -> Result<String, CliError> {
          # trained; without it all are.\n\n{}",
         run_file.canonical()
     ))
+}
+
+/// The weights of a net, of a model whose other tensors are the same; those that are called so are drawn anew.
+fn likened(from: &Path, plan: &Plan, fresh: &[String]) -> anyhow::Result<Vec<u8>> {
+    let mut file = match from.is_dir() {
+        true => Trained::open(from)?.as_file()?,
+        false => ModelFile::read(from)?,
+    };
+    if !fresh.is_empty() {
+        let fresh = Trainable::new(fresh.to_vec());
+        let drawn = torch::tensors(&plan.spec, &plan.drawn_weights()?)?;
+        let anew: Vec<TorchTensor> = drawn.into_iter().filter(|tensor| fresh.has(&tensor.name)).collect();
+        if anew.is_empty() {
+            bail!("--fresh {} names none of the net's tensors", fresh.patterns().join(" "));
+        }
+        file.tensors.retain(|tensor| !fresh.has(&tensor.name));
+        file.tensors.extend(anew);
+    }
+    file.of_net(&plan.spec)
 }
 
 /// A run whose net is a trainer's, with the tensors of a file that says nothing of itself.

@@ -71,7 +71,8 @@ enum Command {
   paceline init lab.toml --trainer                          for a program of yours, see docs/trainer.md
   paceline init more.toml --model ~/lab                     goes on from the model of a run's home
   paceline init more.toml --model lab.safetensors           the same from a file that `model export` has written
-  paceline init tune.toml --model resnet.safetensors --like base.toml    with the net of base.toml, trained elsewhere")]
+  paceline init tune.toml --model resnet.safetensors --like base.toml    with the net of base.toml, trained elsewhere
+  paceline init tune.toml --model ~/lab --like base.toml --fresh 'linear1.*'    with a new head, for other classes")]
     Init(init::Options),
     /// What a run would be on this machine: bytes and time of a round, memory, missing classes.
     #[command(after_help = "Examples:
