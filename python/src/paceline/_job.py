@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,8 @@ class Job:
     """The run file's `[train.settings]`."""
     train: dict[str, Any] = field(default_factory=dict)
     """The run file's `[train]`: `epochs`, `batch`, `lr` and the others, defaults included."""
+    trainable: tuple[str, ...] = ()
+    """Patterns of the tensors that this run trains (`trainable` in `[model]`); of none, all are. See `trains`."""
     data: Path | None = None
     """What the node was given as `--data`."""
     part: tuple[int, int] | None = None
@@ -68,6 +71,16 @@ class Job:
     folder: Path = Path()
     """The trainer's own folder, empty when it starts."""
     _progress: Callable[[int, int, float | None], None] = field(default=_to_nobody, repr=False)
+
+    def trains(self, name: str) -> bool:
+        """Whether the run trains the tensor of this name. The others must come back as they were.
+
+        >>> job = Job(trainable=("head.*",))
+        >>> job.trains("head.weight"), job.trains("body.weight"), Job().trains("body.weight")
+        (True, False, True)
+        """
+        patterns = (".*".join(map(re.escape, pattern.split("*"))) for pattern in self.trainable)
+        return not self.trainable or any(re.fullmatch(pattern, name, re.DOTALL) for pattern in patterns)
 
     def progress(self, done: int, of: int = 0, loss: float | None = None) -> None:
         """Say that `done` of `of` steps are done (0: nobody knows of how many), with the latest loss.

@@ -143,6 +143,7 @@ class _Trainer:
             run_seed=hello["seed"],
             round=message.get("round", 0),
             settings=hello["settings"],
+            trainable=tuple(hello.get("trainable", ())),
             train=hello["train"],
             data=Path(hello["data"]) if hello["data"] is not None else None,
             part=(node["part"][0], node["part"][1]) if node["part"] is not None else None,

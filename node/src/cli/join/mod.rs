@@ -49,6 +49,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(CliError::usage)?;
     let listener = listen(options.http).await?;
     let node = Node::open(home.dir(), run_file).await?;
+    let mut trainer = None;
     let learner: Arc<dyn Learner> = match learning {
         Learning::Plan(plan) => {
             let data = read_data(&plan, options.data.clone(), options.part, &origin).await?;
@@ -57,7 +58,8 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         Learning::Program(command) => {
             let program = program(command, &options, &node)?;
             tracing::info!("starts the trainer {}", program.command.join(" "));
-            Arc::new(blocking(move || ProgramLearner::start(program)).await?.map_err(CliError::bad_input)?)
+            let started = blocking(move || ProgramLearner::start(program)).await?.map_err(CliError::bad_input)?;
+            trainer.insert(Arc::new(started)).clone()
         }
     };
     let weights = options.model.as_deref().map(|from| given_weights(from, node.run_file(), learner.layout()));
@@ -85,6 +87,10 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
             running.ended().await
         }
     };
+    if let Some(trainer) = trainer {
+        // Nothing that a node has started outlives it.
+        blocking(move || trainer.stop()).await?;
+    }
     say_goodbye(over?, &running, &home)
 }
 
@@ -131,6 +137,7 @@ fn program(command: Vec<String>, options: &JoinOptions, node: &Node) -> Result<P
         threads: options.threads.map_or_else(cores, NonZeroUsize::get),
         train,
         settings,
+        trainable: run_file.learning.model.trainable.patterns().to_vec(),
     };
     let patience = Duration::from_secs(options.trainer_patience.unwrap_or(PATIENCE_S));
     let layout = run_file.learning.model.tensors.clone();

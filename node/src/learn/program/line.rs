@@ -57,6 +57,8 @@ pub struct Hello {
     pub train: serde_json::Value,
     /// `[train.settings]`, as it stands.
     pub settings: serde_json::Value,
+    /// The patterns of `trainable` in `[model]`; of none, all tensors are trained.
+    pub trainable: Vec<String>,
 }
 
 /// The run, to a trainer.

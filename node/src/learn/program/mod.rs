@@ -75,6 +75,8 @@ struct Running {
     name: String,
     /// Starts and jobs that failed in a row.
     failures: u32,
+    /// Whether it was stopped for good.
+    is_over: bool,
     /// Before then it is not started again.
     rests_until: Instant,
     /// When it said something last, or was started.
@@ -101,8 +103,15 @@ impl ProgramLearner {
         let command = program.command.join(" ");
         let wrong = |why: String| ProgramError { command: command.clone(), why };
         let now = Instant::now();
-        let running =
-            Running { process: None, name: String::new(), failures: 0, rests_until: now, heard: now, next_id: 1 };
+        let running = Running {
+            process: None,
+            name: String::new(),
+            failures: 0,
+            is_over: false,
+            rests_until: now,
+            heard: now,
+            next_id: 1,
+        };
         let inner = Arc::new(Inner { program, running: Mutex::new(running) });
         let (layout, initial) = {
             let mut running = inner.running();
@@ -123,6 +132,17 @@ impl ProgramLearner {
         // Without its thread a dead trainer is found when its job comes.
         let _ = std::thread::Builder::new().name("trainer watch".into()).spawn(move || watch_over(&watched));
         Ok(Self { inner, layout, initial })
+    }
+}
+
+impl ProgramLearner {
+    /// Lets the program end in order, or ends it; it is not started again.
+    pub fn stop(&self) {
+        let mut running = self.inner.running();
+        running.is_over = true;
+        if let Some(process) = running.process.take() {
+            process.stop();
+        }
     }
 }
 
@@ -236,9 +256,7 @@ impl Inner {
     /// Ends the process; it is started again after a while.
     fn end(&self, running: &mut Running, why: String) -> TrainError {
         tracing::warn!("the trainer: {why}");
-        if let Some(process) = running.process.take() {
-            process.kill();
-        }
+        running.process = None;
         running.rest();
         TrainError::Failed(format!("its trainer: {why}"))
     }
@@ -251,6 +269,9 @@ impl Inner {
     /// Waits until the process runs, which it does but after a failure.
     fn await_start(&self, running: &mut Running, watch: &mut Watch<'_>) -> Result<(), TrainError> {
         while running.process.is_none() {
+            if running.is_over {
+                return Err(TrainError::Cancelled);
+            }
             if watch(Progress { epoch: 1, epochs: 1, batch: 0, batches: 0, loss: 0.0 }).is_break() {
                 return Err(TrainError::Cancelled);
             }
@@ -358,9 +379,7 @@ impl Learner for ProgramLearner {
 
 impl Drop for ProgramLearner {
     fn drop(&mut self) {
-        if let Some(process) = self.inner.running().process.take() {
-            process.stop();
-        }
+        self.stop();
     }
 }
 
@@ -375,6 +394,9 @@ fn watch_over(watched: &Weak<Inner>) {
             Err(TryLockError::WouldBlock) => continue,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         };
+        if running.is_over {
+            return;
+        }
         if running.process.is_none() && running.rests_until <= Instant::now() {
             match inner.start(&mut running) {
                 Ok(()) => tracing::info!("the trainer was started again"),

@@ -69,10 +69,7 @@ impl Process {
         let logs = stderr.map(|err| thread("trainer stderr", Box::new(move || log(err))));
         match [listens, logs].into_iter().flatten().collect::<Result<Vec<()>, _>>() {
             Ok(_) => Ok(process),
-            Err(error) => {
-                process.kill();
-                Err(format!("the system gives no threads: {error}"))
-            }
+            Err(error) => Err(format!("the system gives no threads: {error}")),
         }
     }
 
@@ -134,7 +131,7 @@ impl Process {
         }
     }
 
-    /// Lets it end in order, and ends it if it doesn't.
+    /// Lets it end in order; what is left of it then is ended when this is gone.
     pub(super) fn stop(mut self) {
         let _ = self.say(&Question::Stop);
         self.stdin = None;
@@ -142,11 +139,12 @@ impl Process {
         while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.kill();
     }
+}
 
-    /// Ends it, and what it started.
-    pub(super) fn kill(mut self) {
+/// It ends, and what it started, when nobody holds it any more.
+impl Drop for Process {
+    fn drop(&mut self) {
         #[cfg(unix)]
         if let Some(group) = rustix::process::Pid::from_raw(self.child.id() as i32) {
             // Who is gone already is no trouble.

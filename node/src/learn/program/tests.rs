@@ -33,6 +33,7 @@ impl Bench {
             threads: 1,
             train: serde_json::json!({}),
             settings: serde_json::json!({}),
+            trainable: Vec::new(),
         };
         let command = vec!["python3".to_owned(), script.display().to_string()];
         Program { command, hello, patience: Duration::from_secs(60), layout: None }
@@ -143,6 +144,16 @@ fn a_job_is_given_up_when_it_is_watched_so_and_the_next_one_is_done() {
     assert!(matches!(bench.train_watched(&learner, &mut { stop }), Err(TrainError::Cancelled)));
     bench.act("");
     assert!(bench.train(&learner).is_ok());
+}
+
+#[test]
+fn a_stopped_trainer_ends_and_is_not_started_again() {
+    let bench = Bench::new();
+    let learner = bench.start();
+    learner.stop();
+    assert!(learner.inner.running().process.is_none());
+    let again = bench.train_watched(&learner, &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(again, Err(TrainError::Cancelled)));
 }
 
 #[test]
