@@ -45,7 +45,7 @@ use paceline_protocol::runfile::place;
 use paceline_protocol::{BlobRef, Hash, Identity, NodeId};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::blobs::{BlobStore, Manifest};
@@ -78,6 +78,9 @@ pub enum NodeError {
     /// What was given can't be used: a home of another run, a chain that can't be entered, a learner that does not fit.
     #[error("{0:#}")]
     Unusable(anyhow::Error),
+    /// It was stopped before it had begun: the weights that the run begins with had not come.
+    #[error("stopped before it had begun")]
+    Stopped,
     /// Something failed.
     #[error(transparent)]
     Failed(#[from] anyhow::Error),
@@ -142,7 +145,8 @@ pub struct Running {
     node_state: Arc<NodeState>,
     network: Network,
     commands: mpsc::Sender<Command>,
-    stop: Option<oneshot::Sender<()>>,
+    /// None where somebody else stops it.
+    stop: Option<watch::Sender<bool>>,
     driver: JoinHandle<Result<Option<Event>, DriverError>>,
 }
 
@@ -176,12 +180,16 @@ impl Node {
     /// # Errors
     /// The learner does not fit the run, the home is damaged, the chain can't be entered, or the network can't be set up.
     pub async fn run(self, learner: Arc<dyn Learner>, options: Options) -> Result<Running, NodeError> {
-        self.run_with(learner, options, |_| Ok(())).await
+        let (stop, stopped) = watch::channel(false);
+        let running = self.run_until(stopped, learner, options, |_| Ok(())).await?;
+        Ok(Running { stop: Some(stop), ..running })
     }
 
-    /// The same; `ready` is called with the node's name once all was checked, before anybody hears of the node.
-    pub(crate) async fn run_with(
+    /// The same, until `stopped` holds; `ready` is called with the node's name once all was checked, before anybody hears of
+    /// the node.
+    pub(crate) async fn run_until(
         self,
+        stopped: watch::Receiver<bool>,
         learner: Arc<dyn Learner>,
         options: Options,
         ready: impl FnOnce(&str) -> anyhow::Result<()>,
@@ -250,7 +258,10 @@ impl Node {
         let begun = match begun.missing()? {
             Some(blob) => {
                 let searched = weights::Search { network: &network, blobs: &blobs, node_state: &node_state, me, blob };
-                heard = searched.fetch(&mut events).await?;
+                heard = tokio::select! {
+                    found = searched.fetch(&mut events) => found?,
+                    () = holds(stopped.clone()) => return Err(NodeError::Stopped),
+                };
                 begun.begin().await?
             }
             None => begun.begin().await?,
@@ -313,20 +324,13 @@ impl Node {
             Event::Finished { .. } | Event::Halted { .. } => exits_when_done,
             _ => false,
         };
-        let (stop, stopped) = oneshot::channel();
-        let shutdown = async move {
-            // Without whoever could stop it a node goes on.
-            if stopped.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
         let sources = Sources { heard, net: events, inputs, written, commands };
         let driver = tokio::spawn(async move {
             // Held for as long as it runs, whoever looks.
             let _lock = lock;
-            driver.run(sources, shutdown, ends).await
+            driver.run(sources, holds(stopped), ends).await
         });
-        let (id, commands, stop) = (me, commands_in, Some(stop));
+        let (id, commands, stop) = (me, commands_in, None);
         Ok(Running { home, id, run_file, node_state, network, commands, stop, driver })
     }
 }
@@ -412,15 +416,17 @@ impl Running {
     /// # Errors
     /// As [`Running::ended`].
     pub async fn stop(mut self) -> Result<(), NodeError> {
-        self.ask_to_stop();
+        if let Some(stop) = &self.stop {
+            stop.send_replace(true);
+        }
         self.ended().await.map(drop)
     }
+}
 
-    /// Lets [`Running::ended`] come.
-    pub(crate) fn ask_to_stop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
+/// Waits until it holds. Without whoever could say so it never does.
+async fn holds(mut stopped: watch::Receiver<bool>) {
+    if stopped.wait_for(|stopped| *stopped).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -57,6 +57,7 @@ impl<E: Into<anyhow::Error>> From<E> for CliError {
         let error = match error.into().downcast() {
             Ok(NodeError::Unusable(error)) => return Self::bad_input(error),
             Ok(NodeError::Failed(error)) => error,
+            Ok(stopped @ NodeError::Stopped) => stopped.into(),
             Err(other) => other,
         };
         let is_damaged = matches!(error.downcast_ref(), Some(HomeError::Identity { .. } | HomeError::IdentityLost(_)))

@@ -14,12 +14,13 @@ use paceline_model::{DataSet, Device, Learner};
 use paceline_protocol::base::roster::Part;
 use paceline_protocol::io::Event;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::error::CliError;
 use super::run_file::{at_fault, given_weights, lr_place};
 use super::shutdown::shutdown;
 use crate::learn::{Hello, HelloNode, HelloRun, Plan, PlanError, Program, ProgramLearner, cores};
-use crate::node::{self, Chain, Node, Running, blocking};
+use crate::node::{self, Chain, Node, NodeError, Running, blocking};
 use crate::run_file::{Net, RunFile};
 use crate::store::Home;
 use crate::ui::{console, words};
@@ -66,7 +67,11 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     let weights = weights.transpose().map_err(CliError::bad_input)?;
     options.chain = options.switch.map(|genesis| genesis.to_string()).or(options.chain);
     let shutdown = shutdown(options.until_stdin_ends)?;
-    tokio::pin!(shutdown);
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        shutdown.await;
+        stop.send_replace(true);
+    });
     let run_file = node.run_file().clone();
     // Only once all was checked: what can't be used must not be remembered for the next start.
     let ready = |name: &str| {
@@ -74,19 +79,13 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         announce(name, &run_file, &home);
         Ok(())
     };
-    let mut running = tokio::select! {
-        running = node.run_with(learner, node_options(&options, weights, listener, &origin), ready) => running?,
-        // It had not begun: the weights that it begins with may be nowhere in sight.
-        () = &mut shutdown => return Ok(()),
+    let node_options = node_options(&options, weights, listener, &origin);
+    let mut running = match node.run_until(stopped, learner, node_options, ready).await {
+        Err(NodeError::Stopped) => return Ok(()),
+        running => running?,
     };
     tokio::spawn(console::follow(running.state(), quiet));
-    let over = tokio::select! {
-        over = running.ended() => over,
-        () = &mut shutdown => {
-            running.ask_to_stop();
-            running.ended().await
-        }
-    };
+    let over = running.ended().await;
     if let Some(trainer) = trainer {
         // Nothing that a node has started outlives it.
         blocking(move || trainer.stop()).await?;
