@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::cli::fuzz::options;
 use crate::learn::{Plan, evaluation};
+use crate::model_file::ModelFile;
 use crate::report::{Peer, Round, Status};
 use crate::run_file::parse;
 use crate::ui::{table, words};
@@ -56,6 +57,26 @@ pub fn json(bytes: &[u8]) {
     }
     if let Some(peer) = reads_back::<Peer>(bytes) {
         let _ = table::peers(&[peer]).to_string();
+    }
+}
+
+/// What a trainer writes: a line of its stdout, or a file of tensors; and a file of weights that somebody else made.
+pub fn trainer(bytes: &[u8]) {
+    if let Err(why) = crate::learn::trainer_answer(bytes) {
+        assert!(!why.is_empty() && why.len() < 1_000, "{why}");
+    }
+    let folder = folder();
+    let path = folder.path().join("model.safetensors");
+    std::fs::write(&path, bytes).expect("room");
+    match ModelFile::read(&path) {
+        Ok(file) => {
+            if let Ok((layout, weights)) = file.all() {
+                assert_eq!(weights.len(), 4 * layout.parameters());
+                assert_eq!(file.of_layout(&layout).ok(), Some(weights));
+            }
+            assert!(file.about.is_none_or(|about| serde_json::to_string(&about).is_ok()));
+        }
+        Err(error) => assert!(!format!("{error:#}").is_empty()),
     }
 }
 
@@ -174,13 +195,26 @@ mod replay;
 #[cfg(test)]
 mod tests {
     use paceline_protocol::Hash;
+    use safetensors::tensor::{Dtype, TensorView};
 
     use super::*;
     use crate::blobs::Manifest;
     use crate::net::BlobRequest;
     use crate::run_file::template;
 
-    replay::tests!(seeds(), streams, manifest, fetch, store, json, run_file, net);
+    replay::tests!(seeds(), streams, manifest, fetch, store, json, trainer, run_file, net);
+
+    #[test]
+    fn no_damage_to_what_a_trainer_writes_is_trouble() {
+        for (_, whole) in seeds().into_iter().filter(|(target, _)| *target == "trainer") {
+            for at in 0..whole.len() {
+                trainer(&whole[..at]);
+                let mut changed = whole.clone();
+                changed[at] ^= 1 << (at % 8);
+                trainer(&changed);
+            }
+        }
+    }
 
     /// Real values for each target to begin with.
     fn seeds() -> Vec<(&'static str, Vec<u8>)> {
@@ -210,6 +244,24 @@ mod tests {
         all.extend((0..6).map(|rule| ("net", [&[rule], &layers[1..]].concat())));
         let canonical = parse(&template(&[]), "the template").expect("the template parses").canonical();
         all.extend([template(&[]), canonical].map(|text| ("run_file", text.into_bytes())));
+        for line in [
+            r#"{"type": "ready", "protocol": 1, "name": "train.py"}"#,
+            r#"{"type": "progress", "id": 7, "done": 12, "of": 100, "loss": null}"#,
+            r#"{"type": "trained", "id": 7, "samples": 1437, "loss": 0.65}"#,
+            r#"{"type": "evaluated", "id": 8, "metrics": {"accuracy": {"sum": 131, "count": 144.0}}}"#,
+            r#"{"type": "failed", "why": "out of memory"}"#,
+        ] {
+            all.push(("trainer", line.as_bytes().to_vec()));
+        }
+        let (half, whole) = ([0u8; 4], [0u8; 12]);
+        let views = [
+            ("a", TensorView::new(Dtype::F16, vec![2], &half).expect("consistent")),
+            ("b", TensorView::new(Dtype::F32, vec![1, 3], &whole).expect("consistent")),
+        ];
+        let about = std::collections::HashMap::from([("paceline".to_owned(), "{}".to_owned())]);
+        for metadata in [None, Some(about)] {
+            all.push(("trainer", safetensors::serialize(views.clone(), metadata).expect("it can be written")));
+        }
         let round = serde_json::json!({
             "kind": "train", "round": 1, "attempt": 0, "model_hash": "ab", "accuracy": 0.5, "train_loss": 1.0,
             "contributions": [{ "node_id": "1/3", "samples": 7, "update_hash": "cd", "train_loss": 1.0, "train_ms": 9 }],

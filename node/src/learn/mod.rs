@@ -17,6 +17,8 @@ pub use basis::Basis;
 pub use control_variates::{ControlVariateError, ControlVariates};
 pub use local_clients::{Client, ClientError, ClientUpdate, LocalClients, Workers};
 pub use plan::{Plan, PlanError};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use program::trainer_answer;
 pub use program::{Hello, HelloNode, HelloRun, Program, ProgramError, ProgramLearner};
 pub use trainer::{Job, Outcome, Progress, Trainer, TrainerContext};
 

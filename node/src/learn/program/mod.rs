@@ -20,6 +20,12 @@ use line::{Answer, Question};
 pub use line::{Hello, HelloNode, HelloRun};
 use process::{Ended, Process};
 
+/// Reads a line of a trainer, for whoever looks for lines that break that.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn trainer_answer(line: &[u8]) -> Result<(), String> {
+    Answer::parse(line).map(drop)
+}
+
 /// How long a trainer may take to say that it is ready: it imports a framework in this time.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
