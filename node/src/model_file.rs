@@ -1,5 +1,6 @@
 //! Weights in a safetensors file: of an export, which says all about itself, or of whatever else wrote it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -17,7 +18,7 @@ use crate::trained::About;
 const FILE_BYTES_MAX: u64 = 9 << 30;
 
 /// The entry of the metadata that an export is described by.
-pub(crate) const METADATA: &str = "paceline";
+const METADATA: &str = "paceline";
 
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +104,21 @@ impl ModelFile {
     }
 }
 
+/// A file of these tensors. The same ones give the same bytes.
+///
+/// # Errors
+/// A tensor has another number of values than its shape, which none has.
+pub(crate) fn serialized(tensors: &[TorchTensor], about: Option<&About>) -> anyhow::Result<Vec<u8>> {
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let view = |(tensor, bytes): (&TorchTensor, _)| {
+        Ok((tensor.name.clone(), TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?))
+    };
+    let views = tensors.iter().zip(bytes.iter().map(Vec::as_slice)).map(view).collect::<anyhow::Result<Vec<_>>>()?;
+    // One entry of metadata: several would come in another order each time.
+    let metadata = about.map(|about| anyhow::Ok(HashMap::from([(METADATA.to_owned(), serde_json::to_string(about)?)])));
+    Ok(safetensors::serialize(views, metadata.transpose()?)?)
+}
+
 /// The values of a tensor as f32, exactly.
 fn values(view: &TensorView<'_>) -> anyhow::Result<Vec<f32>> {
     let pairs = || view.data().chunks_exact(2).map(|pair| [pair[0], pair[1]]);
@@ -116,8 +132,6 @@ fn values(view: &TensorView<'_>) -> anyhow::Result<Vec<f32>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     fn written(tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> tempfile::NamedTempFile {

@@ -196,32 +196,9 @@ impl Node {
     ) -> Result<Running, NodeError> {
         let Self { home, run_file, lock } = self;
         check(learner.as_ref(), &run_file)?;
-        // Only now: what can't be used must not be remembered for the next start.
-        if !home.run_file().exists() {
-            home.write("run.toml", run_file.canonical().as_bytes()).map_err(anyhow::Error::from)?;
-        }
-        home.free_reserve().map_err(anyhow::Error::from)?;
-        let identity = home.identity().map_err(anyhow::Error::from)?;
-        let blobs = Arc::new(BlobStore::open(&home.blobs()).map_err(anyhow::Error::from)?);
+        let OnDisk { identity, blobs, database, recovered, pinned, history } =
+            OnDisk::read(&home, &run_file, &options).await?;
         let me = Identity::from_secret(&identity).node_id();
-        let open = || Database::open(&home.database(), run_file.run_id(), me);
-        let database = Arc::new(open().map_err(anyhow::Error::from)?);
-        let recover = || database.recover(blobs.whole()).map_err(anyhow::Error::from);
-        let mut recovered = recover()?;
-        if recovered.left {
-            return Err(anyhow!(LEFT).into());
-        }
-        if let Some(chain) = options.chain.filter(|_| options.switches) {
-            switch(&database, chain.genesis, &home)?;
-            recovered = recover()?;
-        }
-        let pinned = named_chain(options.chain, &home, &recovered)?;
-        let history = database.history().map_err(anyhow::Error::from)?;
-        {
-            let home = home.clone();
-            blocking(move || home.take_reserve()).await?.map_err(anyhow::Error::from)?;
-        }
-
         let name = options.name.unwrap_or_else(|| format!("node-{}", me.short()));
         ready(&name)?;
         let (events_in, mut events) = mpsc::channel(EVENTS_MAX);
@@ -438,6 +415,47 @@ fn twin_fix(home: &Home) -> String {
          good; or make this one a node of its own: move identity.key, options.json, store.redb and \
          store.mark out of {dir} and start it again with the options that it had (but another --part, if it has one)"
     )
+}
+
+/// What a home holds of a run, all of it checked.
+struct OnDisk {
+    identity: [u8; 32],
+    blobs: Arc<BlobStore>,
+    database: Arc<Database>,
+    recovered: Recovered,
+    /// The chain to enter, and no other.
+    pinned: Option<Hash>,
+    history: Vec<HistoryEntry>,
+}
+
+impl OnDisk {
+    /// Reads a home, and makes what it lacks.
+    async fn read(home: &Home, run_file: &RunFile, options: &Options) -> Result<Self, NodeError> {
+        // Only once the learner fits: what can't be used must not be remembered for the next start.
+        if !home.run_file().exists() {
+            home.write("run.toml", run_file.canonical().as_bytes()).map_err(anyhow::Error::from)?;
+        }
+        home.free_reserve().map_err(anyhow::Error::from)?;
+        let identity = home.identity().map_err(anyhow::Error::from)?;
+        let blobs = Arc::new(BlobStore::open(&home.blobs()).map_err(anyhow::Error::from)?);
+        let me = Identity::from_secret(&identity).node_id();
+        let open = || Database::open(&home.database(), run_file.run_id(), me);
+        let database = Arc::new(open().map_err(anyhow::Error::from)?);
+        let recover = || database.recover(blobs.whole()).map_err(anyhow::Error::from);
+        let mut recovered = recover()?;
+        if recovered.left {
+            return Err(anyhow!(LEFT).into());
+        }
+        if let Some(chain) = options.chain.filter(|_| options.switches) {
+            switch(&database, chain.genesis, home)?;
+            recovered = recover()?;
+        }
+        let pinned = named_chain(options.chain, home, &recovered)?;
+        let history = database.history().map_err(anyhow::Error::from)?;
+        let home = home.clone();
+        blocking(move || home.take_reserve()).await?.map_err(anyhow::Error::from)?;
+        Ok(Self { identity, blobs, database, recovered, pinned, history })
+    }
 }
 
 /// Refuses a learner that does not go with the run file.

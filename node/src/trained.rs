@@ -4,7 +4,6 @@
 //! For PyTorch a safetensors file has the tensors by its names and with its layouts, and under `paceline` in its metadata an
 //! [`About`] as JSON. A Python module that is written beside it is the same net, and needs nothing of Paceline.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -12,13 +11,12 @@ use anyhow::{Context, bail};
 use paceline_model::torch::{self, TorchTensor};
 use paceline_model::{Device, Evaluation, Fit, Layout, Preprocess, Progress, Source, Threads, evaluate, predict};
 use paceline_protocol::Hash;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::BlobFolder;
 use crate::inspect::{self, Node};
 use crate::learn::{Basis, Plan};
-use crate::model_file::{METADATA, ModelFile};
+use crate::model_file::{self, ModelFile};
 use crate::report::Round;
 use crate::run_file::{self, Metrics, Net, RunFile};
 use crate::store::Home;
@@ -207,7 +205,7 @@ impl Trained {
     /// # Errors
     /// The weights are none of this net, which they were checked to be.
     pub fn tensors(&self) -> anyhow::Result<Vec<u8>> {
-        serialized(&self.torch_tensors()?, &self.about)
+        model_file::serialized(&self.torch_tensors()?, Some(&self.about))
     }
 
     /// The Python module that loads the tensors from `file` beside it; none where the net is a trainer's, which has it
@@ -368,15 +366,4 @@ fn about(run_file: &RunFile, layout: &Layout, plan: Option<&Plan>, round: &Round
         parameters: layout.parameters(),
         run_file: run_file.canonical(),
     }
-}
-
-/// One entry of metadata: several would come in another order each time, and the same model should be the same bytes.
-fn serialized(tensors: &[TorchTensor], about: &About) -> anyhow::Result<Vec<u8>> {
-    let bytes: Vec<Vec<u8>> = tensors.iter().map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-    let view = |(tensor, bytes): (&TorchTensor, _)| {
-        Ok((tensor.name.clone(), TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?))
-    };
-    let views = tensors.iter().zip(bytes.iter().map(Vec::as_slice)).map(view).collect::<anyhow::Result<Vec<_>>>()?;
-    let metadata = HashMap::from([(METADATA.to_owned(), serde_json::to_string(about)?)]);
-    Ok(safetensors::serialize(views, Some(metadata))?)
 }

@@ -107,6 +107,23 @@ fn a_run_goes_on_from_anothers_model_and_trains_its_last_layer_alone() {
     let lines = String::from_utf8(simulated.stdout).expect("JSON is text");
     let same = lines.lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok()).expect("JSON");
     assert_eq!(same["model_hash"], last["model_hash"], "{}", String::from_utf8_lossy(&simulated.stderr));
+
+    // With a head for other classes, drawn anew: the weights are in a file beside the run file.
+    let five = "classes = [\"a\", \"b\", \"c\"]\nimage = [3, 32, 32]";
+    let like = shapes(1, 1, 300, "shapes-cnn").replace("\"shapes\"\nsamples = 300", &format!("\"folder\"\n{five}"));
+    std::fs::write(path("like.toml"), like).expect("the folder can be written to");
+    let init = |file: &str, more: &[&str]| {
+        let (file, like) = (path(file), path("like.toml"));
+        paceline(&[&["init", text(&file), "--model", text(&after), "--like", text(&like)], more].concat())
+    };
+    let other = init("other.toml", &[]);
+    let error = String::from_utf8_lossy(&other.stderr);
+    assert!(error.contains("tensor `linear1.weight` has shape [10, 512], and [3, 512] in this net"), "{error}");
+    let made = init("other.toml", &["--fresh", "linear1.*"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let fresh = path("other.safetensors");
+    assert_eq!(tensor(&fresh, "conv1.weight"), tensor(&after, "conv1.weight"));
+    assert_eq!(tensor(&fresh, "linear1.bias").len(), 12);
     let verified = second.command(0, &["verify", "--format", "json"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }

@@ -16,8 +16,9 @@ use super::output::{Format, print, print_json};
 use super::run_file::{at_fault, read_run_file};
 use crate::blobs::Manifest;
 use crate::learn::Plan;
-use crate::model_file::ModelFile;
+use crate::model_file::{self, ModelFile};
 use crate::run_file::{self, Net, RunFile};
+use crate::store::files;
 use crate::trained::Trained;
 use crate::ui::words;
 
@@ -55,7 +56,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
-    let mut found = Vec::new();
+    let (mut found, mut weights) = (Vec::new(), options.model.clone());
     let text = match &options.model {
         None if options.from.is_some() => {
             let from = options.from.as_deref().unwrap_or(Path::new("."));
@@ -63,7 +64,20 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
             found = told;
             text
         }
-        Some(model) => on_from(model, options.like.as_deref(), &options.fresh)?,
+        Some(model) => {
+            let (text, anew) = on_from(model, options.like.as_deref(), &options.fresh)?;
+            if let Some(bytes) = anew {
+                // Nobody else has what was drawn just now.
+                let path = options.file.with_extension("safetensors");
+                if let Some(there) = [&path, &options.file].into_iter().find(|path| path.exists()) {
+                    let there = there.display();
+                    return Err(CliError::bad_input(anyhow!("{there} exists and is left alone; give another name")));
+                }
+                files::write_whole(&path, &bytes).with_context(|| format!("{} can't be written", path.display()))?;
+                weights = Some(path);
+            }
+            text
+        }
         None if options.trainer => run_file::template(&[("model", "arch", quoted("trainer"))]),
         None => run_file::template(&[]),
     };
@@ -78,7 +92,7 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
     };
     out.write_all(text.as_bytes()).with_context(|| format!("{name} can't be written"))?;
     match format {
-        Format::Json => print_json(&serde_json::json!({ "wrote": file, "found": found }))?,
+        Format::Json => print_json(&serde_json::json!({ "wrote": file, "found": found, "weights": weights }))?,
         Format::Text => {
             found.iter().for_each(|line| print(line));
             if let Some(from) = &options.from {
@@ -147,10 +161,11 @@ fn fitting(from: &Path) -> Result<(String, Vec<String>), CliError> {
     Ok((format!("# Made for {}:\n{comments}\n{text}", from.display()), found))
 }
 
-/// The run file of a run that begins with the weights of a model.
-fn on_from(from: &Path, like: Option<&Path>, fresh: &[String]) -> Result<String, CliError> {
+/// The run file of a run that begins with the weights of a model; and the file of these, where some of them are new.
+fn on_from(from: &Path, like: Option<&Path>, fresh: &[String]) -> Result<(String, Option<Vec<u8>>), CliError> {
     let bad = |error: anyhow::Error| CliError::bad_input(error.context(from.display().to_string()));
     let is_export = || ModelFile::read(from).map(|file| file.about.is_some());
+    let mut anew = None;
     let (source, mut run_file, weights) = match like {
         None if from.is_dir() || is_export().map_err(CliError::bad_input)? => {
             let trained = Trained::open(from).map_err(CliError::bad_input)?;
@@ -168,7 +183,11 @@ fn on_from(from: &Path, like: Option<&Path>, fresh: &[String]) -> Result<String,
                 Net::Trainer => return Err(bad(anyhow!("--like is for nets that a run file describes: leave it out"))),
                 Net::Preset(_) | Net::Layers(_) => {
                     let plan = Plan::of(&run_file).map_err(|error| at_fault(error, like))?;
-                    likened(from, &plan, fresh).map_err(bad)?
+                    let file = likened(from, &plan, fresh).map_err(bad)?;
+                    if !fresh.is_empty() {
+                        anew = Some(model_file::serialized(&file.tensors, None)?);
+                    }
+                    file.of_net(&plan.spec).map_err(bad)?
                 }
             };
             (format!("the weights in {}", from.display()), run_file, weights)
@@ -177,16 +196,17 @@ fn on_from(from: &Path, like: Option<&Path>, fresh: &[String]) -> Result<String,
     run_file.learning.model.weights = Some(Manifest::of(&weights).blob().id);
     // What is in it must be a run file, whatever the tensors are called.
     run_file::parse(&run_file.canonical(), "the new run file").map_err(|error| bad(error.into()))?;
-    Ok(format!(
+    let text = format!(
         "# This run begins with {source}. Give it a name and rounds of its own, and change what you like. The\n\
          # node that has the weights joins with --model, the others fetch them. `trainable` in [model] says which tensors are\n\
          # trained; without it all are.\n\n{}",
         run_file.canonical()
-    ))
+    );
+    Ok((text, anew))
 }
 
-/// The weights of a net, of a model whose other tensors are the same; those that are called so are drawn anew.
-fn likened(from: &Path, plan: &Plan, fresh: &[String]) -> anyhow::Result<Vec<u8>> {
+/// The tensors of a net, of a model whose other tensors are the same; those that are called so are drawn anew.
+fn likened(from: &Path, plan: &Plan, fresh: &[String]) -> anyhow::Result<ModelFile> {
     let mut file = match from.is_dir() {
         true => Trained::open(from)?.as_file()?,
         false => ModelFile::read(from)?,
@@ -201,7 +221,7 @@ fn likened(from: &Path, plan: &Plan, fresh: &[String]) -> anyhow::Result<Vec<u8>
         file.tensors.retain(|tensor| !fresh.has(&tensor.name));
         file.tensors.extend(anew);
     }
-    file.of_net(&plan.spec)
+    Ok(file)
 }
 
 /// A run whose net is a trainer's, with the tensors of a file that says nothing of itself.
