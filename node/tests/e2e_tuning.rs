@@ -122,6 +122,8 @@ fn a_run_goes_on_from_anothers_model_and_trains_its_last_layer_alone() {
     let made = init("other.toml", &["--fresh", "linear1.*"]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let fresh = path("other.safetensors");
+    let said = String::from_utf8_lossy(&made.stdout);
+    assert!(said.contains(&format!("--model {}", fresh.display())), "{said}");
     assert_eq!(tensor(&fresh, "conv1.weight"), tensor(&after, "conv1.weight"));
     assert_eq!(tensor(&fresh, "linear1.bias").len(), 12);
     let verified = second.command(0, &["verify", "--format", "json"]);

@@ -101,11 +101,13 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
                 print(&format!("Wrote {name}. Edit it, then: paceline join {name} --data {data}"));
                 return Ok(());
             }
-            let more = options.model.as_ref().map(|model| format!(" --model {}", model.display())).unwrap_or_default();
-            let others =
-                if options.model.is_some() { "\nThe other nodes fetch the weights: paceline join " } else { "" };
-            let others = if others.is_empty() { String::new() } else { format!("{others}{name}") };
-            print(&format!("Wrote {name}. Edit it, then: paceline join {name}{more}{others}"));
+            print(&match &weights {
+                None => format!("Wrote {name}. Edit it, then: paceline join {name}"),
+                Some(weights) => format!(
+                    "Wrote {name}. Edit it, then on one machine: paceline join {name} --model {}\nThe others fetch the weights: paceline join {name}",
+                    weights.display()
+                ),
+            });
         }
     }
     Ok(())
