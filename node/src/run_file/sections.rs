@@ -506,6 +506,19 @@ const SHARE: Range = Range("a number from 0 to below 1", |x| (0.0..1.0).contains
 const FACTOR: Range = Range("a number above 0, at most 1", |x| x > 0.0 && x <= 1.0);
 const RATE: Range = Range("a number from 1e-9 to 1e6", |x| (1e-9..=1e6).contains(&x));
 
+/// A number of the built-in nets' training, under the name of its field.
+macro_rules! setting {
+    ($field:ident, $default:literal, $range:ident, $doc:literal) => {
+        Key::with_default(
+            stringify!($field),
+            $default,
+            $doc,
+            |entry, train| $range.read(entry).map(|value| train.config.$field = value),
+            |train| Some(number(train.config.$field)),
+        )
+    };
+}
+
 const TRAIN: Schema<TrainSection> = Schema {
     name: "train",
     doc: "",
@@ -524,48 +537,12 @@ const TRAIN: Schema<TrainSection> = Schema {
             |entry, train| entry.integer(1..=SAMPLES_MAX).map(|batch| train.config.batch = batch as usize),
             |train| Some(train.config.batch.to_string()),
         ),
-        Key::with_default(
-            "lr",
-            "0.05",
-            "learning rate",
-            |entry, train| ABOVE_0.read(entry).map(|lr| train.config.lr = lr),
-            |train| Some(number(train.config.lr)),
-        ),
-        Key::with_default(
-            "lr_decay",
-            "1.0",
-            "factor on it from each round to the next",
-            |entry, train| FACTOR.read(entry).map(|factor| train.config.lr_decay = factor),
-            |train| Some(number(train.config.lr_decay)),
-        ),
-        Key::with_default(
-            "momentum",
-            "0.0",
-            "",
-            |entry, train| SHARE.read(entry).map(|momentum| train.config.momentum = momentum),
-            |train| Some(number(train.config.momentum)),
-        ),
-        Key::with_default(
-            "weight_decay",
-            "0.0",
-            "",
-            |entry, train| FROM_0.read(entry).map(|decay| train.config.weight_decay = decay),
-            |train| Some(number(train.config.weight_decay)),
-        ),
-        Key::with_default(
-            "clip_norm",
-            "0.0",
-            "above 0: the largest norm of a step's gradient",
-            |entry, train| FROM_0.read(entry).map(|norm| train.config.clip_norm = norm),
-            |train| Some(number(train.config.clip_norm)),
-        ),
-        Key::with_default(
-            "prox_mu",
-            "0.0",
-            "above 0: FedProx",
-            |entry, train| FROM_0.read(entry).map(|mu| train.config.prox_mu = mu),
-            |train| Some(number(train.config.prox_mu)),
-        ),
+        setting!(lr, "0.05", ABOVE_0, "learning rate"),
+        setting!(lr_decay, "1.0", FACTOR, "factor on it from each round to the next"),
+        setting!(momentum, "0.0", SHARE, ""),
+        setting!(weight_decay, "0.0", FROM_0, ""),
+        setting!(clip_norm, "0.0", FROM_0, "above 0: the largest norm of a step's gradient"),
+        setting!(prox_mu, "0.0", FROM_0, "above 0: FedProx"),
         Key::with_default(
             "augment",
             "true",
