@@ -336,11 +336,12 @@ impl Learner for ProgramLearner {
         let (round, seed) = (task.round, line::seed(task));
         let question = Question::Train { id, round, seed, weights, result: result.clone() };
         let answer = inner.ask(running, id, &question, watch);
-        let new = tensors::read(&self.layout, &result);
+        // What a job that failed has written is nobody's.
+        let new = answer.is_ok().then(|| tensors::read(&self.layout, &result));
         inner.clear();
-        let (samples, loss) = match answer? {
-            Answer::Trained { samples, loss, .. } => (samples, loss.unwrap_or(0.0)),
-            other => return Err(inner.unexpected(running, &question, &other)),
+        let (samples, loss, new) = match (answer?, new) {
+            (Answer::Trained { samples, loss, .. }, Some(new)) => (samples, loss.unwrap_or(0.0), new),
+            (other, _) => return Err(inner.unexpected(running, &question, &other)),
         };
         if !(1..=SAMPLES_MAX).contains(&samples) || !loss.is_finite() {
             return Err(TrainError::Failed(format!(
