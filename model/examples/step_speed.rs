@@ -10,7 +10,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use paceline_model::{
-    Images, Layer, Model, NetSpec, Preprocess, Rule, Threads, TrainConfig, TrainJob, Trainable, train,
+    Examples, Layer, Model, NetSpec, Preprocess, Rule, Threads, TrainConfig, TrainJob, Trainable, train,
 };
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -37,9 +37,9 @@ fn main() -> Result<()> {
 }
 
 /// Images of each class in turn, of no meaning.
-fn images(input: [usize; 3], count: usize) -> Result<Images> {
+fn images(input: [usize; 3], count: usize) -> Result<Examples> {
     let pixels = (0..count * input.iter().product::<usize>()).map(|i| (i * 31 % 251) as u8).collect();
-    Ok(Images::new(input, 10, pixels, (0..count).map(|i| (i % 10) as u16).collect())?)
+    Ok(Examples::new(input, 10, pixels, (0..count).map(|i| (i % 10) as u16).collect())?)
 }
 
 fn input(net: &str) -> [usize; 3] {

@@ -1,11 +1,11 @@
-//! Evaluation: how good a model is on images that it wasn't trained on.
+//! Evaluation: how good a model is on examples that it wasn't trained on.
 
-use crate::data::{Images, Preprocess};
+use crate::data::{Examples, Preprocess};
 use crate::kernels::loss;
 use crate::net::{Mode, Model, ModelError};
 use crate::spec::NetSpec;
 use crate::threads::Threads;
-use crate::train::{Progress, TrainError, check_fit, images_tensor};
+use crate::train::{Progress, TrainError, check_fit, input_tensor};
 use candle_core::Device;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,36 +14,38 @@ use std::ops::ControlFlow;
 /// threads busy.
 const EVALUATION_BATCH: usize = 120;
 
-/// How good a model is on a set of images.
+/// How good a model is on a set of examples.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
-    /// Images whose largest output is that of their label.
+    /// Examples whose largest output is that of their label; 0 where a number is learnt.
     pub correct: u64,
-    /// How many images there were.
+    /// How many examples there were.
     pub total: u64,
-    /// Mean cross-entropy; 0 of no images.
+    /// Mean cross-entropy, or mean squared error in squared deviations; 0 of no examples.
     pub loss: f64,
+    /// Where a number is learnt: how far the outputs are off in the mean, in its own unit.
+    pub error: Option<f64>,
 }
 
-/// An evaluation, and what the images of each class are taken for.
+/// An evaluation, and what the examples of each class are taken for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Confusion {
     /// The whole in three numbers.
     pub evaluation: Evaluation,
-    /// Images by their label and by the model's answer, the pairs that occur. A model whose outputs are no numbers has no
-    /// answer.
+    /// Examples by their label and by the model's answer, the pairs that occur; none where a number is learnt. A model whose
+    /// outputs are no numbers has no answer.
     pub counts: BTreeMap<(u16, Option<u16>), u64>,
 }
 
 /// Measures a model on `data`. `on_progress` is called after each batch and can stop the evaluation.
 ///
 /// # Errors
-/// The images are not what the net sees, the weights are not its own, the device fails, or it was stopped.
+/// The examples are not what the net sees, the weights are not its own, the device fails, or it was stopped.
 pub fn evaluate(
     spec: &NetSpec,
     preprocess: Preprocess,
     weights: &[u8],
-    data: &Images,
+    data: &Examples,
     device: &Device,
     threads: &Threads,
     on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
@@ -53,51 +55,63 @@ pub fn evaluate(
     let indices: Vec<u32> = (0..data.len() as u32).collect();
     let together = EVALUATION_BATCH.min(spec.batch_max().map_err(ModelError::Spec)?);
     let batches = indices.len().div_ceil(together);
-    let mut evaluation = Evaluation { correct: 0, total: data.len() as u64, loss: 0.0 };
+    let mut evaluation = Evaluation { correct: 0, total: data.len() as u64, loss: 0.0, error: None };
+    let mut off = 0f64;
     let mut counts = BTreeMap::new();
     for (batch, indices) in indices.chunks(together).enumerate() {
         let logits = threads.run(|| -> Result<Vec<f32>, TrainError> {
-            let x = images_tensor(preprocess.batch(data, indices, None), spec.input, device)?;
+            let x = input_tensor(preprocess.batch(data, indices, None), spec.input, device)?;
             Ok(model.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
         })?;
-        let labels = &data.labels()[batch * together..][..indices.len()];
-        let loss = loss::score(&logits, labels, spec.classes, |label, answer| {
-            evaluation.correct += u64::from(answer == Some(label));
-            *counts.entry((label, answer)).or_default() += 1;
-        });
+        let these = batch * together..batch * together + indices.len();
+        let loss = match data.numbers() {
+            None => loss::score(&logits, &data.labels()[these], spec.classes, |label, answer| {
+                evaluation.correct += u64::from(answer == Some(label));
+                *counts.entry((label, answer)).or_default() += 1;
+            }),
+            Some((numbers, unit)) => {
+                let differences =
+                    logits.iter().zip(&numbers[these]).map(|(output, n)| f64::from(*output) - f64::from(*n));
+                off += differences.clone().map(f64::abs).sum::<f64>() * unit;
+                differences.map(|difference| difference * difference).sum::<f64>()
+            }
+        };
         evaluation.loss += loss;
         let loss = loss / indices.len() as f64;
         if on_progress(Progress { epoch: 1, epochs: 1, batch: batch + 1, batches, loss }).is_break() {
             return Err(TrainError::Cancelled);
         }
     }
-    evaluation.loss /= data.len().max(1) as f64;
+    let count = data.len().max(1) as f64;
+    evaluation.loss /= count;
+    evaluation.error = data.numbers().map(|_| off / count);
     Ok(Confusion { evaluation, counts })
 }
 
-/// The probability of each class for each image, as a model sees them: the softmax of its outputs. Outputs that are no numbers
-/// give probabilities that are none.
+/// What a model says of each example: the probability of each class, the softmax of its outputs; or, where a number is learnt,
+/// that number in deviations from the mean. Outputs that are no numbers give probabilities that are none.
 ///
 /// # Errors
-/// The images are not what the net sees, the weights are not its own, or the device fails.
+/// The examples are not what the net sees, the weights are not its own, or the device fails.
 pub fn predict(
     spec: &NetSpec,
     preprocess: Preprocess,
     weights: &[u8],
-    images: &Images,
+    data: &Examples,
     device: &Device,
     threads: &Threads,
 ) -> Result<Vec<Vec<f32>>, TrainError> {
-    check_fit(spec, preprocess, images)?;
+    check_fit(spec, preprocess, data)?;
     let model = Model::from_bytes(spec, device, weights)?;
-    let indices: Vec<u32> = (0..images.len() as u32).collect();
+    let indices: Vec<u32> = (0..data.len() as u32).collect();
     let together = EVALUATION_BATCH.min(spec.batch_max().map_err(ModelError::Spec)?);
-    let mut all = Vec::with_capacity(images.len());
+    let mut all = Vec::with_capacity(data.len());
     for indices in indices.chunks(together) {
         let rows = threads.run(|| -> Result<Vec<Vec<f32>>, TrainError> {
-            let x = images_tensor(preprocess.batch(images, indices, None), spec.input, device)?;
+            let x = input_tensor(preprocess.batch(data, indices, None), spec.input, device)?;
             let outputs = model.forward(&x, Mode::Eval)?;
-            Ok(candle_nn::ops::softmax(&outputs, 1)?.to_vec2::<f32>()?)
+            let told = if data.numbers().is_some() { outputs } else { candle_nn::ops::softmax(&outputs, 1)? };
+            Ok(told.to_vec2::<f32>()?)
         })?;
         all.extend(rows);
     }
@@ -117,7 +131,7 @@ mod tests {
         let spec = NetSpec { input: [3, 32, 32], classes: 10, layers };
         let weights = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
         let threads = Threads::new(1).expect("a thread");
-        let run = |data: &Images| {
+        let run = |data: &Examples| {
             let go_on = &mut |_| ControlFlow::Continue(());
             evaluate(&spec, Preprocess::Plain, &weights, data, &Device::Cpu, &threads, go_on).expect("it evaluates")
         };
@@ -127,7 +141,7 @@ mod tests {
         halves[0] = run(&data.select(&(0..15).collect::<Vec<_>>())).evaluation.correct;
         halves[1] = run(&data.select(&(15..30).collect::<Vec<_>>())).evaluation.correct;
         assert_eq!(halves[0] + halves[1], all.correct);
-        assert_eq!(run(&data.select(&[])).evaluation, Evaluation { correct: 0, total: 0, loss: 0.0 });
+        assert_eq!(run(&data.select(&[])).evaluation, Evaluation { correct: 0, total: 0, loss: 0.0, error: None });
         let right: u64 = counts.iter().filter(|((label, answer), _)| *answer == Some(*label)).map(|(_, n)| n).sum();
         assert_eq!(right, all.correct);
         let probabilities =

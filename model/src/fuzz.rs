@@ -10,7 +10,7 @@ use crate::spec::{Layer, NetSpec};
 use crate::weights::{DELTA_MAX, check_delta, check_weights, values};
 use candle_core::Device;
 
-pub use crate::data::fuzz::{cifar, mnist, picture};
+pub use crate::data::fuzz::{cifar, mnist, picture, table};
 
 /// Weights, deltas and states, as they come from other nodes: what is taken has the right length and sane values, goes into a
 /// sum that no order changes, and gives a state that is taken again, or an error.
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::data::fuzz as files;
 
-    replay::tests!(seeds(), weights, cifar, mnist, picture);
+    replay::tests!(seeds(), weights, cifar, mnist, picture, table);
 
     /// Real values for each target to begin with.
     fn seeds() -> Vec<(&'static str, Vec<u8>)> {

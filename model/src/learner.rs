@@ -1,6 +1,6 @@
 //! The seam between learning and everything else: what a node needs of a learner, whoever it is.
 //!
-//! The nets that come with every node are one ([`crate::ImageLearner`]), a candle model of one's own another
+//! The nets that come with every node are one ([`crate::NetLearner`]), a candle model of one's own another
 //! ([`crate::CandleLearner`]), and a node makes a third of any program that speaks its trainers' protocol.
 
 use std::fmt;

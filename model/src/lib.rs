@@ -20,13 +20,13 @@ pub mod exact;
 pub mod format;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod image_learner;
 mod init;
 #[doc(hidden)] // Public only for the benchmarks.
 pub mod kernels;
 pub mod learner;
 mod local_optimizer;
 pub mod net;
+mod net_learner;
 pub mod random_stream;
 pub mod rule;
 pub mod spec;
@@ -38,13 +38,13 @@ pub mod weights;
 
 pub use candle_core::Device;
 pub use candle_learner::{CandleLearner, CandleModel};
-pub use data::{DataError, DataSet, Fit, Images, Partition, Preprocess, Source, Totals, load, load_part, partition};
+pub use data::{DataError, DataSet, Examples, Fit, Partition, Preprocess, Source, Totals, load, load_part, partition};
 pub use evaluate::{Confusion, Evaluation, evaluate, predict};
 pub use exact::{ExactError, ExactSum};
 pub use format::{Layout, LayoutError, StateFormat, UpdateFormat};
-pub use image_learner::ImageLearner;
 pub use learner::{Learner, Measure, Task, Watch};
 pub use net::{Mode, Model, ModelError};
+pub use net_learner::{ACCURACY, MEAN_ERROR, NetLearner};
 pub use rule::{Moment, Rule};
 pub use spec::{Layer, NetSpec, ParamShape, SpecError};
 pub use threads::{Threads, ThreadsError};

@@ -274,6 +274,7 @@ mod tests {
             ("mlp", "b47372ca6325c75e1d3c1be69f2b5a26e76f5a12f234cbe25d051870756b47fb"),
             ("shapes-cnn", "c36c37ef3fb4aae6ef0657cdb5bb297bc325e7c6feb632d48ea13feea8ee9525"),
             ("resnet8", "b566a8eb6c13d1c9a95d3642184838bbd0a9c03ad1be71fc3796c7d789af71f8"),
+            ("table-mlp", "ccef3c54506f692beceba95df923180677fc8ecbf0f66de77b372ced4bd48f73"),
         ];
         for (arch, expected) in golden {
             let input = if arch.starts_with('m') { [1, 28, 28] } else { [3, 32, 32] };

@@ -16,7 +16,7 @@ pub const WIDTH_MAX: usize = 1 << 20;
 pub const CLASSES_MAX: usize = 1 << 16;
 
 /// The presets that [`NetSpec::preset`] knows.
-pub const PRESETS: [&str; 5] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn", "resnet8"];
+pub const PRESETS: [&str; 6] = ["cifar-cnn", "mnist-cnn", "mlp", "shapes-cnn", "resnet8", "table-mlp"];
 
 /// One layer of a net.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,10 +74,10 @@ pub enum Layer {
 /// A net: what it sees, its layers, what it tells apart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetSpec {
-    /// Channels, height and width of what the net sees. A crop may make that smaller than the images
+    /// Channels, height and width of what the net sees; a row of a table is as many channels of one pixel. A crop may make that smaller than the images
     /// ([`crate::data::Preprocess`]).
     pub input: [usize; 3],
-    /// Classes, which the last layer's outputs must equal.
+    /// Classes, which the last layer's outputs must equal; 1 where a number is learnt.
     pub classes: usize,
     /// The layers, in order.
     pub layers: Vec<Layer>,
@@ -154,6 +154,7 @@ impl NetSpec {
     /// - `shapes-cnn`: small, for slow CPUs and 3x32x32.
     /// - `resnet8`: the residual net for CIFAR-10 of He et al. 2016, section 4.2, with n = 1 and group normalisation;
     ///   78,378 parameters on three channels and 10 classes.
+    /// - `table-mlp`: for rows of a table, two hidden layers of 64 and 32; 4,130 parameters on 30 numbers and two classes.
     pub fn preset(arch: &str, input: [usize; 3], classes: usize) -> Result<Self, SpecError> {
         let [channels, height, width] = input;
         let (input, layers) = match arch {
@@ -162,6 +163,7 @@ impl NetSpec {
             "mlp" => (input, mlp(classes)),
             "shapes-cnn" => (input, shapes_cnn(classes)),
             "resnet8" => (input, resnet8(classes)),
+            "table-mlp" => (input, table_mlp(classes)),
             _ => return Err(SpecError::UnknownPreset { name: arch.to_owned() }),
         };
         let spec = Self { input, classes, layers };
@@ -413,6 +415,11 @@ fn mlp(classes: usize) -> Vec<Layer> {
     vec![Flatten, Linear { out: 200 }, Relu, Linear { out: 200 }, Relu, Linear { out: classes }]
 }
 
+fn table_mlp(classes: usize) -> Vec<Layer> {
+    use Layer::{Flatten, Linear, Relu};
+    vec![Flatten, Linear { out: 64 }, Relu, Linear { out: 32 }, Relu, Linear { out: classes }]
+}
+
 fn shapes_cnn(classes: usize) -> Vec<Layer> {
     use Layer::{Flatten, GroupNorm, Linear, MaxPool, Relu};
     vec![
@@ -470,6 +477,8 @@ mod tests {
         assert_eq!(count("mnist-cnn", [1, 28, 28]), 1_663_370);
         assert_eq!(count("mlp", [1, 28, 28]), 199_210);
         assert_eq!(count("resnet8", [3, 32, 32]), RESNET8);
+        let table = NetSpec::preset("table-mlp", [30, 1, 1], 2).and_then(|spec| spec.parameter_count());
+        assert_eq!(table.expect("a preset is valid"), 4_130);
     }
 
     #[test]

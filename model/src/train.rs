@@ -4,7 +4,7 @@
 //! over all of the node's images. What leaves is the difference of the weights; with SCAFFOLD (Karimireddy et al.
 //! 2020, algorithm 1) that of the node's control variate, too.
 
-use crate::data::{IMAGES_MAX, Images, Preprocess};
+use crate::data::{EXAMPLES_MAX, Examples, Preprocess};
 use crate::kernels::loss;
 use crate::learner::Task;
 use crate::local_optimizer::{self, LocalOptimizer};
@@ -71,8 +71,8 @@ pub struct TrainJob<'a> {
     pub parent: &'a [u8],
     /// SCAFFOLD: the node's control variate after its last committed update; `None` is all zeros.
     pub control: Option<&'a [u8]>,
-    /// The node's training images, at most [`IMAGES_MAX`].
-    pub data: &'a Images,
+    /// The node's training images, at most [`EXAMPLES_MAX`].
+    pub data: &'a Examples,
     /// How to train.
     pub config: &'a TrainConfig,
     /// The round, from 1.
@@ -210,8 +210,8 @@ impl TrainJob<'_> {
         let wrong = [
             (epochs == 0, "epochs = 0: at least 1"),
             (batch == 0, "batch = 0: at least 1"),
-            (self.data.is_empty(), "there is no image to train on"),
-            (self.data.len() > IMAGES_MAX, "more images than a contribution may count"),
+            (self.data.is_empty(), "there is no example to train on"),
+            (self.data.len() > EXAMPLES_MAX, "more examples than a contribution may count"),
             (!(positive(lr) && positive(lr_decay)), "lr and lr_decay must be finite and not negative"),
             (!(0.0..1.0).contains(&momentum), "momentum must be at least 0 and below 1"),
             (
@@ -325,7 +325,7 @@ fn is_in_range(value: f32) -> bool {
     value.abs() <= DELTA_MAX
 }
 
-pub(crate) fn check_fit(spec: &NetSpec, preprocess: Preprocess, data: &Images) -> Result<(), TrainError> {
+pub(crate) fn check_fit(spec: &NetSpec, preprocess: Preprocess, data: &Examples) -> Result<(), TrainError> {
     let seen = preprocess.seen(data.shape());
     if seen != spec.input || data.classes() != spec.classes {
         return Err(TrainError::Invalid(format!(
@@ -339,13 +339,17 @@ pub(crate) fn check_fit(spec: &NetSpec, preprocess: Preprocess, data: &Images) -
 }
 
 /// A batch with channels last as the `[n, channels, height, width]` that a model takes, without a copy.
-pub(crate) fn images_tensor(
+pub(crate) fn input_tensor(
     values: Vec<f32>,
     [channels, height, width]: [usize; 3],
     device: &Device,
 ) -> candle_core::Result<Tensor> {
     let n = values.len() / (channels * height * width);
     Tensor::from_vec(values, (n, height, width, channels), device)?.permute((0, 3, 1, 2))
+}
+
+fn chosen<T: Copy>(of: &[T], indices: &[u32]) -> Vec<T> {
+    indices.iter().map(|&index| of[index as usize]).collect()
 }
 
 /// One step of SGD; gives the batch's mean loss.
@@ -358,10 +362,12 @@ fn step(
     streams: &mut Streams,
 ) -> Result<f64, TrainError> {
     let batch = job.preprocess.batch(job.data, indices, streams.augment.as_mut());
-    let x = images_tensor(batch, job.spec.input, job.device)?;
-    let labels: Vec<u16> = indices.iter().map(|&index| job.data.labels()[index as usize]).collect();
-    let logits = model.forward(&x, Mode::Train(&mut streams.dropout))?;
-    let loss = loss::cross_entropy(&logits, &labels)?;
+    let x = input_tensor(batch, job.spec.input, job.device)?;
+    let outputs = model.forward(&x, Mode::Train(&mut streams.dropout))?;
+    let loss = match job.data.numbers() {
+        None => loss::cross_entropy(&outputs, &chosen(job.data.labels(), indices))?,
+        Some((numbers, _)) => loss::squared_error(&outputs, &chosen(numbers, indices))?,
+    };
     let value = f64::from(loss.to_scalar::<f32>()?);
     if value.is_finite() {
         let mut all = loss.backward()?;
@@ -384,7 +390,7 @@ mod tests {
     /// A small net and what it trains on.
     struct World {
         spec: NetSpec,
-        data: Images,
+        data: Examples,
         parent: Vec<u8>,
     }
 

@@ -177,11 +177,11 @@ mod tests {
 
     use super::*;
     use crate::data::{Partition, Preprocess, Source, load};
-    use crate::image_learner::ImageLearner;
+    use crate::net_learner::NetLearner;
     use crate::spec::{Layer, NetSpec};
     use crate::train::TrainConfig;
 
-    fn images(frozen: &Trainable) -> ImageLearner {
+    fn images(frozen: &Trainable) -> NetLearner {
         let data = load(&Source::Shapes { samples: 50 }, None, 1).expect("it is generated");
         let layers =
             vec![Layer::MaxPool { size: 8 }, Layer::Linear { out: 12 }, Layer::Relu, Layer::Linear { out: 10 }];
@@ -190,7 +190,7 @@ mod tests {
         let config = TrainConfig { augment: false, ..TrainConfig::sgd(1, 10, 0.1) };
         let (partition, seed, preprocess, device) = (Partition::Iid, 1, Preprocess::Plain, Device::Cpu);
         let (train, test, trainable) = (data.train.into(), data.test.into(), frozen.clone());
-        ImageLearner { spec, preprocess, config, partition, seed, device, train, test, layout, trainable }
+        NetLearner { spec, preprocess, config, partition, seed, device, train, test, layout, trainable }
     }
 
     fn train(learner: &dyn Learner, state: &[u8]) -> Result<Trained, TrainError> {

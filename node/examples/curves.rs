@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     }
     let runs: Vec<(String, &[Round])> = read.iter().map(|(name, rounds)| (name.clone(), rounds.as_slice())).collect();
     std::fs::create_dir_all(out).with_context(|| out.clone())?;
-    for file in paceline::simulate::accuracy(title, &runs, Path::new(out))? {
+    for file in paceline::simulate::plot(title, "accuracy", &runs, Path::new(out))? {
         println!("wrote {}", file.display());
     }
     Ok(())

@@ -28,11 +28,13 @@ pub struct Checked {
     pub model_bytes: u64,
     /// Bytes of an update as a node uploads it in a round; a coordinator receives one of each participant.
     pub update_bytes: u64,
-    /// Training images here.
-    pub images: usize,
-    /// Images here that are held out.
+    /// Training examples here.
+    pub examples: usize,
+    /// Examples here that are held out.
     pub held_out: usize,
-    /// Classes of which there is no training image here.
+    /// What they are: images or rows.
+    pub noun: String,
+    /// Classes of which there is no training example here.
     pub missing_classes: Vec<String>,
     /// What is strange in the data.
     pub notes: Vec<String>,
@@ -58,7 +60,7 @@ pub fn check(plan: &Plan, path: Option<&Path>, part: Option<Part>, threads: usiz
     let names = plan.source.class_names().into_iter().enumerate();
     let missing = names.filter(|(label, _)| !u16::try_from(*label).is_ok_and(|label| here.contains(&label)));
     let missing_classes = missing.map(|(_, name)| name).collect();
-    let (images, held_out, notes) = (data.train.len(), data.test.len(), data.notes.clone());
+    let (examples, noun, held_out, notes) = (data.train.len(), data.train.noun(), data.test.len(), data.notes.clone());
     let state = plan.initial_state(&plan.drawn_weights()?);
     let learner = plan.learner(data, Device::Cpu);
     // A trial of the whole net: with given weights a step takes as long.
@@ -79,13 +81,14 @@ pub fn check(plan: &Plan, path: Option<&Path>, part: Option<Part>, threads: usiz
     }
     let counted = steps.saturating_sub(WARM_UP).max(1);
     let step_s = began.elapsed().as_secs_f64() / counted as f64;
-    let in_a_round = (images.div_ceil(plan.config.batch) * plan.config.epochs) as u64;
+    let in_a_round = (examples.div_ceil(plan.config.batch) * plan.config.epochs) as u64;
     Ok(Checked {
         parameters: plan.layout.parameters(),
         trained: plan.formats.parameters(),
         model_bytes: state.len() as u64,
         update_bytes: plan.formats.update.len(),
-        images,
+        examples,
+        noun: noun.to_owned(),
         held_out,
         missing_classes,
         notes,

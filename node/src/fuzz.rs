@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use libp2p::Multiaddr;
-use paceline_model::data::Images;
+use paceline_model::data::Examples;
 use paceline_model::{DataSet, Device, Learner, Task, Threads};
 use paceline_protocol::bounds::{BLOB_BYTES_MAX, RUN_FILE_BYTES_MAX};
 use paceline_protocol::runfile::place;
@@ -49,7 +49,7 @@ pub fn json(bytes: &[u8]) {
     let _: Vec<Multiaddr> = texts.iter().filter_map(|t| t.parse().ok()).collect();
     options(bytes);
     if let Some(round) = reads_back::<Round>(bytes) {
-        let _ = (words::committed_round(&round, Some(&round), 3), words::simulated_round(&round, 3));
+        let _ = (words::committed_round(&round, Some(&round), 3), words::simulated_round(&round, 3, "accuracy"));
         let _ = table::rounds(&[round]).to_string();
     }
     if let Some(status) = reads_back::<Status>(bytes) {
@@ -112,7 +112,7 @@ pub fn net(bytes: &[u8]) {
     };
     let formats = plan.formats;
     assert!(formats.state.len() <= BLOB_BYTES_MAX && formats.update.len() <= 2 * BLOB_BYTES_MAX);
-    let [channels, height, width] = plan.source.image();
+    let [channels, height, width] = plan.source.shape();
     // What is larger takes longer, and no other way.
     if formats.parameters() > 3_000 || channels * height * width > 400 || plan.spec.layers.len() > 8 {
         return;
@@ -121,7 +121,7 @@ pub fn net(bytes: &[u8]) {
     let pixels = (0..count * len).map(|i| (i * 37) as u8).collect();
     let labels = (0..count).map(|i| (i % plan.spec.classes) as u16).collect();
     let images =
-        Images::new([channels, height, width], plan.spec.classes, pixels, labels).expect("they are consistent");
+        Examples::new([channels, height, width], plan.spec.classes, pixels, labels).expect("they are consistent");
     let state = plan.initial_state(&plan.drawn_weights().expect("a small net fits in memory"));
     assert_eq!(state.len() as u64, formats.state.len());
     let threads = Threads::new(1).expect("a thread");

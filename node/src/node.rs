@@ -3,24 +3,32 @@
 //!
 //! `paceline join` is this with options from the command line. A program of one's own brings its own learner:
 //!
-//! ```no_run
-//! # async fn example() -> anyhow::Result<()> {
+//! ```
+//! # #[tokio::main]
+//! # async fn main() -> anyhow::Result<()> {
+//! # let folder = tempfile::tempdir()?;
+//! # let home = folder.path().join("home");
 //! use std::sync::Arc;
 //!
 //! use paceline::learn::Plan;
 //! use paceline::node::{Node, Options};
 //! use paceline_model::Device;
 //!
-//! let run_file = paceline::run_file::read("run.toml".as_ref())?;
+//! let text = r#"
+//! run = { name = "alone", rounds = 2, min_nodes = 1 }
+//! model = { arch = "mlp" }
+//! data = { dataset = "shapes", samples = 100 }
+//! "#;
+//! let run_file = paceline::run_file::parse(text, "alone.toml")?;
 //! let plan = Plan::of(&run_file)?;
-//! let data = plan.data(None, None)?;
-//! let node = Node::open("home", run_file).await?;
-//! let running = node.run(Arc::new(plan.learner(data, Device::Cpu)), Options::default()).await?;
-//! let mut events = running.events();
-//! while let Ok(event) = events.recv().await {
-//!     println!("{event:?}");
-//! }
-//! running.stop().await?;
+//! let learner = plan.learner(plan.data(None, None)?, Device::Cpu);
+//!
+//! let node = Node::open(home, run_file).await?;
+//! let listen = vec!["/ip4/127.0.0.1/tcp/0".parse()?];
+//! let options = Options { listen, no_mdns: true, exits_when_done: true, ..Options::default() };
+//! let mut running = node.run(Arc::new(learner), options).await?;
+//! running.ended().await?;
+//! assert_eq!(running.rounds().len(), 2);
 //! # Ok(())
 //! # }
 //! ```

@@ -63,12 +63,12 @@ impl Curves {
     }
 }
 
-/// How many images of each class each part has.
+/// How many examples of each class each part has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shares {
     /// What stands above.
     pub title: String,
-    /// For each part the images of each class.
+    /// For each part the examples of each class.
     pub counts: Vec<Vec<u64>>,
 }
 
@@ -175,7 +175,7 @@ fn draw_shares<B: DrawingBackend>(area: &DrawingArea<B, Shift>, plot: &Shares) -
     chart
         .configure_mesh()
         .x_desc("part")
-        .y_desc("training images, a colour a class")
+        .y_desc("training examples, a colour a class")
         .x_labels(parts.min(20))
         .x_label_formatter(&|x| format!("{x:.0}"))
         .label_style((FONT, 15))

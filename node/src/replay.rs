@@ -49,7 +49,7 @@ pub fn replay(
     let (basis, blobs) = (Basis::of(home, &run_file)?, BlobFolder::at(home.blobs()));
     let base = basis.base.map_or_else(|| Ok(plan.drawn_weights()?), |base| anyhow::Ok(blobs.read(base)?))?;
     let initial = plan.initial_state(&base);
-    let learner = tuned(Arc::new(plan.learner(plan.images(data)?, Device::Cpu)), base, &run_file.learning.model)?;
+    let learner = tuned(Arc::new(plan.learner(plan.examples(data)?, Device::Cpu)), base, &run_file.learning.model)?;
     let (formats, seed, learner) = (plan.formats, plan.seed, learner.as_ref());
     let local_clients = LocalClients { learner, formats, seed, workers: &workers, controls: &controls };
     let params = RunParams::of(&run_file, formats.learned(&run_file, Manifest::of(&initial).blob()));

@@ -4,12 +4,17 @@
 //! For PyTorch a safetensors file has the tensors by its names and with its layouts, and under `paceline` in its metadata an
 //! [`About`] as JSON. A Python module that is written beside it is the same net, and needs nothing of Paceline.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use paceline_model::data::{ColumnKind, image_files};
+use paceline_model::torch::Sees;
 use paceline_model::torch::{self, TorchTensor};
-use paceline_model::{Device, Evaluation, Fit, Layout, Preprocess, Progress, Source, Threads, evaluate, predict};
+use paceline_model::{
+    Device, Evaluation, Examples, Fit, Layout, Preprocess, Progress, Source, Threads, evaluate, predict,
+};
 use paceline_protocol::Hash;
 use serde::{Deserialize, Serialize};
 
@@ -34,14 +39,17 @@ pub struct About {
     pub record_hash: Option<String>,
     /// The hash of the state that the record names, hex; it covers what a rule keeps beside the weights.
     pub model_hash: String,
-    /// From 0 to 1, as the members have measured it on their images; null while unknown.
+    /// From 0 to 1, as the members have measured it on their examples; null while unknown.
     pub accuracy: Option<f64>,
+    /// All that the members have measured, by name.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, f64>,
     /// The classes, in the order of the net's outputs; none of a net that a trainer brought, like what follows.
     pub classes: Vec<String>,
-    /// Channels, height and width of what the net sees.
+    /// Channels, height and width of what the net sees; a row of a table is as many channels of one pixel.
     pub input: Option<[usize; 3]>,
-    /// How images become that: `plain` (pixels from 0..255 to -1..1) or `cifar_paper` (the crop in the middle, then each
-    /// image to mean 0 and deviation 1).
+    /// How an example becomes that: `plain` (pixels from 0..255 to -1..1), `cifar_paper` (the crop in the middle, then each
+    /// image to mean 0 and deviation 1), or `table` (as `[data]` in the run file says).
     pub preprocess: Option<String>,
     /// Numbers in all tensors together.
     pub parameters: usize,
@@ -75,13 +83,20 @@ pub enum Which {
     After(u64),
 }
 
-/// What a model takes an image for.
+/// What a model says of an image or a row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
-    /// The image.
+    /// The image, or the table.
     pub file: PathBuf,
-    /// The most probable class.
-    pub label: String,
+    /// The row's line in the table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The most probable class, of a model that tells classes apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The number, of a model that tells one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<f64>,
     /// Every class with its probability, the most probable first.
     pub probabilities: Vec<(String, f32)>,
 }
@@ -103,30 +118,34 @@ pub struct TensorDifference {
     pub changed: u64,
 }
 
-/// How good a model is on images that are here.
+/// How good a model is on examples that are here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// The model.
     pub about: About,
-    /// Images whose class the model names.
-    pub correct: u64,
-    /// How many images there were.
-    pub images: u64,
-    /// `correct` of `images`.
-    pub accuracy: f64,
-    /// Mean cross-entropy in nats.
+    /// How many examples there were.
+    pub examples: u64,
+    /// What they are: images or rows.
+    pub noun: String,
+    /// Examples whose class the model names; null where it tells a number.
+    pub correct: Option<u64>,
+    /// `correct` of `examples`.
+    pub accuracy: Option<f64>,
+    /// How far a model that tells a number is off in the mean, in its own unit.
+    pub mean_error: Option<f64>,
+    /// Mean cross-entropy in nats, or mean squared error in squared deviations.
     pub loss: f64,
-    /// Each class, in the order of the net's outputs.
+    /// Each class, in the order of the net's outputs; none where it tells a number.
     pub classes: Vec<MeasuredClass>,
 }
 
-/// The images of one class.
+/// The examples of one class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MeasuredClass {
     /// Its name.
     pub name: String,
-    /// Images of it.
-    pub images: u64,
+    /// Examples of it.
+    pub examples: u64,
     /// Those that the model names right.
     pub correct: u64,
     /// How many of them the model takes for each class: a row of the confusion matrix.
@@ -209,39 +228,70 @@ impl Trained {
     }
 
     /// The Python module that loads the tensors from `file` beside it; none where the net is a trainer's, which has it
-    /// itself.
+    /// itself. `measured` is how good it is, in words that go behind others.
     ///
     /// # Errors
     /// The net is impossible, which the run file would have told.
-    pub fn module(&self, file: &str) -> anyhow::Result<Option<String>> {
+    pub fn module(&self, file: &str, measured: &str) -> anyhow::Result<Option<String>> {
         let Some(plan) = &self.plan else { return Ok(None) };
-        let About { run, round, model_hash, accuracy, classes, .. } = &self.about;
-        let measured = accuracy.map(|a| format!(", accuracy {:.1} %", 100.0 * a)).unwrap_or_default();
+        let About { run, round, model_hash, classes, .. } = &self.about;
         let model = model_hash.parse::<Hash>().context("the node names no model")?.short();
         let about = format!("The model after round {round} of the Paceline run {run}: {model}{measured}.");
-        Ok(Some(torch::module(&plan.spec, plan.preprocess, classes, &about, file)?))
+        let sees = match &plan.source {
+            Source::Table(table) => Sees::Rows(table),
+            _ => Sees::Images(plan.preprocess),
+        };
+        Ok(Some(torch::module(&plan.spec, sees, classes, &about, file)?))
     }
 
-    /// What the model takes image files for.
+    /// What the model says of image files, or of the rows of tables, which need not have the column that it tells. `on_note`
+    /// hears what is strange in them.
     ///
     /// # Errors
-    /// A file is no image of the size that the net sees, or the net is a trainer's.
-    pub fn predict(&self, files: &[PathBuf], threads: usize) -> anyhow::Result<Vec<Prediction>> {
+    /// A file is no image of the size that the net sees or no such table, or the net is a trainer's.
+    pub fn predict(
+        &self,
+        files: &[PathBuf],
+        threads: usize,
+        mut on_note: impl FnMut(&str),
+    ) -> anyhow::Result<Vec<Prediction>> {
         let Some(plan) = &self.plan else { bail!("the net is a trainer's, which alone can ask it") };
-        let fit = if let Source::Folder { fit, .. } = &plan.source { *fit } else { Fit::Exact };
-        let images = paceline_model::data::image_files(files, plan.source.image(), plan.spec.classes, fit)?;
         let threads = Threads::new(threads)?;
-        let rows = predict(&plan.spec, plan.preprocess, &self.weights, &images, &Device::Cpu, &threads)?;
-        let prediction = |(file, row): (&PathBuf, Vec<f32>)| {
-            let mut probabilities: Vec<(String, f32)> = self.about.classes.iter().cloned().zip(row).collect();
-            probabilities.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-            let label = probabilities.first().map(|(name, _)| name.clone()).unwrap_or_default();
-            Prediction { file: file.clone(), label, probabilities }
+        let told =
+            |examples: &Examples| predict(&plan.spec, plan.preprocess, &self.weights, examples, &Device::Cpu, &threads);
+        let Source::Table(table) = &plan.source else {
+            let fit = if let Source::Folder { fit, .. } = &plan.source { *fit } else { Fit::Exact };
+            let rows = told(&image_files(files, plan.source.shape(), plan.spec.classes, fit)?)?;
+            return Ok(files.iter().zip(rows).map(|(file, row)| self.prediction(file, None, row)).collect());
         };
-        Ok(files.iter().zip(rows).map(prediction).collect())
+        let mut all = Vec::new();
+        for file in files {
+            let (examples, lines, notes) = table.read(file)?;
+            notes.iter().for_each(|note| on_note(note));
+            for (line, row) in lines.into_iter().zip(told(&examples)?) {
+                all.push(match &table.target.kind {
+                    ColumnKind::Categories(_) => self.prediction(file, Some(line), row),
+                    ColumnKind::Number { mean, deviation } => Prediction {
+                        file: file.clone(),
+                        line: Some(line),
+                        label: None,
+                        number: row.first().map(|told| mean + deviation * f64::from(*told)),
+                        probabilities: Vec::new(),
+                    },
+                });
+            }
+        }
+        Ok(all)
     }
 
-    /// Measures the model on the images that are held out for testing, of the data at `path` as `join` takes it.
+    fn prediction(&self, file: &Path, line: Option<u64>, probabilities: Vec<f32>) -> Prediction {
+        let mut probabilities: Vec<(String, f32)> = self.about.classes.iter().cloned().zip(probabilities).collect();
+        probabilities.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        let label = probabilities.first().map(|(name, _)| name.clone());
+        Prediction { file: file.to_owned(), line, label, number: None, probabilities }
+    }
+
+    /// Measures the model on the examples that are held out for testing, of the data at `path` as `join` takes it.
     /// `on_progress` hears of each batch.
     ///
     /// # Errors
@@ -256,28 +306,31 @@ impl Trained {
             bail!("the net is a trainer's, which alone can measure it: `paceline rounds` shows what it measured")
         };
         let Plan { spec, preprocess, .. } = plan;
-        let images = plan.images(path)?.test;
-        if images.is_empty() {
-            bail!("these data hold no images to test with");
+        let examples = plan.examples(path)?.test;
+        if examples.is_empty() {
+            bail!("these data hold nothing to test with");
         }
         let threads = Threads::new(threads)?;
-        let found = evaluate(spec, *preprocess, &self.weights, &images, &Device::Cpu, &threads, on_progress)?;
-        let (Evaluation { correct, total, loss }, about) = (found.evaluation, self.about.clone());
+        let found = evaluate(spec, *preprocess, &self.weights, &examples, &Device::Cpu, &threads, on_progress)?;
+        let (Evaluation { correct, total, loss, error }, about) = (found.evaluation, self.about.clone());
         let count = |label: usize, answer: usize| {
             let pair = (u16::try_from(label), u16::try_from(answer));
             let (Ok(label), Ok(answer)) = pair else { return 0 };
             found.counts.get(&(label, Some(answer))).copied().unwrap_or(0)
         };
         let all = about.classes.len();
-        let images_of = |label: usize| found.counts.iter().filter(move |((l, _), _)| usize::from(*l) == label);
+        let examples_of = |label: usize| found.counts.iter().filter(move |((l, _), _)| usize::from(*l) == label);
         let classes = about.classes.iter().enumerate().map(|(label, name)| MeasuredClass {
             name: name.clone(),
-            images: images_of(label).map(|(_, n)| n).sum(),
+            examples: examples_of(label).map(|(_, n)| n).sum(),
             correct: count(label, label),
             taken_for: (0..all).map(|answer| count(label, answer)).collect(),
         });
         let classes = classes.collect();
-        Ok(Measured { about, correct, images: total, accuracy: correct as f64 / total as f64, loss, classes })
+        let correct = error.is_none().then_some(correct);
+        let accuracy = correct.map(|correct| correct as f64 / total as f64);
+        let noun = examples.noun().to_owned();
+        Ok(Measured { about, examples: total, noun, correct, accuracy, mean_error: error, loss, classes })
     }
 }
 
@@ -357,11 +410,13 @@ fn about(run_file: &RunFile, layout: &Layout, plan: Option<&Plan>, round: &Round
         record_hash: round.record_hash.clone(),
         model_hash: round.model_hash.clone(),
         accuracy: round.accuracy,
+        metrics: round.metrics.clone(),
         classes: plan.map(|plan| plan.source.class_names()).unwrap_or_default(),
         input: plan.map(|plan| plan.spec.input),
-        preprocess: plan.map(|plan| match plan.preprocess {
-            Preprocess::Plain => "plain".to_owned(),
-            Preprocess::CifarPaper => "cifar_paper".to_owned(),
+        preprocess: plan.map(|plan| match (&plan.source, plan.preprocess) {
+            (Source::Table(_), _) => "table".to_owned(),
+            (_, Preprocess::Plain) => "plain".to_owned(),
+            (_, Preprocess::CifarPaper) => "cifar_paper".to_owned(),
         }),
         parameters: layout.parameters(),
         run_file: run_file.canonical(),

@@ -135,7 +135,7 @@ fn data_shows_what_a_partition_gives_each_part() {
         .lines()
         .map(|line| serde_json::from_str(line).expect("one object a line"))
         .collect();
-    let images: u64 = lines.iter().filter_map(|line| line["images"].as_u64()).sum();
+    let images: u64 = lines.iter().filter_map(|line| line["examples"].as_u64()).sum();
     assert_eq!((lines.len(), images), (5, 500));
     let kinds = |line: &serde_json::Value| {
         line["labels"].as_array().expect("an array").iter().filter(|count| count.as_u64() > Some(0)).count()
@@ -173,12 +173,12 @@ fn a_folder_of_photos_becomes_a_run_file_that_works_there() {
     let checked = run(&["check", file, "--data", photos, "--threads", "1", "--format", "json"]);
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     let checked: serde_json::Value = serde_json::from_slice(&checked.stdout).expect("JSON");
-    assert_eq!(checked["images"].as_u64().zip(checked["held_out"].as_u64()).map(|(a, b)| a + b), Some(60));
+    assert_eq!(checked["examples"].as_u64().zip(checked["held_out"].as_u64()).map(|(a, b)| a + b), Some(60));
     assert_eq!(checked["model_bytes"].as_u64(), checked["parameters"].as_u64().map(|n| 4 * n));
     assert!(checked["round_s"].as_f64().is_some_and(|s| s > 0.0) && checked["notes"][0].is_string(), "{checked}");
     let again = run(&["init", file, "--from", photos]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("exists and is left alone"));
-    let table = run(&["init", "other.toml", "--from", file]);
-    let error = String::from_utf8_lossy(&table.stderr);
-    assert!(table.status.code() == Some(4) && error.contains("is a file"), "{error}");
+    let target = run(&["init", "other.toml", "--from", photos, "--target", "cat"]);
+    let error = String::from_utf8_lossy(&target.stderr);
+    assert!(target.status.code() == Some(4) && error.contains("--target goes with a table"), "{error}");
 }

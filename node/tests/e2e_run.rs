@@ -53,12 +53,12 @@ fn the_model_of_a_finished_run_is_taken_away_for_pytorch() {
     assert!(parsed.success(), "{}", std::fs::read_to_string(&module).expect("it was written"));
     let out = cluster.command(0, &["model", "eval", "--format", "json"]);
     let measured: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
-    assert_eq!((&measured["accuracy"], &measured["images"]), (&last["accuracy"], &last["evaluated"]), "{measured}");
+    assert_eq!((&measured["accuracy"], &measured["examples"]), (&last["accuracy"], &last["evaluated"]), "{measured}");
     let rows = measured["classes"].as_array().expect("each class");
     let taken = |row: &serde_json::Value| -> u64 {
         row["taken_for"].as_array().expect("a row").iter().filter_map(serde_json::Value::as_u64).sum()
     };
-    assert_eq!(rows.iter().map(taken).sum::<u64>(), measured["images"], "each image is taken for something");
+    assert_eq!(rows.iter().map(taken).sum::<u64>(), measured["examples"], "each image is taken for something");
     // The same once more, and what is there is left alone until it is said otherwise.
     let again = export(&[]);
     assert_eq!(again.status.code(), Some(4), "{}", String::from_utf8_lossy(&again.stderr));

@@ -182,7 +182,7 @@ fn run_files_that_can_not_be_trained_are_refused_with_line_and_fix() {
         (run(preset, "bacth = 5"), "run.toml:10:1: unknown key `bacth` in [train]: did you mean `batch`?"),
         (
             run(preset, "batch = 500"),
-            "run.toml:10:1: `batch` in [train] is 500, and there are 300 training images in all",
+            "run.toml:10:1: `batch` in [train] is 500, and there are 300 training examples in all",
         ),
         (
             run(
@@ -235,7 +235,7 @@ fn data_with_fewer_classes_than_the_net_is_refused_with_line_and_fix() {
     };
     let more = ["--data", "pictures"];
     // One machine may lack a class, all together must not: with its folder empty, or without one.
-    let expected = "run.toml:8:1: all training images together are of 1 of the 2 classes";
+    let expected = "run.toml:8:1: all training examples together are of 1 of the 2 classes";
     for has_folder in [true, false] {
         let (code, error) = refused_with(&run, &more, |dir| {
             pictures(dir, "a", 8);
@@ -281,7 +281,7 @@ fn files_in_a_known_format_with_images_of_another_size_are_refused_with_line_and
 fn more_clients_than_images_are_refused_before_anything_starts() {
     let run = shapes(3, 1, 300, "shapes-cnn");
     let (code, error) = refused_with(&run, &["--clients", "301"], |_| ());
-    assert!(code == Some(4) && error.contains("301 clients for 300 training images"), "{code:?} {error}");
+    assert!(code == Some(4) && error.contains("301 clients for 300 training examples"), "{code:?} {error}");
     let (code, error) = refused(&run.replace("min_nodes = 3", "min_nodes = 400"));
     assert!(
         code == Some(4) && error.contains("run.toml:") && error.contains("400 clients for 300"),

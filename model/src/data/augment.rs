@@ -1,6 +1,6 @@
-//! What a net sees of an image: scaling, and the crops and distortions that it is trained with.
+//! What a net sees of an example: an image's scaling, and the crops and distortions that it is trained with; a row as it is.
 
-use super::Images;
+use super::{Examples, Input};
 use crate::random_stream::RandomStream;
 use crate::spec::CROP;
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// How pixels become what the net sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preprocess {
-    /// From 0..255 to -1..1; nothing else, whatever `augment` says.
+    /// Pixels from 0..255 to -1..1, numbers as they are; nothing else, whatever `augment` says.
     Plain,
     /// As the CIFAR-10 experiments of McMahan et al. 2017, section 3 (TensorFlow's tutorial): in training a random
     /// 24x24 crop, a flip, brightness by ±63 and contrast by 0.2 to 1.8, else the crop in the middle; then each image
@@ -40,25 +40,24 @@ impl Preprocess {
         }
     }
 
-    /// The images of these indices as the net sees them, `[image, height, width, channel]`, distorted at random where
-    /// `stream` is given. Each image takes the same number of draws, in the order of the indices.
-    pub(crate) fn batch(self, images: &Images, indices: &[u32], mut stream: Option<&mut RandomStream>) -> Vec<f32> {
-        let seen = self.seen(images.shape());
+    /// The examples of these indices as the net sees them, `[example, height, width, channel]`, images distorted at random
+    /// where `stream` is given. Each image takes the same number of draws, in the order of the indices.
+    pub(crate) fn batch(self, examples: &Examples, indices: &[u32], mut stream: Option<&mut RandomStream>) -> Vec<f32> {
+        let shape = examples.shape();
+        let seen = self.seen(shape);
         let mut batch = vec![0f32; indices.len() * seen.iter().product::<usize>()];
         let draws: Vec<Option<Draw>> = indices
             .iter()
             .map(|_| match (self, &mut stream) {
-                (Self::CifarPaper, Some(stream)) => Some(Draw::new(images.shape(), seen, stream)),
+                (Self::CifarPaper, Some(stream)) => Some(Draw::new(shape, seen, stream)),
                 _ => None,
             })
             .collect();
         let rows = batch.par_chunks_mut(seen.iter().product::<usize>().max(1));
-        rows.zip(indices).zip(draws).for_each(|((row, &index), draw)| {
-            let pixels = images.pixels(index as usize);
-            match self {
-                Self::Plain => plain(pixels, images.shape(), row),
-                Self::CifarPaper => cropped(pixels, images.shape(), seen, draw, row),
-            }
+        rows.zip(indices).zip(draws).for_each(|((row, &index), draw)| match (self, examples.input(index as usize)) {
+            (Self::Plain, Input::Pixels(pixels)) => plain(pixels, shape, row),
+            (Self::CifarPaper, Input::Pixels(pixels)) => cropped(pixels, shape, seen, draw, row),
+            (_, Input::Numbers(numbers)) => row.copy_from_slice(numbers),
         });
         batch
     }
@@ -132,9 +131,9 @@ mod tests {
     use super::*;
     use crate::random_stream::{Purpose, StreamKey};
 
-    fn images() -> Images {
+    fn images() -> Examples {
         let pixels = (0..2 * 3 * 32 * 32).map(|i| (i * 31 % 251) as u8).collect();
-        Images::new([3, 32, 32], 10, pixels, vec![0, 1]).expect("consistent")
+        Examples::new([3, 32, 32], 10, pixels, vec![0, 1]).expect("consistent")
     }
 
     fn stream() -> RandomStream {
@@ -143,7 +142,7 @@ mod tests {
 
     #[test]
     fn plain_puts_channels_last_and_scales_to_one() {
-        let images = Images::new([3, 1, 2], 1, vec![0, 255, 51, 102, 153, 204], vec![0]).expect("consistent");
+        let images = Examples::new([3, 1, 2], 1, vec![0, 255, 51, 102, 153, 204], vec![0]).expect("consistent");
         let batch = Preprocess::Plain.batch(&images, &[0], Some(&mut stream()));
         let expected = [-1.0, -0.6, 0.2, 1.0, -0.2, 0.6];
         assert!(batch.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{batch:?}");
@@ -197,14 +196,14 @@ mod tests {
     fn the_middle_crop_is_the_middle() {
         let mut pixels = vec![0u8; 32 * 32];
         pixels[4 * 32 + 4] = 255;
-        let images = Images::new([1, 32, 32], 1, pixels, vec![0]).expect("consistent");
+        let images = Examples::new([1, 32, 32], 1, pixels, vec![0]).expect("consistent");
         let batch = Preprocess::CifarPaper.batch(&images, &[0], None);
         assert!(batch[0] > 10.0 && batch[1..].iter().all(|&x| x < 0.0));
     }
 
     #[test]
     fn a_flat_image_gives_zeros_and_no_nan() {
-        let images = Images::new([3, 32, 32], 1, vec![9; 3072], vec![0]).expect("consistent");
+        let images = Examples::new([3, 32, 32], 1, vec![9; 3072], vec![0]).expect("consistent");
         assert!(Preprocess::CifarPaper.batch(&images, &[0], None).iter().all(|&x| x == 0.0));
     }
 }

@@ -1,7 +1,7 @@
 //! CIFAR-10, binary version (Krizhevsky 2009): records of a label byte and 3x32x32 pixels, channel by channel.
 
 use super::files::{drain, malformed, read, unreadable};
-use super::{Choose, DataError, DataSet, Images, check_size};
+use super::{Choose, DataError, DataSet, Examples, check_size};
 use flate2::read::MultiGzDecoder;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -159,8 +159,8 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    fn images(self) -> Result<Images, DataError> {
-        Images::new(IMAGE, CLASSES, self.pixels, self.labels)
+    fn images(self) -> Result<Examples, DataError> {
+        Examples::new(IMAGE, CLASSES, self.pixels, self.labels)
     }
 }
 

@@ -4,7 +4,7 @@
 //! What is no image, or is broken, is passed over and told; a class may have no images here, since others may have some.
 
 use super::files::unreadable;
-use super::{DataError, DataSet, Images, check_size};
+use super::{DataError, DataSet, Examples, check_size};
 use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
@@ -166,11 +166,11 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, DataError> {
         if !name.starts_with('.') && !IGNORED.contains(&name.as_str()) {
             names.push(name);
         }
-        if names.len() > super::IMAGES_MAX {
+        if names.len() > super::EXAMPLES_MAX {
             return Err(DataError::Invalid(format!(
                 "{}: more than {} files: divide the data among more nodes",
                 folder.display(),
-                super::IMAGES_MAX
+                super::EXAMPLES_MAX
             )));
         }
     }
@@ -186,7 +186,7 @@ fn decode_all(
     image: [usize; 3],
     fit: Fit,
     passed: &mut PassedOver,
-) -> Result<Images, DataError> {
+) -> Result<Examples, DataError> {
     check_size(image, files.len())?;
     let len: usize = image.iter().product();
     let mut pixels = vec![0u8; files.len() * len];
@@ -205,7 +205,7 @@ fn decode_all(
         }
     }
     pixels.truncate(kept * len);
-    Images::new(image, classes, pixels, labels)
+    Examples::new(image, classes, pixels, labels)
 }
 
 /// Why a file gives no image.
@@ -329,7 +329,7 @@ mod tests {
         let folder = folder();
         let before = load(folder.path(), &classes(), [3, 4, 4], 0.3, Fit::Exact).expect("good data");
         assert!((4..=20).contains(&before.test.len()), "{}", before.test.len());
-        let reds = |images: &Images| (0..images.len()).map(|i| images.pixels(i)[0]).collect::<Vec<_>>();
+        let reds = |images: &Examples| (0..images.len()).map(|i| images.pixels(i)[0]).collect::<Vec<_>>();
         save(&folder.path().join("dog/new.png"), 4, 77);
         let after = load(folder.path(), &classes(), [3, 4, 4], 0.3, Fit::Exact).expect("good data");
         assert!(reds(&before.test).iter().all(|red| reds(&after.test).contains(red)));
@@ -401,7 +401,7 @@ mod tests {
         let load = |fit| load(folder.path(), &classes(), [3, 4, 4], 0.0, fit).expect("it is an image").train;
         let (cropped, stretched) = (load(Fit::Crop), load(Fit::Stretch));
         assert_eq!(cropped.len(), 2);
-        let means = |images: &Images| -> Vec<u32> {
+        let means = |images: &Examples| -> Vec<u32> {
             images.pixels(0).chunks(16).map(|channel| channel.iter().map(|v| u32::from(*v)).sum::<u32>() / 16).collect()
         };
         assert_eq!(means(&cropped), [0, 255, 0], "its middle is green");

@@ -33,10 +33,14 @@ fn is_sound(source: &Source, path: &Path, loaded: &Result<DataSet, DataError>) {
         assert!(!error.is_empty());
         return;
     };
-    for images in [&data.train, &data.test] {
-        let [channels, height, width] = images.shape();
-        assert_eq!(images.pixels.len(), images.len() * channels * height * width);
-        assert!(images.labels().iter().all(|label| usize::from(*label) < images.classes()));
+    for examples in [&data.train, &data.test] {
+        let len: usize = examples.shape().iter().product();
+        let is_whole = |example: usize| match examples.input(example) {
+            Input::Pixels(pixels) => pixels.len() == len,
+            Input::Numbers(numbers) => numbers.len() == len && numbers.iter().all(|number| number.is_finite()),
+        };
+        assert!((0..examples.len()).all(is_whole));
+        assert!(examples.labels().iter().all(|label| usize::from(*label) < examples.classes()));
     }
     let parts = 2.min(data.train.len());
     let sizes = (1..=parts).map(|k| load_part(source, Some(path), (k, parts), &Partition::Iid, 1));
@@ -145,6 +149,23 @@ pub fn picture(bytes: &[u8]) {
     });
 }
 
+/// A table of any text: what is seen in it makes a description by which it can be loaded again, and that gives as many rows.
+pub fn table(bytes: &[u8]) {
+    in_folder(|folder| {
+        write(folder, "table.csv", bytes);
+        let path = folder.join("table.csv");
+        let look = match look_at_table(&path, None) {
+            Ok(look) => look,
+            Err(error) => return assert!(!error.to_string().is_empty()),
+        };
+        let source = Source::Table(Table { target: look.target, columns: look.columns, holdout: 0.25 });
+        let loaded = load(&source, Some(&path), 1);
+        is_sound(&source, &path, &loaded);
+        let data = loaded.expect("it fits what was seen in it");
+        assert_eq!(data.train.len() + data.test.len(), look.rows);
+    });
+}
+
 /// Real values for each target to begin with.
 #[cfg(test)]
 pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
@@ -163,6 +184,13 @@ pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let lengths = [files[0].len() as u8, files[1].len() as u8, files[2].len() as u8];
     for packed in [0, 5] {
         seeds.push(("mnist", [&[packed], &lengths[..], &files.concat()].concat()));
+    }
+    for text in [
+        "a,b,kind\n1,x,cat\n2.5,\"y, z\",dog\n,x,cat\n",
+        "a;b\r\n1;2\r\n3;4e9\r\n-7;NA\r\n",
+        "\u{feff}\"a\"\t\"b\"\n1\t0\n2\t1\n5\t1\n",
+    ] {
+        seeds.push(("table", text.as_bytes().to_vec()));
     }
     for side in [1u32, 4, 9] {
         for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg] {

@@ -1,7 +1,7 @@
 //! IDX files, as MNIST and sets in its format come in (LeCun et al. 1998): big-endian header, then bytes.
 
 use super::files::{malformed, read, unreadable};
-use super::{DataError, DataSet, Images, check_size};
+use super::{DataError, DataSet, Examples, check_size};
 use std::path::{Path, PathBuf};
 
 /// The digits.
@@ -29,7 +29,7 @@ pub(super) fn load(path: &Path) -> Result<DataSet, DataError> {
     Ok(DataSet { train, test, notes: Vec::new() })
 }
 
-fn split(folder: &Path, prefix: &str) -> Result<Images, DataError> {
+fn split(folder: &Path, prefix: &str) -> Result<Examples, DataError> {
     let path = find(folder, &format!("{prefix}-images"), "idx3-ubyte")?;
     let bytes = read(&path)?;
     let [count, height, width] = header(&path, &bytes, IMAGES_MAGIC)?;
@@ -46,7 +46,7 @@ fn split(folder: &Path, prefix: &str) -> Result<Images, DataError> {
     if let Some(i) = labels.iter().position(|&label| usize::from(label) >= CLASSES) {
         return Err(malformed(&path, 8 + i as u64, "a label from 0 to 9", labels[i].to_string()));
     }
-    Images::new(shape, CLASSES, pixels, labels.iter().map(|&label| u16::from(label)).collect())
+    Examples::new(shape, CLASSES, pixels, labels.iter().map(|&label| u16::from(label)).collect())
 }
 
 /// The file of this name, however it is spelt.

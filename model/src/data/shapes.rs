@@ -4,7 +4,7 @@
 //! net gets better over several rounds. Integer and f32 arithmetic and `libm` are all that is used: every machine
 //! draws the same bits.
 
-use super::{DataError, DataSet, Images, check_size};
+use super::{DataError, DataSet, Examples, check_size};
 use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use rayon::prelude::*;
 
@@ -32,7 +32,7 @@ pub(super) fn generate(samples: usize, seed: u64) -> Result<DataSet, DataError> 
     Ok(DataSet { train, test: images(samples, tests, seed)?, notes: Vec::new() })
 }
 
-fn images(first: usize, count: usize, seed: u64) -> Result<Images, DataError> {
+fn images(first: usize, count: usize, seed: u64) -> Result<Examples, DataError> {
     let mut pixels = vec![0u8; count * LEN];
     pixels.par_chunks_mut(LEN).enumerate().for_each(|(i, image)| {
         let index = (first + i) as u64;
@@ -40,7 +40,7 @@ fn images(first: usize, count: usize, seed: u64) -> Result<Images, DataError> {
         draw(i % SHAPES_CLASSES, &mut stream, image);
     });
     let labels = (0..count).map(|i| (i % SHAPES_CLASSES) as u16).collect();
-    Images::new(SHAPES_IMAGE, SHAPES_CLASSES, pixels, labels)
+    Examples::new(SHAPES_IMAGE, SHAPES_CLASSES, pixels, labels)
 }
 
 /// A place in the picture, a size and a rotation.

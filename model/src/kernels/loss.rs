@@ -17,6 +17,12 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u16]) -> Result<Tensor> {
     reference::cross_entropy(logits, labels)
 }
 
+/// The mean over the batch of the squared difference between the outputs, `[n, 1]`, and the numbers that they should be.
+pub fn squared_error(outputs: &Tensor, numbers: &[f32]) -> Result<Tensor> {
+    let wanted = Tensor::from_slice(numbers, (numbers.len(), 1), outputs.device())?;
+    outputs.sub(&wanted)?.sqr()?.mean_all()
+}
+
 /// Loss (as the sum, not the mean) of rows of logits. `each` hears every label and the answer to it: the first of equal
 /// logits; none for a row with a NaN, which makes the loss NaN.
 pub(crate) fn score(logits: &[f32], labels: &[u16], classes: usize, mut each: impl FnMut(u16, Option<u16>)) -> f64 {

@@ -32,15 +32,15 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
         .map(|(part, indices)| {
             let mut counts = vec![0u64; classes];
             indices.iter().for_each(|&index| counts[usize::from(labels[index as usize])] += 1);
-            PartLabels { part: format!("{}/{parts}", part + 1), images: indices.len() as u64, labels: counts }
+            PartLabels { part: format!("{}/{parts}", part + 1), examples: indices.len() as u64, labels: counts }
         })
         .collect();
     match format {
         Format::Json => lines.iter().try_for_each(print_json)?,
-        Format::Text => print(&table::parts(&lines, classes).to_string()),
+        Format::Text => print(&table::parts(&lines, classes, data.train.noun()).to_string()),
     }
     if let Some(path) = &options.plot {
-        let title = format!("{}: {} training images in {parts} parts", run_file.run.name, labels.len());
+        let title = format!("{}: {} training {} in {parts} parts", run_file.run.name, labels.len(), data.train.noun());
         let shares = Shares { title, counts: lines.into_iter().map(|line| line.labels).collect() };
         for file in shares.write(path)? {
             tracing::info!("wrote {}", file.display());

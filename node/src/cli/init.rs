@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use paceline_model::Trainable;
-use paceline_model::data::look_at_folder;
+use paceline_model::data::{ColumnKind, look_at_folder, look_at_table};
 use paceline_model::torch::{self, TorchTensor};
+use paceline_model::{MEAN_ERROR, Trainable};
 use paceline_protocol::runfile::quoted;
 
 use super::error::CliError;
@@ -28,8 +28,8 @@ const SIDE_MAX: u32 = 64;
 /// The side where photos are small.
 const SIDE_SMALL: u32 = 32;
 
-/// Images below which steps are made smaller, so that a round has some.
-const FEW_IMAGES: usize = 1_000;
+/// Examples below which steps are made smaller, so that a round has some.
+const FEW_EXAMPLES: usize = 1_000;
 
 /// What a run file is made of.
 #[derive(Debug, Args)]
@@ -37,9 +37,13 @@ pub(super) struct Options {
     /// Where to; an existing file is left alone.
     #[arg(default_value = "run.toml")]
     file: PathBuf,
-    /// Look at a folder with a subfolder of images for each class, and write a run file that fits it.
+    /// Look at a folder with a subfolder of images for each class, or at a table (CSV with a header), and write a run file that
+    /// fits it.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["model", "trainer"])]
     from: Option<PathBuf>,
+    /// The column of the table to predict [default: the last one].
+    #[arg(long, value_name = "COLUMN", requires = "from")]
+    target: Option<String>,
     /// For a net that a program of yours trains (docs/trainer.md).
     #[arg(long, conflicts_with = "model")]
     trainer: bool,
@@ -60,7 +64,7 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
     let text = match &options.model {
         None if options.from.is_some() => {
             let from = options.from.as_deref().unwrap_or(Path::new("."));
-            let (text, told) = fitting(from)?;
+            let (text, told) = fitting(from, options.target.as_deref())?;
             found = told;
             text
         }
@@ -113,16 +117,56 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A run file for a folder of images, and what was found there.
-fn fitting(from: &Path) -> Result<(String, Vec<String>), CliError> {
-    if from.is_file() {
-        return Err(CliError::bad_input(anyhow!(
-            "{} is a file, and folders of images are looked at: a table trains with a program of yours, as examples/python/table does",
-            from.display()
-        )));
+/// A run file for the data there, and what was found.
+fn fitting(from: &Path, target: Option<&str>) -> Result<(String, Vec<String>), CliError> {
+    let (mut given, found) = match (from.is_dir(), target) {
+        (false, target) => fitting_table(from, target)?,
+        (true, None) => fitting_folder(from)?,
+        (true, Some(_)) => {
+            let error = anyhow!("--target goes with a table, and {} is a folder: give the file", from.display());
+            return Err(CliError::bad_input(error));
+        }
+    };
+    given.push(("run", "name", quoted(&run_name(from))));
+    let text = run_file::template(&given);
+    // What is written works: there may be names that no run file has.
+    let parsed = run_file::parse(&text, "the run file for these data").map_err(CliError::bad_input)?;
+    Plan::of(&parsed).map_err(CliError::bad_input)?;
+    let comments: String = found.iter().map(|line| format!("# {line}\n")).collect();
+    Ok((format!("# Made for {}:\n{comments}\n{text}", from.display()), found))
+}
+
+/// A run's name after a file or a folder.
+fn run_name(from: &Path) -> String {
+    let name = from.file_stem().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "my-data".to_owned() }
+}
+
+/// Keys of a run file, with their values, and what was found, in sentences.
+type Fitting = (Vec<(&'static str, &'static str, String)>, Vec<String>);
+
+fn fitting_table(from: &Path, target: Option<&str>) -> Result<Fitting, CliError> {
+    let look = look_at_table(from, target).map_err(CliError::bad_input)?;
+    let mut given = vec![
+        ("model", "arch", quoted("table-mlp")),
+        ("data", "dataset", quoted("table")),
+        ("data", "target", run_file::column(&look.target)),
+        ("data", "columns", run_file::columns(&look.columns)),
+        ("data", "holdout", "0.2".to_owned()),
+        ("train", "momentum", "0.9".to_owned()),
+    ];
+    if look.rows < FEW_EXAMPLES {
+        given.extend([("train", "batch", "10".to_owned()), ("train", "lr", "0.01".to_owned())]);
     }
+    if matches!(look.target.kind, ColumnKind::Number { .. }) {
+        given.extend([("metrics", "lead", quoted(MEAN_ERROR)), ("metrics", "better", quoted("lower"))]);
+    }
+    Ok((given, words::looked_at_table(&look)))
+}
+
+fn fitting_folder(from: &Path) -> Result<Fitting, CliError> {
     let look = look_at_folder(from).map_err(CliError::bad_input)?;
-    let found = words::looked(&look);
     let (width, height) = look.middle;
     let channels = if look.is_grey { 1 } else { 3 };
     // Nets on CPUs see small pictures; what is smaller still, or of one size that is small, stays as it is.
@@ -133,16 +177,7 @@ fn fitting(from: &Path) -> Result<(String, Vec<String>), CliError> {
     let [height, width] = size;
     let classes: Vec<String> = look.classes.iter().map(|(name, _)| quoted(name)).collect();
     let images: usize = look.classes.iter().map(|(_, count)| count).sum();
-    let name: String = from
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c))
-        .collect();
-    let name = if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "photos".to_owned() };
     let mut given = vec![
-        ("run", "name", quoted(&name)),
         ("model", "arch", quoted("resnet8")),
         ("data", "dataset", quoted("folder")),
         ("data", "classes", format!("[{}]", classes.join(", "))),
@@ -152,15 +187,10 @@ fn fitting(from: &Path) -> Result<(String, Vec<String>), CliError> {
     if !(look.is_uniform && [height, width] == [look.middle.1, look.middle.0]) {
         given.push(("data", "fit", quoted("crop")));
     }
-    if images < FEW_IMAGES {
+    if images < FEW_EXAMPLES {
         given.push(("train", "batch", "10".to_owned()));
     }
-    let text = run_file::template(&given);
-    // What is written works: the classes may have names that no run file has.
-    let parsed = run_file::parse(&text, "the run file for this folder").map_err(CliError::bad_input)?;
-    Plan::of(&parsed).map_err(CliError::bad_input)?;
-    let comments: String = found.iter().map(|line| format!("# {line}\n")).collect();
-    Ok((format!("# Made for {}:\n{comments}\n{text}", from.display()), found))
+    Ok((given, words::looked_at_folder(&look)))
 }
 
 /// The run file of a run that begins with the weights of a model; and the file of these, where some of them are new.

@@ -30,17 +30,19 @@ pub(super) enum Command {
 In Python:
   import model
   net = model.load()
-  model.predict(net, images)                       images: a tensor of uint8, [n, channels, height, width]")]
+  model.predict(net, images)                       images: a tensor of uint8, [n, channels, height, width]
+  model.predict(net, rows)                         of a table: dicts, as csv.DictReader gives them")]
     Export(Export),
-    /// Measure a model on the images that are held out for testing.
+    /// Measure a model on the examples that are held out for testing.
     #[command(after_help = "Examples:
   paceline model eval --data ~/photos            the last model; how good it is at each class
   paceline model eval --model lab.safetensors --data ~/photos                 one that was exported
   paceline model eval --data ~/photos --format json | jq .classes[0].taken_for")]
     Eval(Eval),
-    /// What a model takes images for.
+    /// What a model says of images, or of the rows of a table.
     #[command(after_help = "Examples:
   paceline model predict cat.jpg dog.png
+  paceline model predict patients.csv            the rows of a table
   paceline model predict --model lab.safetensors photos/*.jpg --format json | jq -r .label")]
     Predict(Predict),
     /// How two models differ, tensor by tensor.
@@ -104,9 +106,9 @@ pub(super) struct Eval {
 pub(super) struct Predict {
     #[command(flatten)]
     chosen: Chosen,
-    /// PNG or JPEG files, of the size that the net was trained on.
-    #[arg(value_name = "IMAGE", required = true)]
-    images: Vec<PathBuf>,
+    /// Images, brought to the size that the net sees; or, of a model of a table, CSV files with the columns that it predicts from.
+    #[arg(value_name = "IMAGE | CSV", required = true)]
+    files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -140,7 +142,7 @@ fn export(Export { chosen, out, force }: &Export, format: Format) -> Result<(), 
     }
     let trained = chosen.open()?;
     write(out, &trained.tensors()?)?;
-    let source = trained.module(file)?;
+    let source = trained.module(file, &words::measured_behind(&trained.about.metrics))?;
     if let Some(source) = &source {
         write(&module, source.as_bytes())?;
     }
@@ -162,13 +164,15 @@ fn eval(Eval { chosen, data, threads }: &Eval, format: Format, quiet: bool) -> R
         })?;
     match format {
         Format::Json => print_json(&measured)?,
+        Format::Text if measured.classes.is_empty() => print(&words::measured(&measured)),
         Format::Text => print(&format!("{}\n\n{}", words::measured(&measured), table::classes(&measured))),
     }
     Ok(())
 }
 
-fn predict(Predict { chosen, images }: &Predict, format: Format) -> Result<(), CliError> {
-    let predictions = chosen.open()?.predict(images, cores()).map_err(CliError::bad_input)?;
+fn predict(Predict { chosen, files }: &Predict, format: Format) -> Result<(), CliError> {
+    let warn = |note: &str| tracing::warn!("{note}");
+    let predictions = chosen.open()?.predict(files, cores(), warn).map_err(CliError::bad_input)?;
     match format {
         Format::Json => predictions.iter().try_for_each(print_json)?,
         Format::Text => print(&table::predictions(&predictions)),

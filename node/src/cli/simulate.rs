@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use paceline_model::ACCURACY;
 
 use super::error::CliError;
 use super::experiment::ExperimentOptions;
@@ -25,18 +26,24 @@ pub(super) struct Options {
     /// Where rounds, models and plots go; a simulation that is found there goes on [default: NAME-simulation].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// End when the best test accuracy so far reaches this, in percent.
-    #[arg(long, value_name = "ACC", value_parser = percent)]
-    until: Option<f64>,
+    /// End when the leading metric has reached this: an accuracy in percent, another metric as it is.
+    #[arg(long, value_name = "VALUE")]
+    until: Option<String>,
     /// Threads that train [default: one a core].
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 }
 
-fn percent(text: &str) -> Result<f64, String> {
-    match text.trim_end_matches('%').trim().parse::<f64>() {
-        Ok(value) if value > 0.0 && value <= 100.0 => Ok(value / 100.0),
-        _ => Err(format!("`{text}` is no accuracy: give percent, above 0 and at most 100, for instance 99")),
+/// The value of the leading metric that `--until` asks for.
+fn goal(text: &str, lead: &str) -> anyhow::Result<f64> {
+    let value = text.trim_end_matches('%').trim().parse::<f64>().ok().filter(|value| value.is_finite());
+    match value {
+        Some(value) if lead != ACCURACY => Ok(value),
+        Some(value) if value > 0.0 && value <= 100.0 => Ok(value / 100.0),
+        _ if lead == ACCURACY => {
+            bail!("--until: `{text}` is no accuracy: give percent, above 0 and at most 100, for instance 99")
+        }
+        _ => bail!("--until: `{text}` is no number, which {lead} is"),
     }
 }
 
@@ -50,7 +57,9 @@ fn open(options: Options) -> Result<Simulation, CliError> {
     let experiment = options.experiment.prepare()?;
     let workers = Workers::new(options.threads.map_or_else(cores, NonZeroUsize::get))?;
     let out = options.out.unwrap_or_else(|| format!("{}-simulation", experiment.run_file.run.name).into());
-    Simulation::open(experiment, options.until, workers, &out).map_err(CliError::bad_input)
+    let lead = &experiment.run_file.learning.metrics.lead;
+    let until = options.until.map(|text| goal(&text, lead)).transpose().map_err(CliError::usage)?;
+    Simulation::open(experiment, until, workers, &out).map_err(CliError::bad_input)
 }
 
 fn simulate(mut simulation: Simulation, stop: &AtomicBool, format: Format, quiet: bool) -> Result<(), CliError> {
@@ -62,11 +71,12 @@ fn simulate(mut simulation: Simulation, stop: &AtomicBool, format: Format, quiet
     let bar = RoundsBar::new(rounds, before as u64, quiet);
     while !simulation.is_over() {
         let finished = simulation.rounds().len() as u64;
+        let lead = simulation.metrics().lead.clone();
         let Some(round) = simulation.next_round(stop, &|share| bar.show(finished, share))? else { break };
         if format == Format::Json {
             print_json(round)?;
         }
-        bar.suspend(|| tracing::info!("{}", words::simulated_round(round, rounds)));
+        bar.suspend(|| tracing::info!("{}", words::simulated_round(round, rounds, &lead)));
     }
     bar.clear();
     let files = simulation.plot()?;

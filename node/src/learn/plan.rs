@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use paceline_model::{
-    DataError, DataSet, Device, ImageLearner, Layout, LayoutError, Model, ModelError, NetSpec, Partition, Preprocess,
+    DataError, DataSet, Device, Layout, LayoutError, Model, ModelError, NetLearner, NetSpec, Partition, Preprocess,
     Source, SpecError, Totals, TrainConfig, Trainable,
 };
 use paceline_protocol::base::roster::Part;
@@ -17,12 +17,12 @@ use crate::run_file::{Net, RunFile};
 /// Why a run file, sound in itself, can't be trained.
 #[derive(Debug, Error)]
 pub enum PlanError {
-    /// The layers do not fit the images, or each other.
-    #[error("[model]: {0}; the images are {1:?} (channels, height, width)")]
+    /// The layers do not fit the input, or each other.
+    #[error("[model]: {0}; the input is {1:?} (channels, height, width)")]
     Net(SpecError, [usize; 3]),
-    /// A net by name does not fit the images.
+    /// A net by name does not fit the input.
     #[error(
-        "`arch = \"{arch}\"` does not fit images of {image:?} (channels, height, width): {error}; take another net, or images \
+        "`arch = \"{arch}\"` does not fit an input of {input:?} (channels, height, width): {error}; take another net, or images \
          of another size"
     )]
     Preset {
@@ -31,17 +31,17 @@ pub enum PlanError {
         /// What is wrong.
         error: SpecError,
         /// Channels, height and width.
-        image: [usize; 3],
+        input: [usize; 3],
     },
-    /// What a layer gives for a step's images is too large for memory.
+    /// What a layer gives for a step's examples is too large for memory.
     #[error(
-        "`batch` in [train] makes steps of {step} images, and a layer of this net fits in memory for {most} at most: make it \
+        "`batch` in [train] makes steps of {step} examples, and a layer of this net fits in memory for {most} at most: make it \
          smaller"
     )]
     Memory {
-        /// Images of the largest step.
+        /// Examples of the largest step.
         step: usize,
-        /// Images that a step may have.
+        /// Examples that a step may have.
         most: usize,
     },
     /// The data can't be had.
@@ -56,8 +56,8 @@ pub enum PlanError {
     /// The part is not one.
     #[error("--part {0}: K must be from 1 to N")]
     Part(Part),
-    /// A node without images can't take part.
-    #[error("there are no training images for this node: give it other --data, or a --part of fewer parts")]
+    /// A node without examples can't take part.
+    #[error("there are no training examples for this node: give it other --data, or a --part of fewer parts")]
     Empty,
     /// The files hold images of another size.
     #[error(
@@ -70,37 +70,37 @@ pub enum PlanError {
         /// What is there.
         found: [usize; 3],
     },
-    /// Nobody has an image of some class.
+    /// Nobody has an example of some class.
     #[error(
-        "all training images together are of {found} of the {classes} classes that the net tells apart: give --data with images \
+        "all training examples together are of {found} of the {classes} classes that the net tells apart: give --data with some \
          of each{}",
-        if *.is_folder { ", lower `holdout`, or take classes out" } else { ", or use `dataset = \"folder\"` with `classes`" }
+        if .listed.is_some() { ", lower `holdout`, or take classes out" } else { ", or use `dataset = \"folder\"` with `classes`" }
     )]
     Classes {
-        /// Whether the run file lists them.
-        is_folder: bool,
-        /// Classes that have images.
+        /// The key of `[data]` that lists them, if one does.
+        listed: Option<&'static str>,
+        /// Classes that have any.
         found: usize,
         /// Classes of the data set.
         classes: usize,
     },
     /// Some clients would have nothing to train on.
     #[error(
-        "{clients} clients for {images} training images: at least one each, so let there be fewer (--clients, or `min_nodes` in [run])"
+        "{clients} clients for {examples} training examples: at least one each, so let there be fewer (--clients, or `min_nodes` in [run])"
     )]
     Clients {
         /// How many there should be.
         clients: u32,
-        /// Images of all of them.
-        images: usize,
+        /// Examples of all of them.
+        examples: usize,
     },
-    /// More images a step than there are at all.
-    #[error("`batch` in [train] is {batch}, and there are {images} training images in all: make it smaller")]
+    /// More examples a step than there are at all.
+    #[error("`batch` in [train] is {batch}, and there are {examples} training examples in all: make it smaller")]
     Batch {
-        /// Images a step.
+        /// Examples a step.
         batch: usize,
-        /// Images there are.
-        images: usize,
+        /// Examples there are.
+        examples: usize,
     },
     /// Weights and the rule's own values together are too large to be moved.
     #[error(transparent)]
@@ -132,7 +132,7 @@ impl PlanError {
             Self::Preset { .. } => ("model", "arch", None),
             Self::Batch { .. } | Self::Memory { .. } => ("train", "batch", None),
             Self::Data(DataError::Unexpected { key: Some(key), .. }) => ("data", *key, None),
-            Self::Classes { is_folder: true, .. } => ("data", "classes", None),
+            Self::Classes { listed: Some(key), .. } => ("data", *key, None),
             Self::Size { .. } | Self::Classes { .. } => ("data", "dataset", None),
             Self::Clients { .. } => ("run", "min_nodes", None),
             Self::State(_) => ("aggregate", "rule", None),
@@ -150,9 +150,9 @@ impl PlanError {
 pub struct Plan {
     /// The net.
     pub spec: NetSpec,
-    /// What it sees of an image.
+    /// What it sees of an example.
     pub preprocess: Preprocess,
-    /// Where the images come from.
+    /// Where the examples come from.
     pub source: Source,
     /// How they are split among parts.
     pub partition: Partition,
@@ -166,7 +166,7 @@ pub struct Plan {
     pub trainable: Trainable,
     /// The run's seed.
     pub seed: u64,
-    /// Images that a step may have, for the memory that it takes.
+    /// Examples that a step may have, for the memory that it takes.
     batch_max: usize,
 }
 
@@ -174,20 +174,20 @@ impl Plan {
     /// The plan of a run file.
     ///
     /// # Errors
-    /// The net does not fit the images, or something is too large.
+    /// The net does not fit the input, or something is too large.
     pub fn of(run_file: &RunFile) -> Result<Self, PlanError> {
         let learning = &run_file.learning;
         let source = learning.data.source.clone().ok_or(PlanError::Trainer)?;
-        let (image, classes) = (source.image(), source.classes());
+        let (input, classes) = (source.shape(), source.classes());
         let (spec, preprocess) = match learning.model.net() {
             Net::Preset(arch) => {
-                let preset = |error| PlanError::Preset { arch, error, image };
-                (NetSpec::preset(arch, image, classes).map_err(preset)?, Preprocess::for_preset(arch, image))
+                let preset = |error| PlanError::Preset { arch, error, input };
+                (NetSpec::preset(arch, input, classes).map_err(preset)?, Preprocess::for_preset(arch, input))
             }
-            Net::Layers(layers) => (NetSpec { input: image, classes, layers: layers.clone() }, Preprocess::Plain),
+            Net::Layers(layers) => (NetSpec { input, classes, layers: layers.clone() }, Preprocess::Plain),
             Net::Trainer => return Err(PlanError::Trainer),
         };
-        let net = |error| PlanError::Net(error, image);
+        let net = |error| PlanError::Net(error, input);
         let layout = Layout::new(spec.parameters().map_err(net)?)?;
         let batch_max = spec.batch_max().map_err(net)?;
         let trainable = learning.model.trainable.clone();
@@ -198,23 +198,23 @@ impl Plan {
         Ok(Self { spec, preprocess, source, partition, config, formats, layout, trainable, seed, batch_max })
     }
 
-    /// The learner of this net on these images.
-    pub fn learner(&self, data: DataSet, device: Device) -> ImageLearner {
+    /// The learner of this net on these examples.
+    pub fn learner(&self, data: DataSet, device: Device) -> NetLearner {
         let Self { spec, preprocess, config, partition, seed, layout, trainable, .. } = self.clone();
         let (train, test) = (Arc::new(data.train), Arc::new(data.test));
-        ImageLearner { spec, preprocess, config, partition, seed, device, train, test, layout, trainable }
+        NetLearner { spec, preprocess, config, partition, seed, device, train, test, layout, trainable }
     }
 
     /// The whole data set, which these clients divide among them.
     ///
     /// # Errors
-    /// Files are missing or malformed or don't go with the run file, or there are fewer images than clients or in a step.
+    /// Files are missing or malformed or don't go with the run file, or there are fewer examples than clients or in a step.
     pub fn whole_data(&self, path: Option<&Path>, clients: u32) -> Result<DataSet, PlanError> {
-        let data = self.images(path)?;
+        let data = self.examples(path)?;
         let totals = data.train.totals();
         self.check_totals(totals)?;
-        if clients as usize > totals.images {
-            return Err(PlanError::Clients { clients, images: totals.images });
+        if clients as usize > totals.examples {
+            return Err(PlanError::Clients { clients, examples: totals.examples });
         }
         let (labels, classes) = (data.train.labels(), data.train.classes());
         let parts = paceline_model::partition(labels, classes, clients as usize, &self.partition, self.seed);
@@ -222,7 +222,7 @@ impl Plan {
         Ok(data)
     }
 
-    /// This node's images: all that are there, or a part of them.
+    /// This node's examples: all that are there, or a part of them.
     ///
     /// # Errors
     /// Files are missing or malformed or don't go with the run file, the part is not one, nothing is left to train on, or a
@@ -237,17 +237,17 @@ impl Plan {
                 self.check_totals(totals)?;
                 data
             }
-            None => self.images(path)?,
+            None => self.examples(path)?,
         };
         self.check_memory(data.train.len())?;
         Ok(data)
     }
 
-    /// All images that are there.
+    /// All examples that are there.
     ///
     /// # Errors
     /// Files are missing or malformed or don't go with the run file, or there is nothing to train on.
-    pub fn images(&self, path: Option<&Path>) -> Result<DataSet, PlanError> {
+    pub fn examples(&self, path: Option<&Path>) -> Result<DataSet, PlanError> {
         let data = paceline_model::load(&self.source, path, self.seed)?;
         self.check_size(&data)?;
         if data.train.is_empty() { Err(PlanError::Empty) } else { Ok(data) }
@@ -255,24 +255,28 @@ impl Plan {
 
     /// Files of a data set in the format of another may hold images of any size.
     fn check_size(&self, data: &DataSet) -> Result<(), PlanError> {
-        let (expected, found) = (self.source.image(), data.train.shape());
+        let (expected, found) = (self.source.shape(), data.train.shape());
         if found == expected { Ok(()) } else { Err(PlanError::Size { expected, found }) }
     }
 
-    /// Refuses a batch larger than all images together, and classes of which there is none. A client may well have fewer
-    /// images than a batch, whose steps are smaller then, and fewer classes.
-    fn check_totals(&self, Totals { images, classes: found }: Totals) -> Result<(), PlanError> {
+    /// Refuses a batch larger than all examples together, and classes of which there is none. A client may well have fewer
+    /// examples than a batch, whose steps are smaller then, and fewer classes.
+    fn check_totals(&self, Totals { examples, classes: found }: Totals) -> Result<(), PlanError> {
         let (batch, classes) = (self.config.batch, self.spec.classes);
         if found < classes {
-            let is_folder = matches!(self.source, Source::Folder { .. });
-            return Err(PlanError::Classes { is_folder, found, classes });
+            let listed = match &self.source {
+                Source::Folder { .. } => Some("classes"),
+                Source::Table(_) => Some("target"),
+                Source::Shapes { .. } | Source::Cifar10 | Source::Mnist => None,
+            };
+            return Err(PlanError::Classes { listed, found, classes });
         }
-        if batch > images { Err(PlanError::Batch { batch, images }) } else { Ok(()) }
+        if batch > examples { Err(PlanError::Batch { batch, examples }) } else { Ok(()) }
     }
 
-    /// Refuses steps that no memory holds, given the images of the client that has most.
-    fn check_memory(&self, images: usize) -> Result<(), PlanError> {
-        let (step, most) = (self.config.batch.min(images), self.batch_max);
+    /// Refuses steps that no memory holds, given the examples of the client that has most.
+    fn check_memory(&self, examples: usize) -> Result<(), PlanError> {
+        let (step, most) = (self.config.batch.min(examples), self.batch_max);
         if step > most { Err(PlanError::Memory { step, most }) } else { Ok(()) }
     }
 

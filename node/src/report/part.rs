@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct PartLabels {
     /// `K/N`, as `--part` takes it.
     pub part: String,
-    /// Training images of the part.
-    pub images: u64,
+    /// Training examples of the part.
+    pub examples: u64,
     /// How many of them each class has.
     pub labels: Vec<u64>,
 }

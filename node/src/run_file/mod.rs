@@ -3,6 +3,7 @@
 //! Each section is a schema: `sections` has those of learning, `layers` the layers of a net. What they are read into are
 //! the model crate's own types; that a net fits its images is for `learn::Plan` to find out.
 
+mod columns;
 mod layers;
 mod sections;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use anyhow::Context;
 use paceline_protocol::bounds::RUN_FILE_BYTES_MAX;
 use paceline_protocol::runfile::{self, Given, RunFileError};
 
+pub use columns::{column, columns};
 pub use sections::{Better, DataSection, Metrics, ModelSection, Net, Sections, TrainSection};
 
 /// A run file whose every value was checked.

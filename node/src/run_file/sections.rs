@@ -1,10 +1,10 @@
 //! The sections of learning: `[model]`, `[data]`, `[train]`, `[aggregate]`, `[metrics]`.
 
-use paceline_model::data::{IMAGE_SIDE_MAX, SHAPES_SAMPLES_MIN};
 use std::collections::BTreeMap;
 
+use paceline_model::data::{Column, ColumnKind, IMAGE_SIDE_MAX, SHAPES_SAMPLES_MIN, Table};
 use paceline_model::spec::{CLASSES_MAX, LAYERS_MAX, PRESETS, ParamShape};
-use paceline_model::{Fit, Layer, Layout, Partition, Rule, Source, TrainConfig, Trainable};
+use paceline_model::{ACCURACY, Fit, Layer, Layout, MEAN_ERROR, Partition, Rule, Source, TrainConfig, Trainable};
 use paceline_protocol::Hash;
 use paceline_protocol::bounds::{METRIC_NAME_BYTES_MAX, NAME_BYTES_MAX, SAMPLES_MAX};
 use paceline_protocol::record::Metric;
@@ -12,7 +12,7 @@ use paceline_protocol::runfile::{
     Document, Entry, Given, Key, Known, Learning, Result, RunSection, Schema, number, quoted,
 };
 
-use super::layers;
+use super::{columns, layers};
 
 /// What `arch` says where a program of the node's owner has the net.
 const TRAINER: &str = "trainer";
@@ -118,12 +118,17 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// A value of the lead as one that is the better the higher it is; and back, since it does so twice.
+    pub fn rank(&self, value: f64) -> f64 {
+        match self.better {
+            Better::Higher => value,
+            Better::Lower => -value,
+        }
+    }
+
     /// Whether one value of the lead is better than another.
     pub fn is_better(&self, one: f64, other: f64) -> bool {
-        match self.better {
-            Better::Higher => one > other,
-            Better::Lower => one < other,
-        }
+        self.rank(one) > self.rank(other)
     }
 }
 
@@ -134,7 +139,7 @@ const MODEL: Schema<ModelSection> = Schema {
         Key::<ModelSection>::optional(
             "arch",
             "\"shapes-cnn\"",
-            "\"cifar-cnn\", \"resnet8\", \"mnist-cnn\", \"mlp\", \"shapes-cnn\"; \"trainer\": see docs/trainer.md",
+            "\"cifar-cnn\", \"resnet8\", \"mnist-cnn\", \"mlp\", \"shapes-cnn\", \"table-mlp\"; \"trainer\": see docs/trainer.md",
             |entry, model| {
                 let names: Vec<&str> = PRESETS.into_iter().chain([TRAINER]).collect();
                 let name = entry.one_of(&names)?;
@@ -243,12 +248,17 @@ const DATA: Schema<DataSection> = Schema {
         Key::<DataSection>::required(
             "dataset",
             "\"shapes\"",
-            "\"shapes\" (generated, needs no file), \"cifar10\", \"mnist\" or \"folder\"",
+            "\"shapes\" (generated, needs no file), \"cifar10\", \"mnist\"; \"folder\", \"table\": `paceline init --from PATH`",
             |entry, data| {
-                data.source = Some(match entry.one_of(&["shapes", "cifar10", "mnist", "folder"])? {
+                data.source = Some(match entry.one_of(&["shapes", "cifar10", "mnist", "folder", "table"])? {
                     "shapes" => Source::Shapes { samples: 0 },
                     "cifar10" => Source::Cifar10,
                     "mnist" => Source::Mnist,
+                    "table" => Source::Table(Table {
+                        target: Column { name: String::new(), kind: ColumnKind::Categories(Vec::new()) },
+                        columns: Vec::new(),
+                        holdout: 0.0,
+                    }),
                     _ => Source::Folder { classes: Vec::new(), image: [0; 3], holdout: 0.0, fit: Fit::Exact },
                 });
                 Ok(())
@@ -305,12 +315,44 @@ const DATA: Schema<DataSection> = Schema {
             },
         )
         .when(is_folder),
+        Key::<DataSection>::required(
+            "target",
+            "{ name = \"kind\", categories = [\"cat\", \"dog\"] }",
+            "",
+            |entry, data| match &mut data.source {
+                Some(Source::Table(table)) => columns::read(entry).map(|target| table.target = target),
+                other => Err(goes_with(entry, "target", "table", other.as_ref())),
+            },
+            |data| match &data.source {
+                Some(Source::Table(table)) => Some(columns::column(&table.target)),
+                _ => None,
+            },
+        )
+        .when(is_table)
+        .not_in_template(),
+        Key::<DataSection>::required(
+            "columns",
+            "[{ name = \"age\", mean = 4.0, deviation = 2.0 }]",
+            "",
+            |entry, data| match &mut data.source {
+                Some(Source::Table(table)) => {
+                    columns::read_all(entry, &table.target).map(|columns| table.columns = columns)
+                }
+                other => Err(goes_with(entry, "columns", "table", other.as_ref())),
+            },
+            |data| match &data.source {
+                Some(Source::Table(table)) => Some(columns::columns(&table.columns)),
+                _ => None,
+            },
+        )
+        .when(is_table)
+        .not_in_template(),
         Key::<DataSection>::with_default(
             "holdout",
             "0.1",
-            "folder only: part of the images that is the test set",
+            "folder and table: part of the examples that is the test set",
             |entry, data| match &mut data.source {
-                Some(Source::Folder { holdout, .. }) => {
+                Some(Source::Folder { holdout, .. } | Source::Table(Table { holdout, .. })) => {
                     let share = entry.number("a number above 0 and below 1", |x| x > 0.0 && x < 1.0)?;
                     *holdout = share;
                     Ok(())
@@ -318,11 +360,11 @@ const DATA: Schema<DataSection> = Schema {
                 other => Err(goes_with(entry, "holdout", "folder", other.as_ref())),
             },
             |data| match &data.source {
-                Some(Source::Folder { holdout, .. }) => Some(number(*holdout)),
+                Some(Source::Folder { holdout, .. } | Source::Table(Table { holdout, .. })) => Some(number(*holdout)),
                 _ => None,
             },
         )
-        .when(is_folder),
+        .when(|data| is_folder(data) || is_table(data)),
         Key::<DataSection>::with_default(
             "fit",
             "\"exact\"",
@@ -363,6 +405,10 @@ const DATA: Schema<DataSection> = Schema {
 
 fn is_folder(data: &DataSection) -> bool {
     matches!(data.source, Some(Source::Folder { .. }))
+}
+
+fn is_table(data: &DataSection) -> bool {
+    matches!(data.source, Some(Source::Table(_)))
 }
 
 fn goes_with(
@@ -533,7 +579,7 @@ const TRAIN: Schema<TrainSection> = Schema {
         Key::with_default(
             "batch",
             "50",
-            "images in a step",
+            "examples in a step",
             |entry, train| entry.integer(1..=SAMPLES_MAX).map(|batch| train.config.batch = batch as usize),
             |train| Some(train.config.batch.to_string()),
         ),
@@ -704,6 +750,28 @@ impl Sections {
     }
 }
 
+impl Sections {
+    /// What leads must be among what the net's evaluations tell.
+    fn check_lead(&self, document: &Document) -> Result<()> {
+        let quality = match &self.data.source {
+            None => return Ok(()),
+            Some(Source::Table(Table { target: Column { kind: ColumnKind::Number { .. }, .. }, .. })) => MEAN_ERROR,
+            Some(_) => ACCURACY,
+        };
+        if [quality, "loss"].contains(&self.metrics.lead.as_str()) {
+            return Ok(());
+        }
+        let better = if quality == MEAN_ERROR { "lower" } else { "higher" };
+        let text = format!(
+            "`lead` in [metrics] is \"{}\", and what is measured here are {quality} and loss: say `lead = \"{quality}\"` and \
+             `better = \"{better}\"` there",
+            self.metrics.lead
+        );
+        let entry = document.entry("metrics", "lead").or(document.entry("data", "target"));
+        entry.map_or(Ok(()), |entry| Err(entry.conflict(text)))
+    }
+}
+
 impl Learning for Sections {
     const SECTIONS: &'static [&'static str] = &["run", "model", "data", "train", "round", "aggregate", "metrics"];
 
@@ -727,6 +795,7 @@ impl Learning for Sections {
         let (train, rule, metrics) = (TRAIN.read(document)?, AGGREGATE.read(document)?, METRICS.read(document)?);
         let sections = Self { model, data, train, rule, metrics };
         sections.check_scaffold(document, run.rounds)?;
+        sections.check_lead(document)?;
         Ok(sections)
     }
 

@@ -1,3 +1,4 @@
+use paceline_model::data::{Column, ColumnKind, Table};
 use paceline_model::{Fit, Layer, Moment, Partition, Rule, Source, TrainConfig};
 use paceline_protocol::runfile::{RoundSection, RunSection, SEED_MAX};
 use proptest::prelude::*;
@@ -212,6 +213,32 @@ fn metrics_at_their_defaults_leave_the_run_as_it_is() {
     assert_eq!(parse(&file.canonical(), "canonical"), Ok(file));
 }
 
+const TABLE: &str = "[run]\nname = \"x\"\nrounds = 1\n[model]\narch = \"table-mlp\"\n[data]\ndataset = \"table\"\n";
+
+#[test]
+fn a_column_has_numbers_or_categories_and_stands_once() {
+    let with = |target: &str, columns: &str| format!("{TABLE}target = {target}\ncolumns = {columns}\n");
+    let kind = "{ name = \"kind\", categories = [\"cat\", \"dog\"] }";
+    let age = "{ name = \"age\", mean = 4, deviation = 2.5 }";
+    let file = parse(&with(kind, &format!("[{age}]")), "a.toml").expect("it is sound");
+    let Some(Source::Table(table)) = file.learning.data.source else { panic!("it is a table") };
+    assert_eq!((table.width(), table.holdout, table.target.categories().len()), (1, 0.1, 2));
+    for (target, columns, expected) in [
+        (kind, format!("[{age}, {age}]"), "a.toml:9:57: column \"age\" is listed twice"),
+        (kind, format!("[{age}, {kind}]"), "column \"kind\" is the target"),
+        (kind, "[{ name = \"age\", mean = 4 }]".to_owned(), "needs `mean` and `deviation`"),
+        (kind, "[{ name = \"age\", mean = 4, deviation = 0 }]".to_owned(), "a finite number above 0"),
+        (kind, "[{ name = \"sex\", categories = [\"f\", \"f\"] }]".to_owned(), "\"f\" is listed twice"),
+        (kind, "[]".to_owned(), "a list of 1 to 1000"),
+        (age, "[{ name = \"sex\", categories = [\"f\", \"m\"] }]".to_owned(), "say `lead = \"mean_error\"`"),
+    ] {
+        let error = error(&with(target, &columns));
+        assert!(error.contains(expected), "{columns}: {error}");
+    }
+    assert!(error(&format!("{SMALL}target = {kind}\n")).contains("goes with `dataset = \"table\"`"));
+    assert!(error(TABLE).contains("`target` in [data] is missing"));
+}
+
 fn numbers(range: std::ops::Range<f64>) -> impl Strategy<Value = f64> {
     range.prop_map(|x| x + 0.0)
 }
@@ -247,6 +274,17 @@ fn models() -> impl Strategy<Value = String> {
     ]
 }
 
+fn columns(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Column>> {
+    let words = prop::collection::btree_set("\\PC{1,16}", 2..9);
+    let deviation = prop::num::f64::POSITIVE.prop_filter("finite", |x| x.is_finite() && *x > 0.0);
+    let kind = prop_oneof![
+        (numbers(-1e9..1e9), deviation).prop_map(|(mean, deviation)| ColumnKind::Number { mean, deviation }),
+        words.prop_map(|words| ColumnKind::Categories(words.into_iter().collect())),
+    ];
+    prop::collection::btree_map("\\PC{1,16}", kind, count)
+        .prop_map(|all| all.into_iter().map(|(name, kind)| Column { name, kind }).collect())
+}
+
 fn datasets() -> impl Strategy<Value = Source> {
     let image = (prop::sample::select(vec![1usize, 3]), 1..=1024usize, 1..=1024usize);
     let fit = prop::sample::select(vec![Fit::Exact, Fit::Crop, Fit::Stretch]);
@@ -260,6 +298,10 @@ fn datasets() -> impl Strategy<Value = Source> {
             image: [c, h, w],
             holdout,
             fit
+        }),
+        (columns(2..6), numbers(0.001..1.0)).prop_map(|(mut columns, holdout)| {
+            let target = columns.pop().expect("there are two at least");
+            Source::Table(Table { target, columns, holdout })
         }),
     ]
 }

@@ -1,25 +1,29 @@
-//! Accuracy over the rounds, counted as the FedAvg paper counts (McMahan et al. 2017, section 3): the curve is made
-//! monotone by taking the best accuracy so far, and where it crosses the target is interpolated between the two rounds.
+//! How good the model is over the rounds, counted as the FedAvg paper counts (McMahan et al. 2017, section 3): the curve is
+//! made monotone by taking the best value so far, and where it crosses the target is interpolated between the two rounds.
+//!
+//! The higher a value here is, the better. That of a metric of which less is better is its negative.
 
-/// The best accuracy up to each round.
-pub(crate) fn best_so_far(accuracies: impl Iterator<Item = f64>) -> impl Iterator<Item = f64> {
-    accuracies.scan(0.0, |best, accuracy| {
-        *best = accuracy.max(*best);
+/// The best value up to each round.
+pub(crate) fn best_so_far(values: impl Iterator<Item = f64>) -> impl Iterator<Item = f64> {
+    values.scan(f64::NEG_INFINITY, |best, value| {
+        *best = value.max(*best);
         Some(*best)
     })
 }
 
-/// The round, in fractions, at which the best accuracy so far reaches `target`; the first accuracy is that of round 1.
-/// `None` if it never does.
-pub(crate) fn rounds_to(target: f64, accuracies: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut before = None;
-    for (index, best) in best_so_far(accuracies).enumerate() {
+/// The round, in fractions, at which the best value so far reaches `target`; the first value is that of round 1. `None` if it
+/// never does.
+pub(crate) fn rounds_to(target: f64, values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut before = f64::NEG_INFINITY;
+    for (index, best) in best_so_far(values).enumerate() {
         let round = (index + 1) as f64;
-        match before {
-            _ if best < target => before = Some(best),
-            // Nothing is known of what was before round 1.
-            None => return Some(round),
-            Some(before) => return Some(round - 1.0 + (target - before) / (best - before)),
+        if best < target {
+            before = best;
+        } else if before.is_finite() {
+            return Some(round - 1.0 + (target - before) / (best - before));
+        } else {
+            // Nothing is known of what was before.
+            return Some(round);
         }
     }
     None

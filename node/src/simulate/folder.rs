@@ -18,7 +18,7 @@ use crate::report::Round;
 use crate::run_file::RunFile;
 use crate::store::files;
 
-use super::plots::PLOTS;
+use super::plots::is_plot;
 
 /// The folder of one simulation.
 #[derive(Debug)]
@@ -182,7 +182,7 @@ fn taken_name(dir: &Path) -> anyhow::Result<Option<String>> {
         for entry in fs::read_dir(dir)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let is_ours = ["run.toml", "rounds.jsonl", "controls"].contains(&name.as_str());
-            if is_ours || name.starts_with(PLOTS) || round_of_state(&name).is_some() {
+            if is_ours || is_plot(&name) || round_of_state(&name).is_some() {
                 return Ok(Some(name));
             }
         }

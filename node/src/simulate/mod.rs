@@ -3,7 +3,7 @@
 //! What a round computes is what the nodes of a run with those parts compute: the same participants, the same streams,
 //! the same exact sums, so the models have the same bits. What is left out is everything between the nodes.
 //!
-//! `Simulation` computes rounds, `Folder` keeps them, `Summary` and [`accuracy`] show what they came to.
+//! `Simulation` computes rounds, `Folder` keeps them, `Summary` and [`plot`] show what they came to.
 
 mod curve;
 mod folder;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::anyhow;
-use paceline_model::{DataSet, Device, ImageLearner, Learner, TrainError};
+use paceline_model::{DataSet, Device, Learner, NetLearner, TrainError};
 use paceline_protocol::base::roster::{Member, Part, Roster};
 use paceline_protocol::chain::samples_of_all;
 use paceline_protocol::record::Evaluation;
@@ -28,13 +28,14 @@ use paceline_protocol::{Hash, NodeId};
 use crate::blobs::Manifest;
 use crate::learn::{Client, ClientError, ClientUpdate, Formats, LocalClients, Plan, Workers, evaluation, tuned};
 use crate::report::Round;
-use crate::run_file::RunFile;
+use crate::run_file::{Metrics, RunFile};
 
 use curve::best_so_far;
 use folder::Folder;
-pub use plots::accuracy;
+pub use plots::plot;
 use progress::Progress;
 pub(crate) use summary::Summary;
+use summary::ranks;
 
 /// One data set, divided among clients by a run file.
 pub(crate) struct Experiment {
@@ -52,12 +53,12 @@ pub(crate) struct Experiment {
 pub(crate) struct Simulation {
     run_file: RunFile,
     lr_place: String,
-    images: ImageLearner,
+    net: NetLearner,
     learner: Arc<dyn Learner>,
     formats: Formats,
     roster: Roster,
     workers: Workers,
-    /// The accuracy at which it ends before its rounds do.
+    /// The value of the leading metric at which it ends before its rounds do.
     until: Option<f64>,
     folder: Folder,
 }
@@ -79,9 +80,9 @@ impl Simulation {
             None => plan.drawn_weights()?,
         };
         let folder = Folder::open(out, &run_file, clients, || Ok(plan.initial_state(&base)))?;
-        let (images, formats) = (plan.learner(data, Device::Cpu), plan.formats);
-        let learner = tuned(Arc::new(images.clone()), base, &run_file.learning.model)?;
-        Ok(Self { run_file, lr_place, images, learner, formats, roster: roster(clients), workers, until, folder })
+        let (net, formats) = (plan.learner(data, Device::Cpu), plan.formats);
+        let learner = tuned(Arc::new(net.clone()), base, &run_file.learning.model)?;
+        Ok(Self { run_file, lr_place, net, learner, formats, roster: roster(clients), workers, until, folder })
     }
 
     /// The rounds that are finished, those of earlier starts included.
@@ -94,14 +95,17 @@ impl Simulation {
         self.run_file.run.rounds
     }
 
-    /// Whether all rounds are finished, or the accuracy is reached.
+    /// Whether all rounds are finished, or the value is reached.
     pub(crate) fn is_over(&self) -> bool {
-        let reached = |target| best_so_far(self.accuracies()).last().is_some_and(|best| best >= target);
+        let metrics = self.metrics();
+        let best = || best_so_far(ranks(self.rounds(), metrics)).last();
+        let reached = |value| best().is_some_and(|best| best >= metrics.rank(value));
         self.rounds().len() as u64 >= self.rounds_in_all() || self.until.is_some_and(reached)
     }
 
-    fn accuracies(&self) -> impl Iterator<Item = f64> {
-        self.rounds().iter().map(|r| r.accuracy.unwrap_or(0.0))
+    /// What rounds are judged by.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.run_file.learning.metrics
     }
 
     /// Computes a round and puts it on disk; `None` if it was stopped, and nothing of it counts. `show` hears the share of the
@@ -137,18 +141,18 @@ impl Simulation {
         Ok(self.rounds().last())
     }
 
-    /// Draws the accuracy of all rounds. Gives the files.
+    /// Draws the leading metric of all rounds. Gives the files.
     ///
     /// # Errors
     /// A file can't be written.
     pub(crate) fn plot(&self) -> anyhow::Result<Vec<PathBuf>> {
         let name = &self.run_file.run.name;
-        accuracy(name, &[(name.clone(), self.rounds())], self.folder.dir())
+        plot(name, &self.metrics().lead, &[(name.clone(), self.rounds())], self.folder.dir())
     }
 
     /// What it came to; the rounds after the first `before` are those of this start.
     pub(crate) fn summary(&self, before: usize) -> Summary<'_> {
-        Summary::of(self.rounds(), before, self.images.config.epochs, self.until)
+        Summary::of(self.rounds(), self.metrics(), before, self.net.config.epochs, self.until)
     }
 
     /// Removes control variates that no client will ask for again.
@@ -173,10 +177,10 @@ impl Simulation {
         order[..count].iter().filter_map(client).collect()
     }
 
-    /// About how many batches these clients have: exactly where all have as many images.
+    /// About how many batches these clients have: exactly where all have as many examples.
     fn batches(&self, clients: usize) -> u64 {
-        let images = self.images.train.len() / self.roster.len();
-        (clients * self.images.config.epochs * images.div_ceil(self.images.config.batch).max(1)) as u64
+        let examples = self.net.train.len() / self.roster.len();
+        (clients * self.net.config.epochs * examples.div_ceil(self.net.config.batch).max(1)) as u64
     }
 
     /// The updates that came. Too few are the end: nothing would change if it was tried again.
@@ -218,7 +222,7 @@ impl Simulation {
         samples_of_all(known.into_values(), self.roster.len())
     }
 
-    /// What a state is worth on the test images; `None` if it was stopped.
+    /// What a state is worth on the test set; `None` if it was stopped.
     fn evaluate(&self, state: &[u8], stop: &AtomicBool) -> anyhow::Result<Option<Evaluation>> {
         let go_on =
             &mut |_| if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };

@@ -1,12 +1,11 @@
-//! The plots of a simulation: accuracy over rounds, bytes and time.
+//! The plots of a simulation: its leading metric over rounds, bytes and time.
 
 use std::path::{Path, PathBuf};
 
+use paceline_model::ACCURACY;
+
 use crate::plot::{Curve, Curves};
 use crate::report::Round;
-
-/// What the names of the plots begin with.
-pub(super) const PLOTS: &str = "accuracy-";
 
 /// What a horizontal axis counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,30 +47,38 @@ impl Axis {
     }
 }
 
-/// Writes `accuracy-rounds`, `accuracy-bytes` and `accuracy-time` with the endings `.svg` and `.png` into a folder, each
-/// with a curve for each of these runs. Gives the files.
+/// Writes the plots of a metric, `accuracy-rounds`, `accuracy-bytes` and `accuracy-time` for instance, with the endings
+/// `.svg` and `.png` into a folder, each with a curve for each of these runs. Gives the files.
 ///
 /// # Errors
 /// A file can't be written.
-pub fn accuracy(title: &str, runs: &[(String, &[Round])], dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub fn plot(title: &str, metric: &str, runs: &[(String, &[Round])], dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let is_share = metric == ACCURACY;
     let mut files = Vec::new();
     for axis in Axis::ALL {
         let curves = Curves {
             title: title.to_owned(),
             x: axis.label().to_owned(),
-            y: "test accuracy, %".to_owned(),
-            curves: runs.iter().map(|(name, rounds)| curve(name, rounds, axis)).collect(),
+            y: format!("test {}{}", metric.replace('_', " "), if is_share { ", %" } else { "" }),
+            curves: runs.iter().map(|(name, rounds)| curve(name, metric, rounds, axis)).collect(),
         };
-        files.extend(curves.write(&dir.join(format!("{PLOTS}{}", axis.name())))?);
+        files.extend(curves.write(&dir.join(format!("{metric}-{}", axis.name())))?);
     }
     Ok(files)
 }
 
-fn curve(name: &str, rounds: &[Round], axis: Axis) -> Curve {
+/// Whether a file is one of these plots, by its name.
+pub(super) fn is_plot(name: &str) -> bool {
+    let stem = name.strip_suffix(".svg").or(name.strip_suffix(".png"));
+    stem.is_some_and(|stem| Axis::ALL.iter().any(|axis| stem.ends_with(&format!("-{}", axis.name()))))
+}
+
+fn curve(name: &str, metric: &str, rounds: &[Round], axis: Axis) -> Curve {
     let mut at = 0.0;
+    let scale = if metric == ACCURACY { 100.0 } else { 1.0 };
     let point = |round: &Round| {
         at += axis.of(round);
-        round.accuracy.map(|accuracy| (at, 100.0 * accuracy))
+        round.metrics.get(metric).map(|value| (at, scale * value))
     };
     Curve { name: name.to_owned(), points: rounds.iter().filter_map(point).collect() }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::words::{loss, metric, milliseconds, or_dash, percent, seconds, short_hash, short_id, yes_or_no};
+use super::words::{
+    loss, metric, milliseconds, or_dash, percent, seconds, short_hash, short_id, significant, yes_or_no,
+};
 use crate::report::{PartLabels, Peer, Round, Status};
 use crate::trained::{Measured, Prediction, TensorDifference};
 
@@ -46,14 +48,23 @@ pub(crate) fn rounds(rounds: &[Round]) -> Table {
     table
 }
 
-/// What images are taken for: the three most probable classes of each.
+/// What images or rows are taken for: the three most probable classes of each, or the number.
 pub(crate) fn predictions(predictions: &[Prediction]) -> String {
-    let mut table = table(&["image", "label", "probability", "or"]);
+    let is_number = predictions.iter().any(|p| p.number.is_some());
+    let is_row = predictions.iter().any(|p| p.line.is_some());
+    let what = if is_row { "row" } else { "image" };
+    let mut table = if is_number { table(&[what, "told"]) } else { table(&[what, "label", "probability", "or"]) };
     for p in predictions {
+        let file = p.file.display();
+        let what = p.line.map_or(file.to_string(), |line| format!("{file}:{line}"));
+        if let Some(number) = p.number {
+            table.add_row([what, significant(number)]);
+            continue;
+        }
         let shown = |(name, share): &(String, f32)| format!("{name} {}", percent(Some(f64::from(*share)), 1));
         let first = p.probabilities.first().map(|(_, share)| f64::from(*share));
         let others: Vec<String> = p.probabilities.iter().skip(1).take(2).map(shown).collect();
-        table.add_row([p.file.display().to_string(), p.label.clone(), percent(first, 1), others.join(", ")]);
+        table.add_row([what, p.label.clone().unwrap_or_default(), percent(first, 1), others.join(", ")]);
     }
     table.to_string()
 }
@@ -76,7 +87,7 @@ pub(crate) fn tensors(tensors: &[TensorDifference]) -> Table {
 
 /// How good a model is at each class, and what it takes most of the others for.
 pub(crate) fn classes(m: &Measured) -> Table {
-    let mut table = table(&["class", "images", "right", "taken for"]);
+    let mut table = table(&["class", m.noun.as_str(), "right", "taken for"]);
     for (label, class) in m.classes.iter().enumerate() {
         let mut others: Vec<(u64, &str)> = class
             .taken_for
@@ -88,8 +99,8 @@ pub(crate) fn classes(m: &Measured) -> Table {
             .collect();
         others.sort_by_key(|(n, _)| Reverse(*n));
         let most: Vec<String> = others.iter().take(3).map(|(n, name)| format!("{name} {n}")).collect();
-        let share = (class.images > 0).then(|| class.correct as f64 / class.images as f64);
-        table.add_row([class.name.clone(), class.images.to_string(), percent(share, 1), most.join(", ")]);
+        let share = (class.examples > 0).then(|| class.correct as f64 / class.examples as f64);
+        table.add_row([class.name.clone(), class.examples.to_string(), percent(share, 1), most.join(", ")]);
     }
     table
 }
@@ -133,18 +144,18 @@ const COLUMNS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'
 const CLASSES_DRAWN: usize = 40;
 
 /// What each part has of each of so many classes.
-pub(crate) fn parts(parts: &[PartLabels], classes: usize) -> Table {
-    let mut table = table(&["part", "images", "classes", "of each class, drawn", "of each class"]);
+pub(crate) fn parts(parts: &[PartLabels], classes: usize, noun: &str) -> Table {
+    let mut table = table(&["part", noun, "classes", "of each class, drawn", "of each class"]);
     let largest = parts.iter().flat_map(|part| &part.labels).copied().max().unwrap_or(0).max(1);
     for part in parts {
-        // A class that is there is drawn, however few its images are.
+        // A class that is there is drawn, however few its examples are.
         let column = |count: &u64| COLUMNS[((count * 8).div_ceil(largest)) as usize];
         let drawn: String = part.labels.iter().take(CLASSES_DRAWN).map(column).collect();
         let held = part.labels.iter().filter(|count| **count > 0).count();
         let counts: Vec<String> = part.labels.iter().take(CLASSES_DRAWN).map(u64::to_string).collect();
         table.add_row([
             part.part.clone(),
-            part.images.to_string(),
+            part.examples.to_string(),
             format!("{held} of {classes}"),
             format!("|{drawn}|"),
             counts.join(" "),

@@ -1,5 +1,6 @@
 //! The words of the command line: how ids and numbers look, and the lines made of them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use paceline_protocol::{Hash, NodeId};
 
 use super::table;
 use crate::report::{Finding, ForcedChain, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
-use paceline_model::data::FolderLook;
+use paceline_model::ACCURACY;
+use paceline_model::data::{Column, ColumnKind, FolderLook, TableLook};
 
 use crate::check::Checked;
 use crate::run_file::Metrics;
@@ -32,6 +34,11 @@ pub(crate) fn percent(share: Option<f64>, decimals: usize) -> String {
 
 pub(crate) fn loss(nats: Option<f64>, decimals: usize) -> String {
     or_dash(nats, |nats| format!("{nats:.decimals$}"))
+}
+
+/// A number to six digits.
+pub(crate) fn significant(number: f64) -> String {
+    format!("{number:.5e}").parse::<f64>().unwrap_or(number).to_string()
 }
 
 pub(crate) fn seconds(ms: Option<u64>) -> String {
@@ -159,14 +166,24 @@ fn another_chain(genesis: &str) -> String {
 
 /// A metric, with its unit if it is a share.
 pub(crate) fn metric(name: &str, value: f64) -> String {
-    if name == "accuracy" { percent(Some(value), 1) } else { format!("{value:.4}") }
+    if name == ACCURACY { percent(Some(value), 1) } else { format!("{value:.4}") }
 }
 
-/// The metrics of a round that people judge by: all but the loss, or the loss where there is no other.
-fn judged(r: &Round) -> Vec<(&str, f64)> {
-    let all: Vec<(&str, f64)> = r.metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+/// The same with more digits.
+fn exact_metric(name: &str, value: f64) -> String {
+    if name == ACCURACY { percent(Some(value), 2) } else { significant(value) }
+}
+
+/// The metrics that people judge by: all but the loss, or the loss where there is no other.
+pub(crate) fn judged(metrics: &BTreeMap<String, f64>) -> Vec<(&str, f64)> {
+    let all: Vec<(&str, f64)> = metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let others: Vec<(&str, f64)> = all.iter().copied().filter(|(name, _)| *name != "loss").collect();
     if others.is_empty() { all } else { others }
+}
+
+/// What was measured, behind other words: `, accuracy 97.4 %`.
+pub(crate) fn measured_behind(metrics: &BTreeMap<String, f64>) -> String {
+    judged(metrics).iter().map(|(name, value)| format!(", {name} {}", metric(name, *value))).collect()
 }
 
 /// What a run came to, judged by its leading metric: that of the last round that was measured, and the best.
@@ -191,7 +208,7 @@ pub(crate) fn outcome(rounds: &[Round], metrics: &Metrics) -> String {
 /// A round of a run of `rounds` as it commits. What its model is worth is known only when the next round's updates tell, so
 /// the accuracy is that of the round before.
 pub(crate) fn committed_round(r: &Round, before: Option<&Round>, rounds: u64) -> String {
-    let known = before.map(|before| (before.round, judged(before))).filter(|(_, metrics)| !metrics.is_empty());
+    let known = before.map(|before| (before.round, judged(&before.metrics))).filter(|(_, metrics)| !metrics.is_empty());
     let measured = known.map(|(round, metrics)| {
         let told: Vec<String> = metrics
             .iter()
@@ -211,11 +228,11 @@ pub(crate) fn committed_round(r: &Round, before: Option<&Round>, rounds: u64) ->
 }
 
 /// A round of a simulation of `rounds`.
-pub(crate) fn simulated_round(r: &Round, rounds: u64) -> String {
+pub(crate) fn simulated_round(r: &Round, rounds: u64, lead: &str) -> String {
     format!(
-        "round {} of {rounds}: accuracy {}, loss {}, {} updates, {}",
+        "round {} of {rounds}: {lead} {}, loss {}, {} updates, {}",
         r.round,
-        percent(r.accuracy, 2),
+        or_dash(r.metrics.get(lead), |value| exact_metric(lead, *value)),
         loss(r.train_loss, 4),
         r.contributions.len(),
         seconds(r.duration_ms)
@@ -224,11 +241,12 @@ pub(crate) fn simulated_round(r: &Round, rounds: u64) -> String {
 
 /// What a simulation came to, and how fast the rounds of this start were.
 pub(crate) fn simulation(s: &Summary<'_>, took: Duration) -> String {
-    let mut text = format!("{} rounds, best accuracy {}", s.rounds, percent(Some(s.best_accuracy), 2));
+    let value = |value| exact_metric(s.lead, value);
+    let mut text = format!("{} rounds, best {} {}", s.rounds, s.lead, or_dash(s.best, value));
     if let Some(target) = s.target {
         let reached = target.reached_after;
         let reached = reached.map_or("not reached".to_owned(), |rounds| format!("reached after {rounds:.1} rounds"));
-        text += &format!("; {} {reached}", percent(Some(target.accuracy), 2));
+        text += &format!("; {} {reached}", value(target.value));
     }
     if let Some(here) = &s.here {
         let seconds = took.as_secs_f64();
@@ -295,29 +313,33 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
 
 /// What `model export` wrote.
 pub(crate) fn exported(about: &About, tensors: &Path, module: Option<&Path>) -> String {
-    let About { run, round, model_hash, accuracy, parameters, classes, .. } = about;
-    let (model, accuracy, tensors) = (short_hash(model_hash), percent(*accuracy, 1), tensors.display());
+    let About { run, round, model_hash, metrics, parameters, classes, .. } = about;
+    let (model, tensors) = (short_hash(model_hash), tensors.display());
+    let measured = measured_behind(metrics);
     let Some(module) = module else {
         return format!(
             "Wrote {tensors}: model {model} after round {round} of {run}, {parameters} parameters under the names that its \
-             trainer gave them, accuracy {accuracy}"
+             trainer gave them{measured}"
         );
     };
     let name = module.file_stem().unwrap_or_default().display();
+    let told = if classes.is_empty() { "a number".to_owned() } else { format!("{} classes", classes.len()) };
     format!(
-        "Wrote {tensors} and {}: model {model} after round {round} of {run}, {parameters} parameters, {} classes, accuracy \
-         {accuracy}.\nIn Python, with torch and safetensors: import {name}; net = {name}.load()",
-        module.display(),
-        classes.len()
+        "Wrote {tensors} and {}: model {model} after round {round} of {run}, {parameters} parameters, {told}{measured}.\nIn \
+         Python, with torch and safetensors: import {name}; net = {name}.load()",
+        module.display()
     )
 }
 
 /// What `model eval` found, above the table of classes.
 pub(crate) fn measured(m: &Measured) -> String {
     let About { run, round, model_hash, .. } = &m.about;
-    let (model, accuracy, loss) = (short_hash(model_hash), percent(Some(m.accuracy), 2), loss(Some(m.loss), 4));
-    let (correct, images) = (m.correct, m.images);
-    format!("model {model} after round {round} of {run}: {correct} of {images} right, {accuracy}, loss {loss}")
+    let (model, loss, examples, noun) = (short_hash(model_hash), loss(Some(m.loss), 4), m.examples, &m.noun);
+    let quality = match (m.correct, m.mean_error) {
+        (Some(correct), _) => format!("{correct} of {examples} {noun} right, {}", percent(m.accuracy, 2)),
+        (None, error) => format!("off by {} in the mean of {examples} {noun}", or_dash(error, significant)),
+    };
+    format!("model {model} after round {round} of {run}: {quality}, loss {loss}")
 }
 
 /// What `model diff` compares.
@@ -332,11 +354,11 @@ pub(crate) fn compared(one: &About, other: &About, tensors: &[TensorDifference])
 /// What `check` found.
 pub(crate) fn checked(run: &str, c: &Checked) -> String {
     let mut lines = vec![format!(
-        "{run}: {} parameters, of which {} are trained and travel\ndata here: {} training images, {} held out",
-        c.parameters, c.trained, c.images, c.held_out
+        "{run}: {} parameters, of which {} are trained and travel\ndata here: {} {} to train on, {} held out",
+        c.parameters, c.trained, c.examples, c.noun, c.held_out
     )];
     if !c.missing_classes.is_empty() {
-        lines.push(format!("no training image here of: {}", c.missing_classes.join(", ")));
+        lines.push(format!("nothing to train on here of: {}", c.missing_classes.join(", ")));
     }
     lines.extend(c.notes.iter().cloned());
     lines.push(format!(
@@ -363,8 +385,30 @@ fn bytes(count: u64) -> String {
     }
 }
 
+/// What `init --from` found in a table.
+pub(crate) fn looked_at_table(look: &TableLook) -> Vec<String> {
+    let (rows, target) = (look.rows, &look.target);
+    let (numbers, words): (Vec<&Column>, Vec<&Column>) =
+        look.columns.iter().partition(|column| column.categories().is_empty());
+    let told = match &target.kind {
+        ColumnKind::Number { mean, deviation } => {
+            format!("`{}`, a number: mean {mean}, deviation {deviation}", target.name)
+        }
+        ColumnKind::Categories(classes) => {
+            let counts: Vec<String> = classes.iter().zip(&look.counts).map(|(c, n)| format!("{c} {n}")).collect();
+            format!("`{}`, {} classes: {}", target.name, classes.len(), counts.join(", "))
+        }
+    };
+    let mut lines = vec![
+        format!("{rows} rows; to predict is {told}"),
+        format!("from {} columns of numbers and {} of categories", numbers.len(), words.len()),
+    ];
+    lines.extend(look.notes.iter().cloned());
+    lines
+}
+
 /// What `init --from` found in a folder of images.
-pub(crate) fn looked(look: &FolderLook) -> Vec<String> {
+pub(crate) fn looked_at_folder(look: &FolderLook) -> Vec<String> {
     let classes: Vec<String> = look.classes.iter().map(|(name, count)| format!("{name} {count}")).collect();
     let all: usize = look.classes.iter().map(|(_, count)| count).sum();
     let size = |(width, height): (u32, u32)| format!("{width}x{height}");

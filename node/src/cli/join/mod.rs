@@ -170,7 +170,7 @@ fn node_options(
     }
 }
 
-/// The node's images. What is wrong with the run file, given them, is told with its line.
+/// The node's examples. What is wrong with the run file, given them, is told with its line.
 async fn read_data(
     plan: &Plan,
     path: Option<PathBuf>,
@@ -181,9 +181,13 @@ async fn read_data(
     let reader = plan.clone();
     let data = blocking(move || reader.data(path.as_deref(), part)).await?.map_err(|e| at_fault(e, run_file))?;
     data.notes.iter().for_each(|note| tracing::warn!("{note}"));
-    tracing::info!("{} training images, {} held out", data.train.len(), data.test.len());
+    tracing::info!("{} {} to train on, {} held out", data.train.len(), data.train.noun(), data.test.len());
     if plan.config.batch > data.train.len() {
-        tracing::warn!("fewer images than `batch` in [train], {}: a step takes all of them", plan.config.batch);
+        tracing::warn!(
+            "fewer {} than `batch` in [train], {}: a step takes all of them",
+            data.train.noun(),
+            plan.config.batch
+        );
     }
     Ok(data)
 }

@@ -5,12 +5,13 @@
 //! becomes `[out, in, kernel, kernel]`, a linear layer's `[in, out]` becomes `[out, in]`, and where its input is a flattened
 //! image, its columns follow PyTorch's order of that image. A norm's scale and shift are its `weight` and `bias`.
 
-use std::fmt::Write;
+mod module;
 
-use crate::data::Preprocess;
 use crate::net::ModelError;
-use crate::spec::{Layer, NetSpec, ParamShape, Shape, SpecError, residual_convs};
+use crate::spec::{Layer, NetSpec, ParamShape, Shape, SpecError};
 use crate::weights::{check_weights, values};
+
+pub use module::{Sees, module};
 
 /// A tensor of a model, as PyTorch has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,212 +123,10 @@ fn permuted(values: &[f32], shape: [usize; 3], axes: [usize; 3]) -> Vec<f32> {
     all
 }
 
-/// A Python module with the net as a `torch.nn.Module`, what it sees of images, and its classes. It needs torch and
-/// safetensors, and nothing of Paceline. `about` is its first paragraph, `file` the name of the tensors' file beside it.
-///
-/// # Errors
-/// The net is impossible.
-pub fn module(
-    spec: &NetSpec,
-    preprocess: Preprocess,
-    classes: &[String],
-    about: &str,
-    file: &str,
-) -> Result<String, SpecError> {
-    let mut net = Module::default();
-    for (layer, shape) in spec.layers.iter().zip(spec.shapes()?) {
-        net.add(layer, shape);
-    }
-    let [channels, height, width] = spec.input;
-    let sides = [("<height>", height.to_string()), ("<width>", width.to_string())];
-    let see = match preprocess {
-        Preprocess::Plain => SEE_PLAIN.to_owned(),
-        Preprocess::CifarPaper => filled(SEE_CROPPED, &sides),
-    };
-    let classes: Vec<String> = classes.iter().map(|class| format!("    {},\n", quoted(class))).collect();
-    // Names are the run file's, which may be another's: they stay within their quotes.
-    let plain = |text: &str| text.replace('\\', "/").replace('"', "'");
-    let (about, name) = (plain(about), plain(file.split_once('.').map_or(file, |(stem, _)| stem)));
-    let places = [
-        ("<about>", about),
-        ("<classes>", classes.concat()),
-        ("<layers>", net.layers),
-        ("<steps>", net.steps),
-        ("<input>", format!("{channels}x{height}x{width}")),
-        ("<preprocess>", see),
-        ("<file>", quoted(file)),
-        ("<name>", name),
-    ];
-    Ok(filled(TEMPLATE, &places))
-}
-
-/// A text with its places filled in. What is filled in is not looked at again.
-fn filled(mut template: &str, places: &[(&str, String)]) -> String {
-    let mut text = String::new();
-    let next = |rest: &str| {
-        let found = places.iter().filter_map(|(place, with)| Some((rest.find(place)?, place.len(), with)));
-        found.min_by_key(|(at, ..)| *at)
-    };
-    while let Some((at, len, with)) = next(template) {
-        text.push_str(&template[..at]);
-        text.push_str(with);
-        template = &template[at + len..];
-    }
-    text + template
-}
-
-/// As a Python string: JSON's escapes are Python's, too.
-fn quoted(text: &str) -> String {
-    let escaped: String = text
-        .chars()
-        .map(|c| match c {
-            '"' | '\\' => format!("\\{c}"),
-            c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
-            c => c.to_string(),
-        })
-        .collect();
-    format!("\"{escaped}\"")
-}
-
-/// The lines of `__init__` and of `forward`; layers with parameters are counted as [`NetSpec::parameters`] counts them.
-#[derive(Default)]
-struct Module {
-    layers: String,
-    steps: String,
-    convs: usize,
-    norms: usize,
-    linears: usize,
-}
-
-impl Module {
-    fn add(&mut self, layer: &Layer, shape: Shape) {
-        match (layer, shape) {
-            (&Layer::Conv { out, kernel, stride, pad }, Shape::Image { channels, .. }) => {
-                let conv = self.conv([channels, out], kernel, stride, pad);
-                self.step(&format!("x = self.{conv}(x)"));
-            }
-            (&Layer::GroupNorm { groups }, Shape::Image { channels, .. }) => {
-                let norm = self.norm(groups, channels);
-                self.step(&format!("x = self.{norm}(x)"));
-            }
-            (Layer::Relu, _) => self.step("x = functional.relu(x)"),
-            (Layer::MaxPool { size }, _) => self.step(&format!("x = functional.max_pool2d(x, {size})")),
-            (&Layer::Residual { out, stride, groups }, Shape::Image { channels, .. }) => {
-                let convs = residual_convs(channels, out, stride);
-                let names: Vec<[String; 2]> = convs
-                    .iter()
-                    .enumerate()
-                    .map(|(i, (kernel, inputs))| {
-                        // The second keeps the size that the first one leaves.
-                        let stride = if i == 1 { 1 } else { stride };
-                        [self.conv([*inputs, out], *kernel, stride, kernel / 2), self.norm(groups, out)]
-                    })
-                    .collect();
-                let through = |[conv, norm]: &[String; 2], x: &str| format!("self.{norm}(self.{conv}({x}))");
-                self.step(&format!("y = functional.relu({})", through(&names[0], "x")));
-                let shortcut = names.get(2).map_or("x".to_owned(), |names| through(names, "x"));
-                self.step(&format!("x = functional.relu({} + {shortcut})", through(&names[1], "y")));
-            }
-            (Layer::GlobalAvgPool, _) => self.step("x = x.mean((2, 3))"),
-            (Layer::Flatten, _) => self.step("x = x.flatten(1)"),
-            (&Layer::Linear { out }, shape) => {
-                self.linears += 1;
-                let name = format!("linear{}", self.linears);
-                let _ = writeln!(self.layers, "        self.{name} = nn.Linear({}, {out})", shape.len());
-                let flat = if matches!(shape, Shape::Image { .. }) { "x.flatten(1)" } else { "x" };
-                self.step(&format!("x = self.{name}({flat})"));
-            }
-            (Layer::Dropout { rate }, _) => {
-                self.step(&format!("x = functional.dropout(x, {rate}, self.training)"));
-            }
-            // Such a net is impossible, which its shapes have told.
-            (Layer::Conv { .. } | Layer::GroupNorm { .. } | Layer::Residual { .. }, Shape::Row(_)) => {}
-        }
-    }
-
-    fn conv(&mut self, [inputs, out]: [usize; 2], kernel: usize, stride: usize, pad: usize) -> String {
-        self.convs += 1;
-        let name = format!("conv{}", self.convs);
-        let _ = writeln!(
-            self.layers,
-            "        self.{name} = nn.Conv2d({inputs}, {out}, {kernel}, stride={stride}, padding={pad})"
-        );
-        name
-    }
-
-    fn norm(&mut self, groups: usize, channels: usize) -> String {
-        self.norms += 1;
-        let name = format!("norm{}", self.norms);
-        let _ = writeln!(self.layers, "        self.{name} = nn.GroupNorm({groups}, {channels})");
-        name
-    }
-
-    fn step(&mut self, line: &str) {
-        let _ = writeln!(self.steps, "        {line}");
-    }
-}
-
-const SEE_PLAIN: &str = "    return images.float() / 127.5 - 1
-";
-
-const SEE_CROPPED: &str = "    top, left = (images.shape[2] - <height>) // 2, (images.shape[3] - <width>) // 2
-    x = images[:, :, top : top + <height>, left : left + <width>].float()
-    count = x[0].numel()
-    x = x - x.mean((1, 2, 3), keepdim=True)
-    deviation = x.square().mean((1, 2, 3), keepdim=True).sqrt()
-    return x / deviation.clamp(min=count**-0.5)
-";
-
-const TEMPLATE: &str = r#""""<about>
-
-Needs torch and safetensors. In a program:
-
-    import <name>
-    net = <name>.load()
-    labels = <name>.predict(net, images)  # uint8, [n, channels, height, width]
-"""
-
-from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
-from torch import nn
-from torch.nn import functional
-
-CLASSES = [
-<classes>]
-
-
-class Net(nn.Module):
-    """From images as `preprocess` gives them, <input>, to one number a class: the largest is the answer."""
-
-    def __init__(self):
-        super().__init__()
-<layers>
-    def forward(self, x):
-<steps>        return x
-
-
-def preprocess(images):
-    """What the net sees of images: a tensor of uint8, [n, channels, height, width]."""
-<preprocess>
-
-def load(path=Path(__file__).with_name(<file>)):
-    """The net with its weights, ready to predict."""
-    net = Net()
-    net.load_state_dict(load_file(path))
-    return net.eval()
-
-
-def predict(net, images):
-    """The class of each image: a tensor of uint8, [n, channels, height, width]."""
-    with torch.no_grad():
-        return [CLASSES[i] for i in net(preprocess(images)).argmax(1).tolist()]
-"#;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Preprocess;
     use crate::net::{Mode, Model};
     use candle_core::{Device, Tensor};
 
@@ -534,7 +333,7 @@ mod tests {
     #[test]
     fn a_module_builds_each_layer_that_has_parameters() {
         for spec in specs() {
-            let text = module(&spec, Preprocess::Plain, &[], "A net.", "m.safetensors").expect("a net");
+            let text = module(&spec, Sees::Images(Preprocess::Plain), &[], "A net.", "m.safetensors").expect("a net");
             for tensor in tensors(&spec, &weights(&spec)).expect("its weights") {
                 let (layer, _) = tensor.name.split_once('.').expect("a layer and its role");
                 assert!(text.contains(&format!("self.{layer} = nn.")), "{layer} is missing in\n{text}");
@@ -547,7 +346,8 @@ mod tests {
     fn names_of_a_run_file_stay_within_their_quotes() {
         let classes = ["a \"b\"\n".into(), "c\\".into(), "<steps>".into()];
         let about = "A \"\"\"net\"\"\" of <classes>\\";
-        let text = module(&specs()[0], Preprocess::Plain, &classes, about, "m.safetensors").expect("a net");
+        let text =
+            module(&specs()[0], Sees::Images(Preprocess::Plain), &classes, about, "m.safetensors").expect("a net");
         assert!(text.starts_with("\"\"\"A '''net''' of <classes>/\n"), "{text}");
         assert!(text.contains("    \"a \\\"b\\\"\\u000a\",\n    \"c\\\\\",\n    \"<steps>\",\n]"), "{text}");
     }

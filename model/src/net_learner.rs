@@ -1,10 +1,10 @@
-//! The learner that every node has: the nets of the run file, on labelled images.
+//! The learner that every node has: the nets of the run file, on labelled images or the rows of a table.
 
 use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::data::{DataSet, Images, Partition, Preprocess};
+use crate::data::{DataSet, Examples, Partition, Preprocess};
 use crate::evaluate::evaluate;
 use crate::format::Layout;
 use crate::learner::{Learner, Measure, Task, Watch};
@@ -15,39 +15,39 @@ use crate::threads::Threads;
 use crate::train::{TrainConfig, TrainError, TrainJob, Trained, train};
 use crate::tuned_learner::Trainable;
 
-/// A net, images, and how to train the one on the others.
+/// A net, examples, and how to train the one on the others.
 #[derive(Debug, Clone)]
-pub struct ImageLearner {
+pub struct NetLearner {
     /// The net.
     pub spec: NetSpec,
-    /// How an image becomes the net's input.
+    /// How an example becomes the net's input.
     pub preprocess: Preprocess,
     /// How to train.
     pub config: TrainConfig,
-    /// How the images are divided into parts.
+    /// How the examples are divided into parts.
     pub partition: Partition,
     /// The run's seed, which that division goes by.
     pub seed: u64,
     /// Where to compute.
     pub device: Device,
     /// What to train on.
-    pub train: Arc<Images>,
+    pub train: Arc<Examples>,
     /// What to test with.
-    pub test: Arc<Images>,
+    pub test: Arc<Examples>,
     /// The net's parameters.
     pub layout: Layout,
     /// Which of them are trained; the others stay as they are.
     pub trainable: Trainable,
 }
 
-impl ImageLearner {
-    /// The same with other images.
+impl NetLearner {
+    /// The same with other examples.
     pub fn with(&self, data: DataSet) -> Self {
         Self { train: Arc::new(data.train), test: Arc::new(data.test), ..self.clone() }
     }
 }
 
-impl Learner for ImageLearner {
+impl Learner for NetLearner {
     fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -80,19 +80,22 @@ impl Learner for ImageLearner {
         }
         let measured = evaluate(&self.spec, self.preprocess, weights, &self.test, &self.device, threads, watch)?;
         let found = measured.evaluation;
-        let mut all = vec![Measure::new("accuracy", found.correct as f64, found.total)];
         // A model whose outputs are no numbers has no loss, and is none the less right or wrong.
-        let loss = found.loss * found.total as f64;
-        all.extend((loss.abs() <= LOSS_MAX).then(|| Measure::new("loss", loss, found.total)));
-        Ok(all)
+        let mean = |name, mean: f64| {
+            let sum = mean * found.total as f64;
+            (sum.abs() <= SUM_MAX).then(|| Measure::new(name, sum, found.total))
+        };
+        let quality = match found.error {
+            None => Some(Measure::new(ACCURACY, found.correct as f64, found.total)),
+            Some(error) => mean(MEAN_ERROR, error),
+        };
+        Ok(quality.into_iter().chain(mean("loss", found.loss)).collect())
     }
 
     fn part(&self, k: usize, n: usize) -> Result<Box<dyn Learner>, TrainError> {
-        let images = self
-            .train
-            .part(k, n, &self.partition, self.seed)
-            .map_err(|error| TrainError::Invalid(error.to_string()))?;
-        Ok(Box::new(Self { train: Arc::new(images), ..self.clone() }))
+        let part = self.train.part(k, n, &self.partition, self.seed);
+        let train = Arc::new(part.map_err(|error| TrainError::Invalid(error.to_string()))?);
+        Ok(Box::new(Self { train, ..self.clone() }))
     }
 
     fn takes(&self, _: &Rule) -> bool {
@@ -100,5 +103,11 @@ impl Learner for ImageLearner {
     }
 }
 
-/// Largest sum of losses that is told.
-const LOSS_MAX: f64 = 1e12;
+/// The metric of nets that tell classes apart: what share of the examples they name right.
+pub const ACCURACY: &str = "accuracy";
+
+/// The metric of nets that learn a number: how far they are off in the mean, in its own unit.
+pub const MEAN_ERROR: &str = "mean_error";
+
+/// Largest sum of losses or errors that is told.
+const SUM_MAX: f64 = 1e12;
