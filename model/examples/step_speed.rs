@@ -10,7 +10,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use paceline_model::{
-    Examples, Layer, Model, NetSpec, Preprocess, Rule, Threads, TrainConfig, TrainJob, Trainable, train,
+    Examples, Layer, Model, NetSpec, Preprocess, Rule, Task, Threads, TrainConfig, TrainJob, Trainable, train,
 };
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -53,17 +53,13 @@ fn rate(net: &str, batch: usize, threads: usize, seconds: f64) -> Result<f64> {
     let data = images(input, batch * 64)?;
     let parent = Model::initial(&spec, &Device::Cpu, 1)?.to_bytes()?;
     let config = TrainConfig::sgd(usize::MAX, batch, 0.01);
+    let task = Task { round: 1, seed: 1, node_key: b"speed", rule: &Rule::FedAvg, state: &parent, control: None };
     let job = TrainJob {
+        task,
         spec: &spec,
         preprocess: Preprocess::for_preset(net, input),
-        rule: &Rule::FedAvg,
-        parent: &parent,
-        control: None,
         data: &data,
         config: &config,
-        round: 1,
-        seed: 1,
-        node_key: b"speed",
         device: &Device::Cpu,
         trainable: Trainable::all(),
     };

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::format::Layout;
 use crate::rule::Rule;
@@ -49,7 +50,7 @@ impl<'a> Task<'a> {
 
 /// One figure of an evaluation: what it is called, a sum, and what the sum is divided by, so that it averages exactly over
 /// nodes. An accuracy is the count of what is right and of all; an F1 score twice the true positives, and those and all that
-/// was wrong.
+/// was wrong. A `perplexity` is exp of its ratio, a mean loss in nats; an `rmse` the root of its own, a mean squared error.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measure {
     /// `a-z`, `0-9` and `_`, at most 32 bytes.
@@ -108,5 +109,35 @@ pub trait Learner: Send + Sync + fmt::Debug {
     /// Whether it can train under this rule: SCAFFOLD needs control variates, which few have.
     fn takes(&self, rule: &Rule) -> bool {
         !rule.has_controls()
+    }
+}
+
+impl<L: Learner + ?Sized> Learner for Arc<L> {
+    fn layout(&self) -> &Layout {
+        (**self).layout()
+    }
+
+    fn initial(&self, seed: u64) -> Result<Vec<u8>, TrainError> {
+        (**self).initial(seed)
+    }
+
+    fn train(&self, task: &Task<'_>, threads: &Threads, watch: &mut Watch<'_>) -> Result<Trained, TrainError> {
+        (**self).train(task, threads, watch)
+    }
+
+    fn evaluate(&self, weights: &[u8], threads: &Threads, watch: &mut Watch<'_>) -> Result<Vec<Measure>, TrainError> {
+        (**self).evaluate(weights, threads, watch)
+    }
+
+    fn part(&self, k: usize, n: usize) -> Result<Box<dyn Learner>, TrainError> {
+        (**self).part(k, n)
+    }
+
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn takes(&self, rule: &Rule) -> bool {
+        (**self).takes(rule)
     }
 }

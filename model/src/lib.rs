@@ -44,7 +44,7 @@ pub use exact::{ExactError, ExactSum};
 pub use format::{Layout, LayoutError, StateFormat, UpdateFormat};
 pub use learner::{Learner, Measure, Task, Watch};
 pub use net::{Mode, Model, ModelError};
-pub use net_learner::{ACCURACY, MEAN_ERROR, NetLearner};
+pub use net_learner::{ACCURACY, MEAN_ERROR, NetLearner, RMSE};
 pub use rule::{Moment, Rule};
 pub use spec::{Layer, NetSpec, ParamShape, SpecError};
 pub use threads::{Threads, ThreadsError};

@@ -96,9 +96,9 @@ impl LocalOptimizer {
 
 /// c - c_i for each variable (Karimireddy et al. 2020, algorithm 1, line 10); nothing but for SCAFFOLD.
 pub(crate) fn correction(model: &Model, job: &TrainJob<'_>) -> candle_core::Result<Vec<Tensor>> {
-    let Some(server) = job.rule.control(job.parent) else { return Ok(Vec::new()) };
+    let Some(server) = job.task.rule.control(job.task.state) else { return Ok(Vec::new()) };
     let mut server = weights::values(server);
-    let mut own = job.control.map(weights::values);
+    let mut own = job.task.control.map(weights::values);
     let tensors = model.variables().iter().map(|variable| {
         let values: Vec<f32> = server
             .by_ref()

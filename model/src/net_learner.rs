@@ -58,16 +58,11 @@ impl Learner for NetLearner {
 
     fn train(&self, task: &Task<'_>, threads: &Threads, watch: &mut Watch<'_>) -> Result<Trained, TrainError> {
         let job = TrainJob {
+            task: *task,
             spec: &self.spec,
             preprocess: self.preprocess,
-            rule: task.rule,
-            parent: task.state,
-            control: task.control,
             data: &self.train,
             config: &self.config,
-            round: task.round,
-            seed: task.seed,
-            node_key: task.node_key,
             device: &self.device,
             trainable: &self.trainable,
         };
@@ -85,11 +80,12 @@ impl Learner for NetLearner {
             let sum = mean * found.total as f64;
             (sum.abs() <= SUM_MAX).then(|| Measure::new(name, sum, found.total))
         };
-        let quality = match found.error {
-            None => Some(Measure::new(ACCURACY, found.correct as f64, found.total)),
-            Some(error) => mean(MEAN_ERROR, error),
+        let mut all = match (found.error, self.test.numbers()) {
+            (Some(error), Some((_, unit))) => vec![mean(MEAN_ERROR, error), mean(RMSE, found.loss * unit * unit)],
+            _ => vec![Some(Measure::new(ACCURACY, found.correct as f64, found.total))],
         };
-        Ok(quality.into_iter().chain(mean("loss", found.loss)).collect())
+        all.push(mean("loss", found.loss));
+        Ok(all.into_iter().flatten().collect())
     }
 
     fn part(&self, k: usize, n: usize) -> Result<Box<dyn Learner>, TrainError> {
@@ -108,6 +104,9 @@ pub const ACCURACY: &str = "accuracy";
 
 /// The metric of nets that learn a number: how far they are off in the mean, in its own unit.
 pub const MEAN_ERROR: &str = "mean_error";
+
+/// Another: the root of the mean squared error, likewise.
+pub const RMSE: &str = "rmse";
 
 /// Largest sum of losses or errors that is told.
 const SUM_MAX: f64 = 1e12;

@@ -61,26 +61,16 @@ impl TrainConfig {
 /// One node's training in one round.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainJob<'a> {
-    /// The net, whose parameters the parent holds.
+    /// The round, whose state begins with the net's parameters.
+    pub task: Task<'a>,
+    /// The net.
     pub spec: &'a NetSpec,
-    /// How an image becomes the net's input.
+    /// How an example becomes the net's input.
     pub preprocess: Preprocess,
-    /// The rule of aggregation, which says what else the state and the update hold.
-    pub rule: &'a Rule,
-    /// The global state: raw little-endian f32, the weights first.
-    pub parent: &'a [u8],
-    /// SCAFFOLD: the node's control variate after its last committed update; `None` is all zeros.
-    pub control: Option<&'a [u8]>,
-    /// The node's training images, at most [`EXAMPLES_MAX`].
+    /// The node's training examples, at most [`EXAMPLES_MAX`].
     pub data: &'a Examples,
     /// How to train.
     pub config: &'a TrainConfig,
-    /// The round, from 1.
-    pub round: u64,
-    /// The run's seed: with round and node key it fixes every random draw.
-    pub seed: u64,
-    /// The node key (docs/protocol.md, section 14).
-    pub node_key: &'a [u8],
     /// Where to compute.
     pub device: &'a Device,
     /// Which parameters are trained.
@@ -114,6 +104,15 @@ pub struct Progress {
     pub batches: usize,
     /// Mean loss of the last batch.
     pub loss: f64,
+}
+
+impl Progress {
+    /// The share that is done, from 0 to 1; 0 where nobody knows how much there is.
+    pub fn share(&self) -> f64 {
+        let Self { epoch, epochs, batch, batches, .. } = *self;
+        let all = (epochs * batches).max(1) as f64;
+        ((epoch.saturating_sub(1) * batches + batch) as f64 / all).min(1.0)
+    }
 }
 
 /// Why training or evaluation gave no result.
@@ -159,7 +158,7 @@ pub fn train(
     on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Trained, TrainError> {
     job.check()?;
-    let mut model = Model::from_bytes(job.spec, job.device, job.rule.weights(job.parent))?;
+    let mut model = Model::from_bytes(job.spec, job.device, job.task.weights())?;
     model.keep_gradients()?;
     let config = job.config;
     let parameters = job.spec.parameters().map_err(ModelError::Spec)?;
@@ -186,7 +185,7 @@ pub fn train(
         }
     }
     let mut update = job.delta(&model, last)?;
-    let control = match job.rule.control(job.parent) {
+    let control = match job.task.rule.control(job.task.state) {
         Some(server) => Some(job.control(server, &mut update, config.epochs * batches, last)?),
         None => None,
     };
@@ -219,11 +218,17 @@ impl TrainJob<'_> {
                 "weight_decay, prox_mu and clip_norm must be finite and not negative",
             ),
             (
-                self.rule.has_controls() && (momentum > 0.0 || self.lr() < f64::from(f32::MIN_POSITIVE)),
+                self.task.rule.has_controls() && (momentum > 0.0 || self.lr() < f64::from(f32::MIN_POSITIVE)),
                 "SCAFFOLD's control variates are means of gradients: momentum must be 0 and lr above 0",
             ),
-            (self.parent.len() != len * self.rule.state_sections(), "the state has another length than the net's"),
-            (self.control.is_some_and(|own| own.len() != len), "the control variate has another length than the net's"),
+            (
+                self.task.state.len() != len * self.task.rule.state_sections(),
+                "the state has another length than the net's",
+            ),
+            (
+                self.task.control.is_some_and(|own| own.len() != len),
+                "the control variate has another length than the net's",
+            ),
         ];
         match wrong.iter().find(|(wrong, _)| *wrong) {
             Some((_, what)) => Err(TrainError::Invalid((*what).to_owned())),
@@ -233,7 +238,8 @@ impl TrainJob<'_> {
 
     fn streams(&self, epoch: usize) -> Streams {
         let stream = |purpose| {
-            let (seed, round, node, index) = (self.seed, self.round, self.node_key, epoch as u64);
+            let Task { seed, round, node_key: node, .. } = self.task;
+            let index = epoch as u64;
             RandomStream::new(&StreamKey { seed, round, node, purpose, index })
         };
         Streams {
@@ -244,26 +250,24 @@ impl TrainJob<'_> {
     }
 
     pub(crate) fn lr(&self) -> f64 {
-        learning_rate(self.config, self.round)
+        learning_rate(self.config, self.task.round)
     }
 
     fn diverged(&self, at: (usize, usize), what: String) -> TrainError {
-        let (round, seed, node_key) = (self.round, self.seed, self.node_key);
-        let task = Task { round, seed, node_key, rule: self.rule, state: self.parent, control: self.control };
-        diverged(self.config, &task, at, what)
+        diverged(self.config, &self.task, at, what)
     }
 
     fn delta(&self, model: &Model, last: (usize, usize)) -> Result<Vec<u8>, TrainError> {
         let new = model.to_bytes()?;
         let mut delta = vec![0; new.len()];
-        let values = weights::values(&new).zip(weights::values(self.parent));
+        let values = weights::values(&new).zip(weights::values(self.task.state));
         for (place, (new, old)) in delta.chunks_exact_mut(4).zip(values) {
             place.copy_from_slice(&(new - old).to_le_bytes());
         }
         match weights::first_not(&delta, is_in_range) {
             Some((index, _)) => {
                 let weight = |of: &[u8]| weights::values(of).nth(index).unwrap_or(f32::NAN);
-                let (old, new) = (weight(self.parent), weight(&new));
+                let (old, new) = (weight(self.task.state), weight(&new));
                 Err(self.diverged(last, format!("a weight went from {old} to {new}")))
             }
             None => Ok(delta),
@@ -282,7 +286,7 @@ impl TrainJob<'_> {
         let divisor = steps as f64 * self.lr();
         let mut changes = Vec::with_capacity(server.len());
         let mut new = Vec::with_capacity(server.len());
-        let mut own = self.control.map(weights::values);
+        let mut own = self.task.control.map(weights::values);
         for (delta, c) in weights::values(update).zip(weights::values(server)) {
             let change = (-f64::from(delta) / divisor - f64::from(c)) as f32;
             if !is_in_range(change) {
@@ -387,6 +391,12 @@ mod tests {
 
     const CONFIG: TrainConfig = TrainConfig { augment: false, ..TrainConfig::sgd(2, 7, 0.05) };
 
+    /// The job with another task.
+    fn in_task<'a>(mut job: TrainJob<'a>, change: impl FnOnce(&mut Task<'a>)) -> TrainJob<'a> {
+        change(&mut job.task);
+        job
+    }
+
     /// A small net and what it trains on.
     struct World {
         spec: NetSpec,
@@ -409,17 +419,14 @@ mod tests {
         }
 
         fn job<'a>(&'a self, config: &'a TrainConfig) -> TrainJob<'a> {
+            let task =
+                Task { round: 1, seed: 1, node_key: b"node", rule: &Rule::FedAvg, state: &self.parent, control: None };
             TrainJob {
+                task,
                 spec: &self.spec,
                 preprocess: Preprocess::Plain,
-                rule: &Rule::FedAvg,
-                parent: &self.parent,
-                control: None,
                 data: &self.data,
                 config,
-                round: 1,
-                seed: 1,
-                node_key: b"node",
                 device: &Device::Cpu,
                 trainable: Trainable::all(),
             }
@@ -440,9 +447,9 @@ mod tests {
         let job = world.job(&CONFIG);
         let first = world.run(&job).expect("it trains");
         assert_eq!(world.run(&job).expect("it trains"), first);
-        for other in [TrainJob { seed: 2, ..job }, TrainJob { round: 2, ..job }, TrainJob { node_key: b"other", ..job }]
-        {
-            assert_ne!(world.run(&other).expect("it trains").update, first.update);
+        let task = job.task;
+        for other in [Task { seed: 2, ..task }, Task { round: 2, ..task }, Task { node_key: b"other", ..task }] {
+            assert_ne!(world.run(&TrainJob { task: other, ..job }).expect("it trains").update, first.update);
         }
     }
 
@@ -501,9 +508,11 @@ mod tests {
         assert!(matches!(error, TrainError::Diverged { round: 1, epoch: 1, batch: 2.., .. }), "{error}");
         assert!(error.to_string().ends_with(": lower `lr`"), "{error}");
         let config = TrainConfig { lr: 1e30, prox_mu: 0.1, ..CONFIG };
-        let job = TrainJob { rule: &Rule::FedAvgM { lr: 1.0, momentum: 0.9 }, round: 2, ..world.job(&config) };
+        let job = world.job(&config);
+        let task = Task { rule: &Rule::FedAvgM { lr: 1.0, momentum: 0.9 }, round: 2, ..job.task };
         let state = [world.parent.clone(), vec![0; world.parent.len()]].concat();
-        let error = world.run(&TrainJob { parent: &state, ..job }).expect_err("it diverges").to_string();
+        let error =
+            world.run(&TrainJob { task: Task { state: &state, ..task }, ..job }).expect_err("it diverges").to_string();
         assert!(error.ends_with(": lower `lr` or `prox_mu` or `lr` in [aggregate]"), "{error}");
         let config = TrainConfig { lr: 1e3, epochs: 1, batch: 30, ..CONFIG };
         let error = world.run(&world.job(&config)).expect_err("a weight moves too far");
@@ -539,7 +548,7 @@ mod tests {
         let world = World::new();
         // A single batch of everything: the draws of a round change nothing but the order of the sum.
         let decayed = TrainConfig { epochs: 1, batch: 30, lr_decay: 0.5, ..CONFIG };
-        let third = world.run(&TrainJob { round: 3, ..world.job(&decayed) }).expect("it trains").update;
+        let third = world.run(&in_task(world.job(&decayed), |task| task.round = 3)).expect("it trains").update;
         let quarter = one_step(&world, &TrainConfig { lr: CONFIG.lr / 4.0, ..CONFIG });
         for (found, expected) in weights::values(&third).zip(quarter) {
             assert!((f64::from(found) - expected).abs() < 1e-6, "{found} {expected}");
@@ -583,7 +592,7 @@ mod tests {
         assert!(world.run(&TrainJob { data: &empty, ..world.job(&CONFIG) }).is_err());
         let cropped = TrainJob { preprocess: Preprocess::CifarPaper, ..world.job(&CONFIG) };
         assert!(matches!(world.run(&cropped), Err(TrainError::Invalid(_))));
-        assert!(world.run(&TrainJob { parent: &world.parent[4..], ..world.job(&CONFIG) }).is_err());
+        assert!(world.run(&in_task(world.job(&CONFIG), |task| task.state = &world.parent[4..])).is_err());
     }
 
     /// The update of one step over all 30 images under these settings.
@@ -621,7 +630,7 @@ mod tests {
             // The gradient at x, from a plain step of it with a learning rate of 1/64.
             let parent: Vec<u8> = x.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
             let plain = TrainConfig { epochs: 1, batch: 30, lr: 1.0 / 64.0, ..CONFIG };
-            let step = world.run(&TrainJob { parent: &parent, ..world.job(&plain) }).expect("it trains").update;
+            let step = world.run(&in_task(world.job(&plain), |task| task.state = &parent)).expect("it trains").update;
             let gradients = weights::values(&step).map(|d| -64.0 * f64::from(d));
             for (i, gradient) in gradients.enumerate() {
                 let gradient = gradient + 0.3 * (x[i] - start[i]) + 0.1 * x[i];
@@ -645,7 +654,9 @@ mod tests {
         // With c = c_i the path is that of SGD.
         let parent = [world.parent.clone(), constant(0.25)].concat();
         let own = constant(0.25);
-        let job = TrainJob { rule: &rule, parent: &parent, control: Some(&own), ..world.job(&config) };
+        let job = in_task(world.job(&config), |task| {
+            (task.rule, task.state, task.control) = (&rule, &parent, Some(own.as_slice()))
+        });
         let trained = world.run(&job).expect("it trains");
         assert_eq!(trained.update[..4 * n], plain.update[..]);
         // Two steps of lr 0.05: c_i+ is the mean of the gradients, c_i+ - c_i goes with the update.
@@ -658,7 +669,7 @@ mod tests {
         // With c - c_i = 0.5 a single step over everything goes 0.5·lr further down.
         let config = TrainConfig { epochs: 1, batch: 30, ..CONFIG };
         let parent = [world.parent.clone(), constant(0.5)].concat();
-        let job = TrainJob { rule: &rule, parent: &parent, control: None, ..world.job(&config) };
+        let job = in_task(world.job(&config), |task| (task.rule, task.state) = (&rule, &parent));
         let corrected = world.run(&job).expect("it trains");
         let plain = world.run(&world.job(&config)).expect("it trains").update;
         for (corrected, plain) in weights::values(&corrected.update).zip(weights::values(&plain)) {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use allocation_counter::AllocationInfo;
 use paceline_model::{
-    Device, Model, NetSpec, Preprocess, Rule, Source, Threads, TrainConfig, TrainJob, Trainable, load, train,
+    Device, Model, NetSpec, Preprocess, Rule, Source, Task, Threads, TrainConfig, TrainJob, Trainable, load, train,
 };
 
 /// Images a step.
@@ -17,17 +17,13 @@ fn taken(arch: &str, steps: usize) -> AllocationInfo {
     let spec = NetSpec::preset(arch, data.shape(), data.classes()).expect("it fits");
     let parent = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
     let config = TrainConfig::sgd(1, BATCH, 0.01);
+    let task = Task { round: 1, seed: 1, node_key: b"node", rule: &Rule::FedAvg, state: &parent, control: None };
     let job = TrainJob {
+        task,
         spec: &spec,
         preprocess: Preprocess::for_preset(arch, data.shape()),
-        rule: &Rule::FedAvg,
-        parent: &parent,
-        control: None,
         data: &data,
         config: &config,
-        round: 1,
-        seed: 1,
-        node_key: b"node",
         device: &Device::Cpu,
         trainable: Trainable::all(),
     };

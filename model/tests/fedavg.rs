@@ -1,8 +1,8 @@
 //! The oracle: federated averaging in one process, without network or protocol, over the built-in data set.
 
 use paceline_model::{
-    DataSet, Device, ExactSum, Model, NetSpec, Partition, Preprocess, Rule, Source, Threads, TrainConfig, TrainJob,
-    Trainable, Trained, evaluate, load, train,
+    DataSet, Device, ExactSum, Model, NetSpec, Partition, Preprocess, Rule, Source, Task, Threads, TrainConfig,
+    TrainJob, Trainable, Trained, evaluate, load, train,
 };
 use std::ops::ControlFlow;
 
@@ -19,17 +19,13 @@ fn data() -> DataSet {
 }
 
 fn trained(spec: &NetSpec, parent: &[u8], part: &DataSet, round: u64, k: usize, threads: &Threads) -> Trained {
+    let task = Task { round, seed: SEED, node_key: &[k as u8], rule: &Rule::FedAvg, state: parent, control: None };
     let job = TrainJob {
+        task,
         spec,
         preprocess: Preprocess::Plain,
-        rule: &Rule::FedAvg,
-        parent,
-        control: None,
         data: &part.train,
         config: &config(),
-        round,
-        seed: SEED,
-        node_key: &[k as u8],
         device: &Device::Cpu,
         trainable: Trainable::all(),
     };
