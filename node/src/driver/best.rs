@@ -3,6 +3,7 @@
 use paceline_protocol::Hash;
 use paceline_protocol::record::Record;
 
+use crate::learn::figure;
 use crate::run_file::Metrics;
 use crate::store::HistoryEntry;
 
@@ -29,7 +30,8 @@ impl Best {
         if record.round == 0 {
             (self.best, self.head) = (None, None);
         }
-        let value = record.evaluation_of_parent().get(&self.metrics.lead).and_then(|total| total.ratio());
+        let lead = &self.metrics.lead;
+        let value = record.evaluation_of_parent().get(lead).and_then(|total| figure(lead, total));
         if let (Some(value), Some(model)) = (value, self.head)
             && self.best.is_none_or(|(best, _)| self.metrics.is_better(value, best))
         {

@@ -28,7 +28,7 @@ use paceline_model::{Learner, Measure, Rule, StateFormat, TrainError, TunedLearn
 use paceline_protocol::base::aggregation::Aggregation;
 use paceline_protocol::bounds::BLOB_BYTES_MAX;
 use paceline_protocol::chain::Learned;
-use paceline_protocol::record::{Evaluation, Metric};
+use paceline_protocol::record::{Evaluation, Metric, Total};
 use paceline_protocol::{BlobRef, Reject};
 
 use crate::run_file::{ModelSection, RunFile};
@@ -110,6 +110,18 @@ pub fn tuned(learner: Arc<dyn Learner>, base: Vec<u8>, model: &ModelSection) -> 
     Ok(Arc::new(TunedLearner::new(learner, base, model.trainable.clone())?))
 }
 
+/// The value of a metric over several nodes: the ratio of its sum to its count, from which two metrics are made that are no
+/// ratios. Of a `perplexity` the ratio is a mean loss in nats, of an `rmse` a mean squared error.
+pub fn figure(name: &str, total: Total) -> Option<f64> {
+    let ratio = total.ratio()?;
+    let value = match name {
+        "perplexity" => ratio.exp(),
+        "rmse" => ratio.sqrt(),
+        _ => ratio,
+    };
+    value.is_finite().then_some(value)
+}
+
 /// What a learner measured, as records have it.
 ///
 /// # Errors
@@ -125,5 +137,26 @@ pub fn evaluation(measures: &[Measure]) -> Result<Evaluation, String> {
     match evaluation.is_plausible() {
         true => Ok(evaluation),
         false => Err("more than 8 metrics, one name twice, or an accuracy that is no share".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paceline_protocol::record::Totals;
+
+    use super::*;
+
+    #[test]
+    fn a_perplexity_and_an_rmse_are_made_of_their_ratios_over_all_nodes() {
+        let told = |name: &str, parts: &[(f64, u64)]| {
+            let evaluation =
+                |(sum, count): &(f64, u64)| evaluation(&[Measure::new(name, *sum, *count)]).expect("it fits");
+            let all: Vec<Evaluation> = parts.iter().map(evaluation).collect();
+            figure(name, all.iter().collect::<Totals>().get(name).expect("all tell it"))
+        };
+        assert_eq!(told("rmse", &[(10.0, 1), (8.0, 1)]), Some(3.0));
+        assert_eq!(told("perplexity", &[(1.5, 1), (0.5, 3)]), Some(0.5f64.exp()));
+        assert_eq!(told("f1", &[(3.0, 4), (3.0, 8)]), Some(0.5));
+        assert_eq!(told("perplexity", &[(1e6, 1)]), None, "it is no number");
     }
 }

@@ -8,7 +8,7 @@ use paceline_protocol::record::{Contribution, Evaluation, Kind, Totals};
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::Manifest;
-use crate::learn::ClientUpdate;
+use crate::learn::{ClientUpdate, figure};
 use crate::store::HistoryEntry;
 
 /// One line of `rounds --format json`.
@@ -192,7 +192,7 @@ struct Evaluated {
 impl Evaluated {
     fn of(totals: &Totals) -> Self {
         let metrics: BTreeMap<String, f64> =
-            totals.iter().filter_map(|(name, total)| Some((name.to_owned(), total.ratio()?))).collect();
+            totals.iter().filter_map(|(name, total)| Some((name.to_owned(), figure(name, total)?))).collect();
         let counts = totals.iter().map(|(_, total)| u64::try_from(total.count()).unwrap_or(u64::MAX));
         Self { accuracy: metrics.get("accuracy").copied(), evaluated: counts.max(), metrics }
     }

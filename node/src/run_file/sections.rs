@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use paceline_model::data::{Column, ColumnKind, IMAGE_SIDE_MAX, SHAPES_SAMPLES_MIN, Table};
 use paceline_model::spec::{CLASSES_MAX, LAYERS_MAX, PRESETS, ParamShape};
-use paceline_model::{ACCURACY, Fit, Layer, Layout, MEAN_ERROR, Partition, Rule, Source, TrainConfig, Trainable};
+use paceline_model::{ACCURACY, Fit, Layer, Layout, MEAN_ERROR, Partition, RMSE, Rule, Source, TrainConfig, Trainable};
 use paceline_protocol::Hash;
 use paceline_protocol::bounds::{METRIC_NAME_BYTES_MAX, NAME_BYTES_MAX, SAMPLES_MAX};
 use paceline_protocol::record::Metric;
@@ -753,19 +753,21 @@ impl Sections {
 impl Sections {
     /// What leads must be among what the net's evaluations tell.
     fn check_lead(&self, document: &Document) -> Result<()> {
-        let quality = match &self.data.source {
+        let (measured, better): (&[&str], _) = match &self.data.source {
             None => return Ok(()),
-            Some(Source::Table(Table { target: Column { kind: ColumnKind::Number { .. }, .. }, .. })) => MEAN_ERROR,
-            Some(_) => ACCURACY,
+            Some(Source::Table(Table { target: Column { kind: ColumnKind::Number { .. }, .. }, .. })) => {
+                (&[MEAN_ERROR, RMSE, "loss"], "lower")
+            }
+            Some(_) => (&[ACCURACY, "loss"], "higher"),
         };
-        if [quality, "loss"].contains(&self.metrics.lead.as_str()) {
+        let lead = self.metrics.lead.as_str();
+        if measured.contains(&lead) {
             return Ok(());
         }
-        let better = if quality == MEAN_ERROR { "lower" } else { "higher" };
+        let (first, all) = (measured[0], measured.join(", "));
         let text = format!(
-            "`lead` in [metrics] is \"{}\", and what is measured here are {quality} and loss: say `lead = \"{quality}\"` and \
-             `better = \"{better}\"` there",
-            self.metrics.lead
+            "`lead` in [metrics] is \"{lead}\", and what is measured here are {all}: say `lead = \"{first}\"` and `better = \
+             \"{better}\"` there"
         );
         let entry = document.entry("metrics", "lead").or(document.entry("data", "target"));
         entry.map_or(Ok(()), |entry| Err(entry.conflict(text)))

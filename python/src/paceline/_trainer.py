@@ -51,7 +51,8 @@ def run(*, initial: Initial, train: Train, evaluate: Evaluate | None = None, nam
     shapes.
 
     `evaluate(weights, job)` gives metrics of this node's held-out data by name (`a-z`, `0-9`, `_`), each as (sum,
-    count): `{"accuracy": (131, 144)}`. The mean over all nodes is then exact. Eight at most.
+    count): `{"accuracy": (131, 144)}`. The mean over all nodes is then exact. Eight at most. Of a `perplexity` the sum
+    is one of losses in nats, of an `rmse` one of squared errors.
 
     `name` stands in the records of the updates (64 bytes; what is longer is cut). Without one it is the script's, with
     the framework's version.
