@@ -66,7 +66,7 @@ pub fn replay(
         if matches!(record.kind, Kind::Train) {
             let (sum, updates) =
                 local_clients
-                    .train(&state, chain.training_round(), &clients(record, &chain)?, &|| ControlFlow::Continue(()));
+                    .train(&state, chain.training_round(), &clients(record, &chain)?, &|_| ControlFlow::Continue(()));
             let samples = chain.samples_of_roster(record.contributions().map(|(node, c)| (node, c.samples)));
             state = formats.rule().step(&state, &sum, samples).with_context(|| format!("round {round}"))?;
             let pairs = record.contributions().zip(&updates);

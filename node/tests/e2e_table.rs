@@ -59,6 +59,7 @@ fn a_number_is_learnt_in_its_own_unit() {
     let rounds = json(dir, &["simulate", "run.toml", "--data", "things.csv", "--out", "out", "--until", "10"]);
     let last = rounds.last().expect("a round");
     let error = last["metrics"]["mean_error"].as_f64().expect("it was measured");
+    assert!(last["metrics"]["rmse"].as_f64().is_some_and(|rmse| rmse >= error), "{last}");
     assert!(error <= 10.0 && last["accuracy"].is_null(), "prices go from 100 to 397: {last}");
     assert!(dir.join("out/mean_error-rounds.svg").is_file());
     let refused = paceline(dir, &["simulate", "run.toml", "--data", "things.csv", "--until", "many"]);

@@ -3,6 +3,7 @@
 mod cluster;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use cluster::Cluster;
 use serde_json::Value;
@@ -14,10 +15,15 @@ fn run_file(rounds: u64) -> String {
     )
 }
 
-/// Three nodes with the trainer of the tests, and the folders in which a file says what each does.
-fn start(cluster: &mut Cluster, patience: &str) -> Vec<PathBuf> {
+/// The trainer of the tests.
+fn trainer() -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/learn/program/testdata/fake.py");
-    let command = format!("python3 '{}'", script.display());
+    format!("python3 '{}'", script.display())
+}
+
+/// Three nodes with it, and the folders in which a file says what each does.
+fn start(cluster: &mut Cluster, patience: &str) -> Vec<PathBuf> {
+    let command = trainer();
     cluster.place_all(3);
     let folders: Vec<PathBuf> = (1..=3).map(|k| cluster.dir().join(format!("data-{k}"))).collect();
     for (index, folder) in folders.iter().enumerate() {
@@ -59,6 +65,18 @@ fn programs_of_their_owners_train_one_model_together() {
     let verified = cluster.command(2, &["verify", "--format", "json"]);
     let verified: Value = serde_json::from_slice(&verified.stdout).expect("JSON");
     assert_eq!((&verified["ok"], &verified["records"]), (&true.into(), &5.into()), "{verified}");
+    // One process with a program for each part comes to the same.
+    let run = cluster.dir().join("simulated.toml");
+    std::fs::write(&run, run_file(3)).expect("room");
+    let simulated = Command::new(env!("CARGO_BIN_EXE_paceline"))
+        .args(["simulate", "simulated.toml", "--data", "data-1", "--format", "json", "--trainer", &trainer()])
+        .current_dir(cluster.dir())
+        .output()
+        .expect("the program starts");
+    let text = String::from_utf8(simulated.stdout).expect("JSON is text");
+    let again: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a round a line")).collect();
+    let models = |all: &[Value]| -> Vec<Value> { all.iter().map(|round| round["model_hash"].clone()).collect() };
+    assert_eq!(models(&again), models(&rounds), "{}", String::from_utf8_lossy(&simulated.stderr));
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Nodes as a library: three in this process, over loopback, each with a learner of the caller's.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use paceline::learn::Plan;
+use paceline::learn::{Plan, Workers};
 use paceline::node::{Node, NodeError, Options, Running};
 use paceline::run_file::{self, RunFile};
+use paceline::simulate::{Experiment, Simulation};
 use paceline_model::Device;
 use paceline_protocol::base::roster::Part;
 use paceline_protocol::io::Event;
@@ -19,6 +21,26 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 fn run_file() -> RunFile {
     run_file::parse(RUN, "run.toml").expect("it is sound")
+}
+
+#[test]
+fn a_learner_of_the_callers_is_simulated() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let run_file = run_file();
+    let plan = Plan::of(&run_file).expect("it can be trained");
+    let learner = Arc::new(plan.learner(plan.data(None, None).expect("it is generated"), Device::Cpu));
+    let experiment = Experiment { run_file, lr_place: "run.toml".to_owned(), learner, weights: None, clients: 3 };
+    let workers = Workers::new(2).expect("threads");
+    let mut simulation = Simulation::open(experiment, None, workers, folder.path()).expect("the folder is empty");
+    let shares = Mutex::new(Vec::new());
+    let show = |share| shares.lock().expect("no panic").push(share);
+    while !simulation.is_over() {
+        assert!(simulation.next_round(&AtomicBool::new(false), &show).expect("it trains").is_some());
+    }
+    assert_eq!(simulation.rounds().len(), 3);
+    assert!(simulation.summary(0).best.is_some_and(|best| best > 0.0));
+    let last = shares.into_inner().expect("no panic").last().copied();
+    assert!(last.is_some_and(|share| share > 0.99), "{last:?}");
 }
 
 async fn start(homes: &Path, number: u32, others: &[Running], exits: bool) -> Running {

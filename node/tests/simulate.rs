@@ -209,7 +209,7 @@ fn a_batch_that_fits_in_no_memory_is_refused_with_its_line() {
                   { type = \"linear\", out = 10 },\n]";
     let run = shapes(3, 1, 300, "shapes-cnn").replace("arch = \"shapes-cnn\"", layers);
     let (code, error) = refused(&run);
-    assert!(code == Some(4) && error.contains("`batch` in [train] makes steps of 20 images"), "{code:?} {error}");
+    assert!(code == Some(4) && error.contains("`batch` in [train] makes steps of 20 examples"), "{code:?} {error}");
     assert!(error.contains("fits in memory for 17 at most") && error.contains("run.toml:"), "{error}");
 }
 
@@ -218,7 +218,7 @@ fn a_named_net_that_does_not_fit_its_images_is_named_with_them() {
     let data = "dataset = \"folder\"\nclasses = [\"a\", \"b\"]\nimage = [1, 2, 2]";
     let run = format!("[run]\nname = \"x\"\nrounds = 1\n[model]\narch = \"mnist-cnn\"\n[data]\n{data}\n");
     let (code, error) = refused(&run);
-    let expected = "run.toml:5:1: `arch = \"mnist-cnn\"` does not fit images of [1, 2, 2]";
+    let expected = "run.toml:5:1: `arch = \"mnist-cnn\"` does not fit an input of [1, 2, 2]";
     assert!(code == Some(4) && error.contains(expected), "{code:?} {error}");
 }
 
@@ -246,7 +246,7 @@ fn data_with_fewer_classes_than_the_net_is_refused_with_line_and_fix() {
         assert!(
             code == Some(4)
                 && error.contains(expected)
-                && error.contains("give --data with images of each, lower `holdout`"),
+                && error.contains("give --data with some of each, lower `holdout`"),
             "{code:?} {error}"
         );
     }

@@ -9,7 +9,6 @@ use super::experiment::ExperimentOptions;
 use super::output::{Format, print, print_json};
 use crate::plot::Shares;
 use crate::report::PartLabels;
-use crate::simulate::Experiment;
 use crate::ui::table;
 
 /// Which data set is divided, and whether it is drawn.
@@ -23,8 +22,9 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
-    let Experiment { run_file, plan, data, clients, .. } = options.experiment.prepare()?;
-    let parts = clients as usize;
+    let run_file = options.experiment.run_file()?;
+    let (plan, data) = options.experiment.read(&run_file)?;
+    let parts = options.experiment.clients(&run_file) as usize;
     let (labels, classes) = (data.train.labels(), data.train.classes());
     let lines: Vec<PartLabels> = paceline_model::partition(labels, classes, parts, &plan.partition, plan.seed)
         .iter()

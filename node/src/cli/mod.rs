@@ -18,6 +18,7 @@ mod run_file;
 mod shutdown;
 mod simulate;
 mod target;
+mod trainer;
 mod verify;
 
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use paceline_model::{ExactSum, Learner, Task, Threads, ThreadsError, TrainError};
+use paceline_model::{ExactSum, Learner, Progress, Task, Threads, ThreadsError, TrainError};
 use paceline_protocol::base::roster::Part;
 use paceline_protocol::{BlobRef, Hash};
 
@@ -99,18 +99,19 @@ pub enum ClientError {
 
 impl LocalClients<'_> {
     /// Trains these clients on a global state. Gives the sum of their updates, and for each in order what it came to; one that
-    /// failed is not in the sum. `on_batch` is called after every batch of every client, from all threads, and stops them.
+    /// failed is not in the sum. `on_step` hears, from all threads, what share of a client's training was done since it heard of
+    /// that client last, and stops them.
     pub fn train(
         &self,
         state: &[u8],
         round: u64,
         clients: &[Client],
-        on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
+        on_step: &(dyn Fn(f64) -> ControlFlow<()> + Sync),
     ) -> (ExactSum, Vec<Result<ClientUpdate, ClientError>>) {
         let sum = Mutex::new(self.formats.update.sum());
         let Workers { all, singles } = self.workers;
         let (even, left) = clients.split_at(clients.len() / singles.len() * singles.len());
-        let train = |client, threads: &Threads| self.client(state, round, client, threads, &sum, on_batch);
+        let train = |client, threads: &Threads| self.client(state, round, client, threads, &sum, on_step);
         let mut updates = side_by_side(even, singles, &train);
         let shares = self.workers.shares(left.len());
         let pools = if shares.is_empty() { std::slice::from_ref(all) } else { &shares };
@@ -125,7 +126,7 @@ impl LocalClients<'_> {
         client: Client,
         threads: &Threads,
         sum: &Mutex<ExactSum>,
-        on_batch: &(dyn Fn() -> ControlFlow<()> + Sync),
+        on_step: &(dyn Fn(f64) -> ControlFlow<()> + Sync),
     ) -> Result<ClientUpdate, ClientError> {
         let began = Instant::now();
         let (rule, part) = (self.formats.rule(), client.part);
@@ -136,7 +137,12 @@ impl LocalClients<'_> {
         let learner = self.learner.part(part.index as usize, part.of as usize)?;
         let (seed, node_key) = (self.seed, &part.key());
         let task = Task { round, seed, node_key, rule, state, control: control.as_deref() };
-        let trained = learner.train(&task, threads, &mut |_| on_batch())?;
+        let mut done = 0.0;
+        let mut watch = |progress: Progress| {
+            let before = std::mem::replace(&mut done, progress.share());
+            on_step(done - before)
+        };
+        let trained = learner.train(&task, threads, &mut watch)?;
         let update = Manifest::of(&trained.update).blob();
         if let Some(control) = &trained.control {
             self.controls.put(update.id, control)?;

@@ -18,15 +18,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::anyhow;
-use paceline_model::{DataSet, Device, Learner, NetLearner, TrainError};
+use anyhow::{anyhow, bail};
+use paceline_model::{Learner, TrainError};
 use paceline_protocol::base::roster::{Member, Part, Roster};
 use paceline_protocol::chain::samples_of_all;
 use paceline_protocol::record::Evaluation;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
-use crate::learn::{Client, ClientError, ClientUpdate, Formats, LocalClients, Plan, Workers, evaluation, tuned};
+use crate::learn::{Client, ClientError, ClientUpdate, Formats, LocalClients, Workers, evaluation, tuned};
 use crate::report::Round;
 use crate::run_file::{Metrics, RunFile};
 
@@ -34,26 +34,29 @@ use curve::best_so_far;
 use folder::Folder;
 pub use plots::plot;
 use progress::Progress;
-pub(crate) use summary::Summary;
 use summary::ranks;
+pub use summary::{Here, Summary, Target};
 
 /// One data set, divided among clients by a run file.
-pub(crate) struct Experiment {
-    pub(crate) run_file: RunFile,
+#[derive(Debug)]
+pub struct Experiment {
+    /// The run.
+    pub run_file: RunFile,
     /// Where the run file has the learning rate, for the message of a training that diverges.
-    pub(crate) lr_place: String,
-    pub(crate) plan: Plan,
-    pub(crate) data: DataSet,
-    /// The weights that it begins with, where the run file has their hash.
-    pub(crate) weights: Option<Vec<u8>>,
-    pub(crate) clients: u32,
+    pub lr_place: String,
+    /// What learns, with all the data: each client is a part of it.
+    pub learner: Arc<dyn Learner>,
+    /// The weights of all tensors that it begins with; the learner's own by default.
+    pub weights: Option<Vec<u8>>,
+    /// How many clients there are.
+    pub clients: u32,
 }
 
 /// An experiment whose rounds are computed one after another.
-pub(crate) struct Simulation {
+#[derive(Debug)]
+pub struct Simulation {
     run_file: RunFile,
     lr_place: String,
-    net: NetLearner,
     learner: Arc<dyn Learner>,
     formats: Formats,
     roster: Roster,
@@ -68,35 +71,31 @@ impl Simulation {
     ///
     /// # Errors
     /// The folder holds something else, or the disk fails.
-    pub(crate) fn open(
-        experiment: Experiment,
-        until: Option<f64>,
-        workers: Workers,
-        out: &Path,
-    ) -> anyhow::Result<Self> {
-        let Experiment { run_file, lr_place, plan, data, weights, clients } = experiment;
-        let base = match weights {
-            Some(weights) => weights,
-            None => plan.drawn_weights()?,
-        };
-        let folder = Folder::open(out, &run_file, clients, || Ok(plan.initial_state(&base)))?;
-        let (net, formats) = (plan.learner(data, Device::Cpu), plan.formats);
-        let learner = tuned(Arc::new(net.clone()), base, &run_file.learning.model)?;
-        Ok(Self { run_file, lr_place, net, learner, formats, roster: roster(clients), workers, until, folder })
+    pub fn open(experiment: Experiment, until: Option<f64>, workers: Workers, out: &Path) -> anyhow::Result<Self> {
+        let Experiment { run_file, lr_place, learner, weights, clients } = experiment;
+        let (learning, seed) = (&run_file.learning, run_file.run.seed);
+        let base = weights.map_or_else(|| learner.initial(seed), Ok)?;
+        let learner = tuned(learner, base, &learning.model)?;
+        let formats = Formats::of(learning.rule, learner.layout().parameters())?;
+        if !learner.takes(&learning.rule) {
+            bail!("this learner can't train with `rule = \"{}\"` in [aggregate]: take another", learning.rule.name());
+        }
+        let folder = Folder::open(out, &run_file, clients, || Ok(formats.state.initial(learner.initial(seed)?)))?;
+        Ok(Self { run_file, lr_place, learner, formats, roster: roster(clients), workers, until, folder })
     }
 
     /// The rounds that are finished, those of earlier starts included.
-    pub(crate) fn rounds(&self) -> &[Round] {
+    pub fn rounds(&self) -> &[Round] {
         &self.folder.rounds
     }
 
     /// Rounds of the run in all.
-    pub(crate) fn rounds_in_all(&self) -> u64 {
+    pub fn rounds_in_all(&self) -> u64 {
         self.run_file.run.rounds
     }
 
     /// Whether all rounds are finished, or the value is reached.
-    pub(crate) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         let metrics = self.metrics();
         let best = || best_so_far(ranks(self.rounds(), metrics)).last();
         let reached = |value| best().is_some_and(|best| best >= metrics.rank(value));
@@ -104,7 +103,7 @@ impl Simulation {
     }
 
     /// What rounds are judged by.
-    pub(crate) fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Metrics {
         &self.run_file.learning.metrics
     }
 
@@ -113,22 +112,18 @@ impl Simulation {
     ///
     /// # Errors
     /// Too few clients could train, or the disk fails.
-    pub(crate) fn next_round(
-        &mut self,
-        stop: &AtomicBool,
-        show: &(dyn Fn(f64) + Sync),
-    ) -> anyhow::Result<Option<&Round>> {
+    pub fn next_round(&mut self, stop: &AtomicBool, show: &(dyn Fn(f64) + Sync)) -> anyhow::Result<Option<&Round>> {
         let began = Instant::now();
         let number = self.rounds().len() as u64 + 1;
         let parent = &self.folder.state;
         let clients = self.participants(Manifest::of(parent).blob().id, number);
-        let progress = Progress::new(self.batches(clients.len()), stop, show);
+        let progress = Progress::new(clients.len(), stop, show);
         let controls = &self.folder.controls();
         let Self { formats, workers, .. } = &*self;
         let learner = self.learner.as_ref();
         let seed = self.run_file.run.seed;
         let local_clients = LocalClients { learner, formats: *formats, seed, workers, controls };
-        let (sum, updates) = local_clients.train(parent, number, &clients, &|| progress.batch_done());
+        let (sum, updates) = local_clients.train(parent, number, &clients, &|share| progress.step(share));
         if stop.load(Ordering::SeqCst) {
             return Ok(None);
         }
@@ -145,14 +140,15 @@ impl Simulation {
     ///
     /// # Errors
     /// A file can't be written.
-    pub(crate) fn plot(&self) -> anyhow::Result<Vec<PathBuf>> {
+    pub fn plot(&self) -> anyhow::Result<Vec<PathBuf>> {
         let name = &self.run_file.run.name;
         plot(name, &self.metrics().lead, &[(name.clone(), self.rounds())], self.folder.dir())
     }
 
     /// What it came to; the rounds after the first `before` are those of this start.
-    pub(crate) fn summary(&self, before: usize) -> Summary<'_> {
-        Summary::of(self.rounds(), self.metrics(), before, self.net.config.epochs, self.until)
+    pub fn summary(&self, before: usize) -> Summary<'_> {
+        let epochs = self.run_file.learning.train.config.epochs;
+        Summary::of(self.rounds(), self.metrics(), before, epochs, self.until)
     }
 
     /// Removes control variates that no client will ask for again.
@@ -175,12 +171,6 @@ impl Simulation {
             Some(Client { part, last_update })
         };
         order[..count].iter().filter_map(client).collect()
-    }
-
-    /// About how many batches these clients have: exactly where all have as many examples.
-    fn batches(&self, clients: usize) -> u64 {
-        let examples = self.net.train.len() / self.roster.len();
-        (clients * self.net.config.epochs * examples.div_ceil(self.net.config.batch).max(1)) as u64
     }
 
     /// The updates that came. Too few are the end: nothing would change if it was tried again.

@@ -12,36 +12,37 @@ pub(super) fn ranks(rounds: &[Round], metrics: &Metrics) -> impl Iterator<Item =
 
 /// What was reached by all starts together, and how fast this start was.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Summary<'a> {
+pub struct Summary<'a> {
     /// Rounds that are finished, those of earlier starts included.
-    pub(crate) rounds: usize,
+    pub rounds: usize,
     /// The leading metric.
-    pub(crate) lead: &'a str,
+    pub lead: &'a str,
     /// Its best value; `None` where it was not measured.
-    pub(crate) best: Option<f64>,
+    pub best: Option<f64>,
     /// The value that was to be reached.
-    pub(crate) target: Option<Target>,
+    pub target: Option<Target>,
     /// What this start did; `None` if nothing.
-    pub(crate) here: Option<Here<'a>>,
+    pub here: Option<Here<'a>>,
 }
 
 /// A value of the leading metric that a simulation was to reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Target {
+pub struct Target {
     /// Which.
-    pub(crate) value: f64,
+    pub value: f64,
     /// Rounds after which it was reached, between two rounds as McMahan et al. interpolate.
-    pub(crate) reached_after: Option<f64>,
+    pub reached_after: Option<f64>,
 }
 
 /// The rounds of this start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Here<'a> {
-    pub(crate) rounds: usize,
+pub struct Here<'a> {
+    /// How many.
+    pub rounds: usize,
     /// Epochs that all clients trained, added up.
-    pub(crate) client_epochs: usize,
+    pub client_epochs: usize,
     /// The hash of the model after them.
-    pub(crate) model: &'a str,
+    pub model: &'a str,
 }
 
 impl<'a> Summary<'a> {

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use paceline_model::{DataSet, Device, Learner};
@@ -19,7 +18,8 @@ use tokio::sync::watch;
 use super::error::CliError;
 use super::run_file::{at_fault, given_weights, lr_place};
 use super::shutdown::shutdown;
-use crate::learn::{Hello, HelloNode, HelloRun, Plan, PlanError, Program, ProgramLearner, cores};
+use super::trainer::{self, Wanted};
+use crate::learn::{HelloNode, Plan, PlanError, ProgramLearner};
 use crate::node::{self, Chain, Node, NodeError, Running, blocking};
 use crate::run_file::{Net, RunFile};
 use crate::store::Home;
@@ -29,38 +29,39 @@ use options::DeviceKind;
 pub(super) use options::{JoinOptions, part};
 use resolve::resolve;
 
-/// Seconds that a trainer may show no progress.
-const PATIENCE_S: u64 = 120;
-
 pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), CliError> {
     let (run_file, home) = resolve(&mut options).await?;
     let origin = options.origin(&home);
     let learning = match (run_file.learning.model.net(), &options.trainer) {
-        (Net::Trainer, Some(command)) => Learning::Program(words(command)?),
+        (Net::Trainer, Some(command)) => Learning::Program(command.clone()),
         (Net::Trainer, None) => return Err(at_fault(PlanError::Trainer, &origin)),
         (Net::Preset(_) | Net::Layers(_), None) => {
             Learning::Plan(Plan::of(&run_file).map_err(|e| at_fault(e, &origin))?)
         }
-        (Net::Preset(_) | Net::Layers(_), Some(_)) => {
-            let error =
-                anyhow!("--trainer goes with `arch = \"trainer\"` in [model], and this run has a net of its own");
-            return Err(CliError::bad_input(error));
-        }
+        (Net::Preset(_) | Net::Layers(_), Some(_)) => return Err(trainer::needless()),
     };
     let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(CliError::usage)?;
     let listener = listen(options.http).await?;
     let node = Node::open(home.dir(), run_file).await?;
-    let mut trainer = None;
+    let mut started = None;
     let learner: Arc<dyn Learner> = match learning {
         Learning::Plan(plan) => {
             let data = read_data(&plan, options.data.clone(), options.part, &origin).await?;
             Arc::new(plan.learner(data, device))
         }
         Learning::Program(command) => {
-            let program = program(command, &options, &node)?;
+            let part = options.part.map(|part| (part.index, part.of));
+            let wanted = Wanted {
+                command,
+                node: HelloNode { name: options.name.clone(), part },
+                data: options.data.clone(),
+                threads: options.threads,
+                patience: options.trainer_patience,
+            };
+            let program = wanted.program(node.run_file(), &node.home().trainer())?;
             tracing::info!("starts the trainer {}", program.command.join(" "));
-            let started = blocking(move || ProgramLearner::start(program)).await?.map_err(CliError::bad_input)?;
-            trainer.insert(Arc::new(started)).clone()
+            let learner = blocking(move || ProgramLearner::start(program)).await?.map_err(CliError::bad_input)?;
+            started.insert(Arc::new(learner)).clone()
         }
     };
     let weights = options.model.as_deref().map(|from| given_weights(from, node.run_file(), learner.layout()));
@@ -86,7 +87,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     };
     tokio::spawn(console::follow(running.state(), quiet));
     let over = running.ended().await;
-    if let Some(trainer) = trainer {
+    if let Some(trainer) = started {
         // Nothing that a node has started outlives it.
         blocking(move || trainer.stop()).await?;
     }
@@ -98,49 +99,7 @@ enum Learning {
     /// A net of the run file.
     Plan(Plan),
     /// A program, by its command.
-    Program(Vec<String>),
-}
-
-/// A command as a shell splits it.
-fn words(command: &str) -> Result<Vec<String>, CliError> {
-    match shlex::split(command) {
-        Some(words) if !words.is_empty() => Ok(words),
-        _ => {
-            Err(CliError::usage(anyhow!("--trainer {command:?} is no command: a quote is not closed, or it is empty")))
-        }
-    }
-}
-
-/// The program with all that it is told of the node and the run.
-fn program(command: Vec<String>, options: &JoinOptions, node: &Node) -> Result<Program, CliError> {
-    let run_file = node.run_file();
-    let folder = std::path::absolute(node.home().trainer()).context("the home has no path")?;
-    if [Some(&folder), options.data.as_ref()].into_iter().flatten().any(|path| path.to_str().is_none()) {
-        return Err(CliError::bad_input(anyhow!(
-            "a trainer can't be told paths that are no UTF-8: move the home or the data"
-        )));
-    }
-    let (train, settings) = run_file.learning.for_trainer();
-    let hello = Hello {
-        protocol: Hello::PROTOCOL,
-        paceline: env!("CARGO_PKG_VERSION").to_owned(),
-        run: HelloRun {
-            id: run_file.run_id().to_string(),
-            name: run_file.run.name.clone(),
-            rounds: run_file.run.rounds,
-        },
-        seed: run_file.run.seed,
-        node: HelloNode { name: options.name.clone(), part: options.part.map(|p| (p.index, p.of)) },
-        data: options.data.clone(),
-        folder,
-        threads: options.threads.map_or_else(cores, NonZeroUsize::get),
-        train,
-        settings,
-        trainable: run_file.learning.model.trainable.patterns().to_vec(),
-    };
-    let patience = Duration::from_secs(options.trainer_patience.unwrap_or(PATIENCE_S));
-    let layout = run_file.learning.model.tensors.clone();
-    Ok(Program { command, hello, patience, layout })
+    Program(String),
 }
 
 fn node_options(

@@ -10,6 +10,8 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
@@ -65,6 +67,8 @@ pub struct ProgramLearner {
     inner: Arc<Inner>,
     layout: Layout,
     initial: Vec<u8>,
+    /// Those for parts of its data, in runs in one process.
+    parts: Mutex<BTreeMap<(u32, u32), Arc<ProgramLearner>>>,
 }
 
 #[derive(Debug)]
@@ -137,7 +141,7 @@ impl ProgramLearner {
         let watched = Arc::downgrade(&inner);
         // Without its thread a dead trainer is found when its job comes.
         let _ = std::thread::Builder::new().name("trainer watch".into()).spawn(move || watch_over(&watched));
-        Ok(Self { inner, layout, initial })
+        Ok(Self { inner, layout, initial, parts: Mutex::default() })
     }
 }
 
@@ -149,6 +153,8 @@ impl ProgramLearner {
         if let Some(process) = running.process.take() {
             process.stop();
         }
+        drop(running);
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|part| part.stop());
     }
 }
 
@@ -375,6 +381,28 @@ impl Learner for ProgramLearner {
             }
             other => Err(inner.unexpected(running, &question, &other)),
         }
+    }
+
+    /// A process of its own, with one thread, which is started once.
+    fn part(&self, k: usize, n: usize) -> Result<Box<dyn Learner>, TrainError> {
+        let (Ok(k), Ok(n)) = (u32::try_from(k), u32::try_from(n)) else {
+            return Err(TrainError::Invalid(format!("there is no part {k}/{n}")));
+        };
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let part = match parts.entry((k, n)) {
+            Entry::Occupied(there) => there.get().clone(),
+            Entry::Vacant(place) => {
+                let mut program = Program { layout: Some(self.layout.clone()), ..self.inner.program.clone() };
+                let hello = &mut program.hello;
+                // Beside the whole's: each program's folder is emptied as it starts.
+                let folder = hello.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                hello.folder.set_file_name(format!("{folder}-{k}-of-{n}"));
+                (hello.node.part, hello.threads) = (Some((k, n)), 1);
+                let started = Self::start(program).map_err(|error| TrainError::Failed(error.to_string()))?;
+                place.insert(Arc::new(started)).clone()
+            }
+        };
+        Ok(Box::new(part))
     }
 
     fn name(&self) -> String {
