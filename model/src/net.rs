@@ -15,6 +15,8 @@ use candle_core::{Device, Tensor, Var};
 pub struct Model {
     stages: Vec<Stage>,
     variables: Vec<Var>,
+    /// Whether each of them is trained; empty where all are.
+    trained: Vec<bool>,
     /// Where the backward pass writes the gradients of the large weights; nothing of a model that isn't trained.
     gradients: Vec<Option<Tensor>>,
     input: [usize; 3],
@@ -107,12 +109,15 @@ impl Model {
         &self.variables
     }
 
-    /// From now on the backward pass keeps the gradients of the weights of convolutions and linear layers out of
-    /// candle's store, where that is faster; [`Model::gradient`] finds them all the same.
-    pub(crate) fn keep_gradients(&mut self) -> candle_core::Result<()> {
+    /// From now on these variables are trained, and the backward pass goes no deeper than the first of them. It keeps the
+    /// gradients of the weights of convolutions and linear layers out of candle's store, where that is faster;
+    /// [`Model::gradient`] finds them all the same.
+    pub(crate) fn train_only(&mut self, spec: &NetSpec, trained: &[bool]) -> Result<(), ModelError> {
+        (self.stages, self.trained) = (stages(spec, trained)?, trained.to_vec());
         let mut gradients = vec![None; self.variables.len()];
         for stage in &self.stages {
             if let Stage::Conv { weight, .. } | Stage::Linear { weight, .. } = *stage
+                && trained.get(weight).is_none_or(|is| *is)
                 && self.variables[weight].device().is_cpu()
             {
                 gradients[weight] = Some(self.variables[weight].zeros_like()?);
@@ -136,12 +141,13 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let variable = |index: usize| Var::from_vec(values(index), parameters[index].shape.as_slice(), device);
         let variables = (0..parameters.len()).map(variable).collect::<candle_core::Result<_>>()?;
-        Ok(Self { stages: stages(spec)?, variables, gradients: Vec::new(), input: spec.input })
+        let stages = stages(spec, &[])?;
+        Ok(Self { stages, variables, trained: Vec::new(), gradients: Vec::new(), input: spec.input })
     }
 
     fn apply(&self, stage: &Stage, x: &Tensor, mode: &mut Mode<'_>) -> candle_core::Result<Tensor> {
         let training = matches!(mode, Mode::Train(_));
-        let parameter = |index: usize| match training {
+        let parameter = |index: usize| match training && self.trained.get(index).is_none_or(|is| *is) {
             true => self.variables[index].as_tensor().clone(),
             false => self.variables[index].as_detached_tensor(),
         };
@@ -189,14 +195,15 @@ fn dropout(x: &Tensor, rate: f64, stream: &mut RandomStream) -> candle_core::Res
     x.mul(&Tensor::from_vec::<_, f32>(mask, x.shape(), x.device())?)
 }
 
-/// The steps of a net, with layers joined where one kernel does both.
-fn stages(spec: &NetSpec) -> Result<Vec<Stage>, SpecError> {
+/// The steps of a net, with layers joined where one kernel does both. `trained` says of each parameter whether it is trained;
+/// of none, all are.
+fn stages(spec: &NetSpec, trained: &[bool]) -> Result<Vec<Stage>, SpecError> {
     let shapes = spec.shapes()?;
     let mut stages = Vec::new();
     let mut parameters = 0;
     for (layer, shape) in spec.layers.iter().zip(&shapes) {
-        // Nothing before the first parameter needs a gradient.
-        let input_gradient = parameters > 0;
+        // Nothing before the first parameter that is trained needs a gradient.
+        let input_gradient = (0..parameters).any(|index| trained.get(index).is_none_or(|is| *is));
         match *layer {
             Layer::Conv { stride, pad, .. } => {
                 let layer = ConvLayer { stride, pad, epilogue: Epilogue::NONE, input_gradient };
@@ -326,7 +333,7 @@ mod tests {
         let gradients = |keep: bool| -> Vec<Vec<f32>> {
             let mut model = Model::initial(&spec, &Device::Cpu, 1).expect("a model");
             if keep {
-                model.keep_gradients().expect("memory");
+                model.train_only(&spec, &[]).expect("memory");
             }
             // Twice, since what was there before must not matter.
             let mut all = Vec::new();
@@ -373,7 +380,7 @@ mod tests {
 
     #[test]
     fn layers_join_the_one_before_them_where_one_kernel_does_both() {
-        let kinds: Vec<bool> = stages(&NetSpec::preset("cifar-cnn", [3, 24, 24], 10).expect("a preset"))
+        let kinds: Vec<bool> = stages(&NetSpec::preset("cifar-cnn", [3, 24, 24], 10).expect("a preset"), &[])
             .expect("a preset")
             .iter()
             .map(|stage| matches!(stage, Stage::Relu | Stage::MaxPool { .. }))

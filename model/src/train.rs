@@ -159,10 +159,10 @@ pub fn train(
 ) -> Result<Trained, TrainError> {
     job.check()?;
     let mut model = Model::from_bytes(job.spec, job.device, job.task.weights())?;
-    model.keep_gradients()?;
     let config = job.config;
     let parameters = job.spec.parameters().map_err(ModelError::Spec)?;
     let trained: Vec<bool> = parameters.iter().map(|parameter| job.trainable.has(&parameter.name)).collect();
+    model.train_only(job.spec, &trained)?;
     let mut optimizer =
         LocalOptimizer::new(model.variables(), config, job.lr(), local_optimizer::correction(&model, job)?)?;
     let mut order: Vec<u32> = (0..job.data.len() as u32).collect();
@@ -571,6 +571,34 @@ mod tests {
             };
             let one = run(1);
             assert!([2, 3, 7].into_iter().all(|threads| run(threads) == one), "{arch}");
+        }
+    }
+
+    #[test]
+    fn what_is_frozen_changes_no_bit_of_a_step_of_the_others() {
+        let data = load(&Source::Shapes { samples: 60 }, None, 1).expect("it is generated").train;
+        let config = TrainConfig { epochs: 1, batch: 60, ..CONFIG };
+        for (arch, pattern) in [
+            ("shapes-cnn", "linear*"),
+            ("shapes-cnn", "norm*"),
+            ("resnet8", "conv4.weight"),
+            ("resnet8", "linear1.bias"),
+            ("mlp", "linear2.*"),
+        ] {
+            let spec = NetSpec::preset(arch, data.shape(), data.classes()).expect("it fits");
+            let parent = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
+            let layout = crate::format::Layout::new(spec.parameters().expect("it fits")).expect("it has names");
+            let world = World { spec, data: data.clone(), parent };
+            let trainable = Trainable::new(vec![pattern.to_owned()]);
+            let update =
+                |trainable| world.run(&TrainJob { trainable, ..world.job(&config) }).expect("it trains").update;
+            let (some, all) = (update(&trainable), update(Trainable::all()));
+            for ((tensor, some), (_, all)) in layout.split(&some).zip(layout.split(&all)) {
+                match trainable.has(&tensor.name) {
+                    true => assert_eq!(some, all, "{arch} {pattern}: {}", tensor.name),
+                    false => assert!(some.iter().all(|byte| *byte == 0), "{arch} {pattern}: {}", tensor.name),
+                }
+            }
         }
     }
 
