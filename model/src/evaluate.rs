@@ -8,7 +8,7 @@ use crate::threads::Threads;
 use crate::train::{Progress, TrainError, check_fit, input_tensor};
 use candle_core::Device;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// Images that an evaluation looks at together, if the net is not so large that it has to be fewer: enough to keep the
 /// threads busy.
@@ -37,51 +37,76 @@ pub struct Confusion {
     pub counts: BTreeMap<(u16, Option<u16>), u64>,
 }
 
-/// Measures a model on `data`. `on_progress` is called after each batch and can stop the evaluation.
+/// What is evaluated, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct EvaluationJob<'a> {
+    /// The net.
+    pub spec: &'a NetSpec,
+    /// How an example becomes the net's input.
+    pub preprocess: Preprocess,
+    /// The net's weights: raw little-endian f32.
+    pub weights: &'a [u8],
+    /// The examples.
+    pub data: &'a Examples,
+    /// Where to compute.
+    pub device: &'a Device,
+}
+
+impl EvaluationJob<'_> {
+    /// Gives the outputs of each batch of examples, row by row, with their indices and how far it is.
+    fn outputs(
+        &self,
+        threads: &Threads,
+        mut each: impl FnMut(Range<usize>, &[f32], [usize; 2]) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let Self { spec, preprocess, weights, data, device } = *self;
+        check_fit(spec, preprocess, data)?;
+        let model = Model::from_bytes(spec, device, weights)?;
+        let indices: Vec<u32> = (0..data.len() as u32).collect();
+        let together = EVALUATION_BATCH.min(spec.batch_max().map_err(ModelError::Spec)?);
+        let batches = indices.len().div_ceil(together);
+        for (batch, indices) in indices.chunks(together).enumerate() {
+            let outputs = threads.run(|| -> Result<Vec<f32>, TrainError> {
+                let x = input_tensor(preprocess.batch(data, indices, None), spec.input, device)?;
+                Ok(model.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
+            })?;
+            let first = batch * together;
+            each(first..first + indices.len(), &outputs, [batch + 1, batches])?;
+        }
+        Ok(())
+    }
+}
+
+/// Measures a model. `on_progress` is called after each batch and can stop the evaluation.
 ///
 /// # Errors
 /// The examples are not what the net sees, the weights are not its own, the device fails, or it was stopped.
 pub fn evaluate(
-    spec: &NetSpec,
-    preprocess: Preprocess,
-    weights: &[u8],
-    data: &Examples,
-    device: &Device,
+    job: &EvaluationJob<'_>,
     threads: &Threads,
     on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Confusion, TrainError> {
-    check_fit(spec, preprocess, data)?;
-    let model = Model::from_bytes(spec, device, weights)?;
-    let indices: Vec<u32> = (0..data.len() as u32).collect();
-    let together = EVALUATION_BATCH.min(spec.batch_max().map_err(ModelError::Spec)?);
-    let batches = indices.len().div_ceil(together);
+    let data = job.data;
     let mut evaluation = Evaluation { correct: 0, total: data.len() as u64, loss: 0.0, error: None };
-    let mut off = 0f64;
-    let mut counts = BTreeMap::new();
-    for (batch, indices) in indices.chunks(together).enumerate() {
-        let logits = threads.run(|| -> Result<Vec<f32>, TrainError> {
-            let x = input_tensor(preprocess.batch(data, indices, None), spec.input, device)?;
-            Ok(model.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
-        })?;
-        let these = batch * together..batch * together + indices.len();
+    let (mut counts, mut off) = (BTreeMap::new(), 0f64);
+    job.outputs(threads, |these, outputs, [batch, batches]| {
+        let examples = these.len() as f64;
         let loss = match data.numbers() {
-            None => loss::score(&logits, &data.labels()[these], spec.classes, |label, answer| {
+            None => loss::score(outputs, &data.labels()[these], job.spec.classes, |label, answer| {
                 evaluation.correct += u64::from(answer == Some(label));
                 *counts.entry((label, answer)).or_default() += 1;
             }),
             Some((numbers, unit)) => {
-                let differences =
-                    logits.iter().zip(&numbers[these]).map(|(output, n)| f64::from(*output) - f64::from(*n));
+                let pairs = outputs.iter().zip(&numbers[these]);
+                let differences = pairs.map(|(output, wanted)| f64::from(*output) - f64::from(*wanted));
                 off += differences.clone().map(f64::abs).sum::<f64>() * unit;
                 differences.map(|difference| difference * difference).sum::<f64>()
             }
         };
         evaluation.loss += loss;
-        let loss = loss / indices.len() as f64;
-        if on_progress(Progress { epoch: 1, epochs: 1, batch: batch + 1, batches, loss }).is_break() {
-            return Err(TrainError::Cancelled);
-        }
-    }
+        let progress = Progress { epoch: 1, epochs: 1, batch, batches, loss: loss / examples };
+        if on_progress(progress).is_break() { Err(TrainError::Cancelled) } else { Ok(()) }
+    })?;
     let count = data.len().max(1) as f64;
     evaluation.loss /= count;
     evaluation.error = data.numbers().map(|_| off / count);
@@ -93,28 +118,15 @@ pub fn evaluate(
 ///
 /// # Errors
 /// The examples are not what the net sees, the weights are not its own, or the device fails.
-pub fn predict(
-    spec: &NetSpec,
-    preprocess: Preprocess,
-    weights: &[u8],
-    data: &Examples,
-    device: &Device,
-    threads: &Threads,
-) -> Result<Vec<Vec<f32>>, TrainError> {
-    check_fit(spec, preprocess, data)?;
-    let model = Model::from_bytes(spec, device, weights)?;
-    let indices: Vec<u32> = (0..data.len() as u32).collect();
-    let together = EVALUATION_BATCH.min(spec.batch_max().map_err(ModelError::Spec)?);
-    let mut all = Vec::with_capacity(data.len());
-    for indices in indices.chunks(together) {
-        let rows = threads.run(|| -> Result<Vec<Vec<f32>>, TrainError> {
-            let x = input_tensor(preprocess.batch(data, indices, None), spec.input, device)?;
-            let outputs = model.forward(&x, Mode::Eval)?;
-            let told = if data.numbers().is_some() { outputs } else { candle_nn::ops::softmax(&outputs, 1)? };
-            Ok(told.to_vec2::<f32>()?)
-        })?;
-        all.extend(rows);
-    }
+pub fn predict(job: &EvaluationJob<'_>, threads: &Threads) -> Result<Vec<Vec<f32>>, TrainError> {
+    let mut all = Vec::with_capacity(job.data.len());
+    job.outputs(threads, |_, outputs, _| {
+        all.extend(outputs.chunks_exact(job.spec.classes).map(|row| match job.data.numbers() {
+            None => loss::softmax(row),
+            Some(_) => row.to_vec(),
+        }));
+        Ok(())
+    })?;
     Ok(all)
 }
 
@@ -131,9 +143,12 @@ mod tests {
         let spec = NetSpec { input: [3, 32, 32], classes: 10, layers };
         let weights = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
         let threads = Threads::new(1).expect("a thread");
+        fn job<'a>(spec: &'a NetSpec, weights: &'a [u8], data: &'a Examples) -> EvaluationJob<'a> {
+            EvaluationJob { spec, preprocess: Preprocess::Plain, weights, data, device: &Device::Cpu }
+        }
         let run = |data: &Examples| {
             let go_on = &mut |_| ControlFlow::Continue(());
-            evaluate(&spec, Preprocess::Plain, &weights, data, &Device::Cpu, &threads, go_on).expect("it evaluates")
+            evaluate(&job(&spec, &weights, data), &threads, go_on).expect("it evaluates")
         };
         let Confusion { evaluation: all, counts } = run(&data);
         assert!(all.total == 30 && all.correct < 20 && (1.5..4.0).contains(&all.loss), "{all:?}");
@@ -144,8 +159,7 @@ mod tests {
         assert_eq!(run(&data.select(&[])).evaluation, Evaluation { correct: 0, total: 0, loss: 0.0, error: None });
         let right: u64 = counts.iter().filter(|((label, answer), _)| *answer == Some(*label)).map(|(_, n)| n).sum();
         assert_eq!(right, all.correct);
-        let probabilities =
-            predict(&spec, Preprocess::Plain, &weights, &data, &Device::Cpu, &threads).expect("it runs");
+        let probabilities = predict(&job(&spec, &weights, &data), &threads).expect("it runs");
         let answer = |row: &Vec<f32>| (0..10).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("ten classes");
         let told = probabilities.iter().map(answer).zip(data.labels()).filter(|(a, b)| *a == usize::from(**b)).count();
         assert_eq!(told as u64, all.correct, "the most probable class is the answer");

@@ -39,7 +39,7 @@ pub mod weights;
 pub use candle_core::Device;
 pub use candle_learner::{CandleLearner, CandleModel};
 pub use data::{DataError, DataSet, Examples, Fit, Partition, Preprocess, Source, Totals, load, load_part, partition};
-pub use evaluate::{Confusion, Evaluation, evaluate, predict};
+pub use evaluate::{Confusion, Evaluation, EvaluationJob, evaluate, predict};
 pub use exact::{ExactError, ExactSum};
 pub use format::{Layout, LayoutError, StateFormat, UpdateFormat};
 pub use learner::{Learner, Measure, Task, Watch};

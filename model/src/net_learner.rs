@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use crate::data::{DataSet, Examples, Partition, Preprocess};
-use crate::evaluate::evaluate;
+use crate::evaluate::{EvaluationJob, evaluate};
 use crate::format::Layout;
 use crate::learner::{Learner, Measure, Task, Watch};
 use crate::net::Model;
@@ -73,8 +73,9 @@ impl Learner for NetLearner {
         if self.test.is_empty() {
             return Ok(Vec::new());
         }
-        let measured = evaluate(&self.spec, self.preprocess, weights, &self.test, &self.device, threads, watch)?;
-        let found = measured.evaluation;
+        let (spec, device) = (&self.spec, &self.device);
+        let job = EvaluationJob { spec, preprocess: self.preprocess, weights, data: &self.test, device };
+        let found = evaluate(&job, threads, watch)?.evaluation;
         // A model whose outputs are no numbers has no loss, and is none the less right or wrong.
         let mean = |name, mean: f64| {
             let sum = mean * found.total as f64;

@@ -387,7 +387,7 @@ mod tests {
     use crate::data::{Source, load};
     use crate::spec::Layer;
 
-    use crate::evaluate::evaluate;
+    use crate::evaluate::{EvaluationJob, evaluate};
 
     const CONFIG: TrainConfig = TrainConfig { augment: false, ..TrainConfig::sgd(2, 7, 0.05) };
 
@@ -496,7 +496,9 @@ mod tests {
         assert!(matches!(result, Err(TrainError::Cancelled)));
         assert_eq!(calls, 1);
         let stop = &mut |_| ControlFlow::Break(());
-        let result = evaluate(&world.spec, Preprocess::Plain, &world.parent, &world.data, &Device::Cpu, &threads, stop);
+        let (spec, weights, data, device) = (&world.spec, &world.parent, &world.data, &Device::Cpu);
+        let job = EvaluationJob { spec, preprocess: Preprocess::Plain, weights, data, device };
+        let result = evaluate(&job, &threads, stop);
         assert!(matches!(result, Err(TrainError::Cancelled)));
     }
 

@@ -1,8 +1,8 @@
 //! The oracle: federated averaging in one process, without network or protocol, over the built-in data set.
 
 use paceline_model::{
-    DataSet, Device, ExactSum, Model, NetSpec, Partition, Preprocess, Rule, Source, Task, Threads, TrainConfig,
-    TrainJob, Trainable, Trained, evaluate, load, train,
+    DataSet, Device, EvaluationJob, ExactSum, Model, NetSpec, Partition, Preprocess, Rule, Source, Task, Threads,
+    TrainConfig, TrainJob, Trainable, Trained, evaluate, load, train,
 };
 use std::ops::ControlFlow;
 
@@ -41,9 +41,9 @@ fn federated_averaging_learns_the_built_in_data_set() {
         (1..=CLIENTS).map(|k| whole.clone().part(k, CLIENTS, &Partition::Iid, SEED).expect("a part")).collect();
     let mut model = Model::initial(&spec, &Device::Cpu, SEED).and_then(|model| model.to_bytes()).expect("a preset");
     let accuracy = |model: &[u8]| {
-        let result = evaluate(&spec, Preprocess::Plain, model, &whole.test, &Device::Cpu, &threads, &mut |_| {
-            ControlFlow::Continue(())
-        });
+        let (data, device) = (&whole.test, &Device::Cpu);
+        let job = EvaluationJob { spec: &spec, preprocess: Preprocess::Plain, weights: model, data, device };
+        let result = evaluate(&job, &threads, &mut |_| ControlFlow::Continue(()));
         let result = result.expect("it evaluates").evaluation;
         result.correct as f64 / result.total as f64
     };

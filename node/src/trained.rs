@@ -13,7 +13,7 @@ use paceline_model::data::{ColumnKind, image_files};
 use paceline_model::torch::Sees;
 use paceline_model::torch::{self, TorchTensor};
 use paceline_model::{
-    Device, Evaluation, Examples, Fit, Layout, Preprocess, Progress, Source, Threads, evaluate, predict,
+    Device, Evaluation, EvaluationJob, Examples, Fit, Layout, Preprocess, Progress, Source, Threads, evaluate, predict,
 };
 use paceline_protocol::Hash;
 use serde::{Deserialize, Serialize};
@@ -257,8 +257,7 @@ impl Trained {
     ) -> anyhow::Result<Vec<Prediction>> {
         let Some(plan) = &self.plan else { bail!("the net is a trainer's, which alone can ask it") };
         let threads = Threads::new(threads)?;
-        let told =
-            |examples: &Examples| predict(&plan.spec, plan.preprocess, &self.weights, examples, &Device::Cpu, &threads);
+        let told = |examples: &Examples| predict(&self.job(plan, examples), &threads);
         let Source::Table(table) = &plan.source else {
             let fit = if let Source::Folder { fit, .. } = &plan.source { *fit } else { Fit::Exact };
             let rows = told(&image_files(files, plan.source.shape(), plan.spec.classes, fit)?)?;
@@ -284,6 +283,11 @@ impl Trained {
         Ok(all)
     }
 
+    fn job<'a>(&'a self, plan: &'a Plan, data: &'a Examples) -> EvaluationJob<'a> {
+        let Plan { spec, preprocess, .. } = plan;
+        EvaluationJob { spec, preprocess: *preprocess, weights: &self.weights, data, device: &Device::Cpu }
+    }
+
     fn prediction(&self, file: &Path, line: Option<u64>, probabilities: Vec<f32>) -> Prediction {
         let mut probabilities: Vec<(String, f32)> = self.about.classes.iter().cloned().zip(probabilities).collect();
         probabilities.sort_by(|(_, a), (_, b)| b.total_cmp(a));
@@ -305,13 +309,12 @@ impl Trained {
         let Some(plan) = &self.plan else {
             bail!("the net is a trainer's, which alone can measure it: `paceline rounds` shows what it measured")
         };
-        let Plan { spec, preprocess, .. } = plan;
         let examples = plan.examples(path)?.test;
         if examples.is_empty() {
             bail!("these data hold nothing to test with");
         }
         let threads = Threads::new(threads)?;
-        let found = evaluate(spec, *preprocess, &self.weights, &examples, &Device::Cpu, &threads, on_progress)?;
+        let found = evaluate(&self.job(plan, &examples), &threads, on_progress)?;
         let (Evaluation { correct, total, loss, error }, about) = (found.evaluation, self.about.clone());
         let count = |label: usize, answer: usize| {
             let pair = (u16::try_from(label), u16::try_from(answer));

@@ -36,6 +36,12 @@ pub(crate) fn score(logits: &[f32], labels: &[u16], classes: usize, mut each: im
     loss
 }
 
+/// The probability of each class of one row of logits.
+pub(crate) fn softmax(row: &[f32]) -> Vec<f32> {
+    let (largest, sum) = normaliser(row);
+    row.iter().map(|&logit| (libm::exp(f64::from(logit - largest)) / sum) as f32).collect()
+}
+
 /// The largest logit, and the sum of exp(logit - largest).
 fn normaliser(row: &[f32]) -> (f32, f64) {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -1,13 +1,20 @@
 //! Run files as nodes know them: agreement's sections, and what is learnt.
 //!
-//! Each section is a schema: `sections` has those of learning, `layers` the layers of a net. What they are read into are
-//! the model crate's own types; that a net fits its images is for `learn::Plan` to find out.
+//! Each section is a schema in a module of its name; `sections` has them all. What they are read into are
+//! the model crate's own types; that a net fits its data is for `learn::Plan` to find out.
 
+mod aggregate;
 mod columns;
+mod data;
 mod layers;
+mod metrics;
+mod model;
+mod partition;
+mod range;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod train;
 
 use std::path::Path;
 
@@ -16,7 +23,11 @@ use paceline_protocol::bounds::RUN_FILE_BYTES_MAX;
 use paceline_protocol::runfile::{self, Given, RunFileError};
 
 pub use columns::{column, columns};
-pub use sections::{Better, DataSection, Metrics, ModelSection, Net, Sections, TrainSection};
+pub use data::DataSection;
+pub use metrics::{Better, Metrics};
+pub use model::{ModelSection, Net};
+pub use sections::Sections;
+pub use train::TrainSection;
 
 /// A run file whose every value was checked.
 pub type RunFile = runfile::RunFile<Sections>;
