@@ -35,7 +35,8 @@ pub fn look_at_table(path: &Path, target: Option<&str>) -> Result<TableLook, Dat
     let header = file.header.clone();
     let place = match target {
         Some(name) => file.place(name)?,
-        None => header.len() - 1,
+        // Of those that have a name at all, by which the run file could call it; a header has one.
+        None => header.iter().rposition(|name| !name.is_empty()).unwrap_or(0),
     };
     let mut found: Vec<Found> = header.iter().map(|_| Found::default()).collect();
     let mut rows = 0;
@@ -241,6 +242,8 @@ mod tests {
         assert!(error("a,b\n1,2\n3,4\n", Some("c")).contains("column `c`"));
         assert!(error("a,b\n1,2\n3,2\n", None).contains("fewer than two different cells"));
         assert!(error("a,b\n1,2\n1,3\n", None).contains("columns to learn from, found none"));
+        assert!(error("a,,\n1,2,x\n3,4,y\n", None).contains("columns to learn from, found none"));
+        assert!(error("a,,\n1,2,x\n3,4,y\n", Some("")).contains("column ``"));
         assert!(error("a\n1\n2\n", None).contains("columns to learn from, found none"));
     }
 }

@@ -376,7 +376,7 @@ impl<'a> File<'a> {
 
     /// Where a column is.
     pub(super) fn place(&self, name: &str) -> Result<usize, DataError> {
-        self.header.iter().position(|found| found == name).ok_or_else(|| DataError::Line {
+        self.header.iter().position(|found| found == name && !name.is_empty()).ok_or_else(|| DataError::Line {
             path: self.path.to_owned(),
             line: 1,
             expected: format!("a header with the run file's column `{name}`"),
