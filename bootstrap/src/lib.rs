@@ -47,7 +47,7 @@ use libp2p::StreamProtocol;
 use paceline_protocol::RunId;
 use paceline_protocol::bounds::PROTOCOL_VERSION;
 
-/// The name of a protocol of one run: `/paceline/3/<run id>/<what>`.
+/// The name of a protocol of one run: `/paceline/4/<run id>/<what>`.
 pub fn run_protocol(run: RunId, what: &str) -> StreamProtocol {
     StreamProtocol::try_from_owned(format!("/paceline/{PROTOCOL_VERSION}/{run}/{what}"))
         .expect("the name begins with a slash")

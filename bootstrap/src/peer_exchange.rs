@@ -1,4 +1,4 @@
-//! The protocol `/paceline/3/peer-exchange`: who else is in this run, what is its run file, which runs are there.
+//! The protocol `/paceline/4/peer-exchange`: who else is in this run, what is its run file, which runs are there.
 //!
 //! Every node and every bootstrap serves it, so any of them can be the first address of a new node.
 
@@ -23,8 +23,8 @@ use crate::{addresses, frame};
 
 /// The protocol's name on the wire.
 pub(crate) fn protocol() -> StreamProtocol {
-    const { assert!(PROTOCOL_VERSION == 3) };
-    StreamProtocol::new("/paceline/3/peer-exchange")
+    const { assert!(PROTOCOL_VERSION == 4) };
+    StreamProtocol::new("/paceline/4/peer-exchange")
 }
 
 /// What a peer may ask another, whatever run either is of.

@@ -53,7 +53,7 @@ pub fn json(bytes: &[u8]) {
         let _ = table::rounds(&[round]).to_string();
     }
     if let Some(status) = reads_back::<Status>(bytes) {
-        let _ = (words::status(&status), table::members(&status).to_string());
+        let _ = (crate::ui::status::status(&status), table::members(&status).to_string());
     }
     if let Some(peer) = reads_back::<Peer>(bytes) {
         let _ = table::peers(&[peer]).to_string();

@@ -186,7 +186,7 @@ fn words_of_paxos() -> Vec<Paxos> {
             phase,
             plan: Hash::of(b"plan"),
             proposal: Some(Hash::of(b"value")),
-            progress: vec![Activity::Training, Activity::Failed],
+            progress: vec![Activity::Training { percent: 40 }, Activity::Failed],
         })
     };
     vec![
@@ -240,7 +240,7 @@ fn words_of_membership() -> Vec<Membership> {
     let activities = [
         Activity::Idle,
         Activity::Fetching,
-        Activity::Training,
+        Activity::Training { percent: 40 },
         Activity::Uploading,
         Activity::Done,
         Activity::Coordinating,

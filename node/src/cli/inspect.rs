@@ -8,7 +8,7 @@ use super::error::CliError;
 use super::output::{Format, print, print_json};
 use super::target::Target;
 use crate::report::Status;
-use crate::ui::{table, words};
+use crate::ui::{status, table};
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub(super) async fn status(target: &Target, format: Format, watch: bool) -> Resu
         let status = fetch_status(target)?;
         match format {
             Format::Json => print_json(&status)?,
-            Format::Text => print(&format!("{clear}{}", words::status(&status))),
+            Format::Text => print(&format!("{clear}{}", status::status(&status))),
         }
         if !watch {
             return Ok(());

@@ -9,6 +9,7 @@
 mod best;
 mod fetches;
 mod node_state;
+mod since;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -25,7 +26,7 @@ use paceline_protocol::message::Message;
 use paceline_protocol::{Hash, NodeId, Reject, Time};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::blobs::{BlobStore, serve};
 use crate::learn::{Aggregator, Job, Outcome, Trainer};
@@ -46,6 +47,9 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
 /// The driver looks at the time at least as often as it shows its presence: after so long without, it was asleep.
 const OVERSLEPT: Duration = Duration::from_secs(4);
+
+/// How often others are told how far this node's training is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Chunks that are read from disk for peers at a time.
 const SERVING_MAX: usize = 64;
@@ -84,6 +88,8 @@ pub struct Driver {
     is_stale: bool,
     /// Since when this process has run without a long break.
     awake_since: Instant,
+    /// How far others think that this node's training is.
+    told_percent: u8,
     /// The gossip at hand, and whether the machine vouched for it.
     receipt: Option<GossipReceipt>,
     relays: bool,
@@ -201,6 +207,7 @@ impl Driver {
             published: started,
             is_stale: true,
             awake_since: started,
+            told_percent: 0,
             receipt: None,
             relays: false,
             over: None,
@@ -228,6 +235,8 @@ impl Driver {
         self.drain(&is_over);
         self.publish();
         let mut failed = None;
+        let mut progress = tokio::time::interval(PROGRESS_EVERY);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.over.is_none() && self.twin.is_none() && failed.is_none() {
             let deadline = self.machine.deadline().unwrap_or_default();
             let alarm = tokio::time::sleep_until(self.started + Duration::from_millis(deadline.0));
@@ -242,6 +251,7 @@ impl Driver {
                 Some(input) = inputs.recv() => self.on_input(input),
                 Some(command) = commands.recv() => self.give(Input::Command(command)),
                 () = alarm => self.give(Input::Tick),
+                _ = progress.tick() => self.tell_progress(),
                 () = publish, if self.is_stale => {}
             }
             self.drain(&is_over);
@@ -272,6 +282,14 @@ impl Driver {
     fn give(&mut self, input: Input) {
         let now = self.now();
         self.machine.handle(now, input);
+    }
+
+    fn tell_progress(&mut self) {
+        let percent = self.node_state.progress().borrow().percent();
+        if percent != self.told_percent {
+            self.told_percent = percent;
+            self.give(Input::Progress { percent });
+        }
     }
 
     fn on_input(&mut self, input: Input) {

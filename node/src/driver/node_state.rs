@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use paceline_protocol::io::{Event, View};
 use paceline_protocol::{Hash, Reject};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
+use super::since::Since;
 use crate::learn::Progress;
 use crate::report::{NodeInfo, Round, Status, Training};
 use crate::store::{HistoryEntry, settled_chain};
@@ -28,6 +30,7 @@ pub(super) struct Obstacles {
 pub struct NodeState {
     info: NodeInfo,
     view: watch::Sender<Option<View>>,
+    since: Mutex<Since>,
     obstacles: Mutex<Obstacles>,
     /// What the driver can't begin without.
     waits_for: Mutex<Option<String>>,
@@ -45,6 +48,7 @@ impl NodeState {
         Self {
             info,
             view,
+            since: Mutex::default(),
             obstacles: Mutex::default(),
             waits_for: Mutex::default(),
             history: RwLock::new(history),
@@ -61,7 +65,8 @@ impl NodeState {
             return why.map(|why| Status::waiting(&self.info, why));
         };
         let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
-        let mut status = Status::running(&self.info, &view, &history);
+        let ages = self.since.lock().unwrap_or_else(PoisonError::into_inner).ages(Instant::now());
+        let mut status = Status::running(&self.info, &view, &ages, &history);
         let obstacles = self.obstacles.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let reasons = [obstacles.disk, status.reason.take(), obstacles.unanswered];
         let reasons: Vec<String> = reasons.into_iter().flatten().collect();
@@ -103,6 +108,7 @@ impl NodeState {
 
     pub(super) fn publish(&self, view: View, obstacles: Obstacles) {
         *self.obstacles.lock().unwrap_or_else(PoisonError::into_inner) = obstacles;
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).see(&view, Instant::now());
         self.view.send_replace(Some(view));
     }
 

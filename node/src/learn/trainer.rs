@@ -90,6 +90,13 @@ pub struct Progress {
     pub loss: f64,
 }
 
+impl Progress {
+    /// The share that is done, from 0 to 100.
+    pub fn percent(&self) -> u8 {
+        (100 * self.done.min(self.of)).checked_div(self.of).map_or(0, |percent| percent as u8)
+    }
+}
+
 /// Gives jobs to the trainer's thread.
 #[derive(Debug)]
 pub struct Trainer {

@@ -9,6 +9,8 @@ mod verification;
 pub use part::PartLabels;
 pub use round::{ContributionReport, Round};
 pub use status::{
-    ForcedChain, LEFT, LastCommit, MemberStatus, NetworkRefusals, NodeInfo, ParticipantStatus, Peer, Status, Training,
+    Ages, Figure, ForcedChain, LEFT, LastCommit, MemberStatus, NetworkRefusals, NewcomerStatus, NodeInfo,
+    ParticipantStatus, Peer, Status, Training,
 };
+pub(crate) use status::{name_of, name_or_id, short_id};
 pub use verification::{Culprit, Finding, Repeated, Verification};

@@ -6,7 +6,7 @@ use std::path::Path;
 use paceline_protocol::NodeId;
 use paceline_protocol::base::roster::{Member, Part, Roster};
 use paceline_protocol::base::timing::LET_GO_MS;
-use paceline_protocol::io::{MemberView, State, View};
+use paceline_protocol::io::{MemberView, NewcomerView, State, View};
 use paceline_protocol::membership::message::Activity;
 use paceline_protocol::record::{Kind, Record};
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::Round;
 use crate::learn::Progress;
 use crate::net::NetCounters;
-use crate::run_file::RunFile;
+use crate::run_file::{Metrics, RunFile};
 use crate::store::HistoryEntry;
+
+/// Rounds that tell how long a node usually trains.
+const USUAL_ROUNDS: usize = 9;
 
 /// Why a node that left does not start again, and what to do.
 pub const LEFT: &str = "this node left the run for good; join anew with another --home";
@@ -67,10 +70,31 @@ pub struct Status {
     pub part: Option<String>,
     /// Hash of the last committed model, hex.
     pub model_hash: Option<String>,
+    /// Milliseconds since this node has been at this round; null where it does not run.
+    #[serde(default)]
+    pub round_ms: Option<u64>,
+    /// Updates that are in the average of this round; null while none are collected.
+    #[serde(default)]
+    pub updates_in: Option<usize>,
+    /// Updates that a record of it needs.
+    #[serde(default)]
+    pub updates_needed: Option<usize>,
+    /// Milliseconds until the round goes on without those that are late.
+    #[serde(default)]
+    pub collected_in_ms: Option<u64>,
     /// The members; before the founding, the nodes that are here.
     pub roster: Vec<MemberStatus>,
+    /// Nodes in sight that want to come onto the roster.
+    #[serde(default)]
+    pub newcomers: Vec<NewcomerStatus>,
     /// Who trains in this round.
     pub participants: Vec<ParticipantStatus>,
+    /// The metric that leads, as it was measured last.
+    #[serde(default)]
+    pub evaluated: Option<Figure>,
+    /// Its best value.
+    #[serde(default)]
+    pub best: Option<Figure>,
     /// The last committed round.
     pub last_commit: Option<LastCommit>,
     /// What this node's trainer does.
@@ -134,6 +158,52 @@ impl NetworkRefusals {
     }
 }
 
+/// The leading metric of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// The round that it is the model after.
+    pub round: u64,
+    /// The metric's name.
+    pub metric: String,
+    /// Its value.
+    pub value: f64,
+}
+
+impl Figure {
+    /// The metric that leads after the last round in which it was measured, and the best value that it had.
+    pub fn last_and_best(rounds: &[Round], metrics: &Metrics) -> (Option<Self>, Option<Self>) {
+        let figure = |round: &Round| {
+            let value = *round.metrics.get(&metrics.lead)?;
+            Some(Self { round: round.round, metric: metrics.lead.clone(), value })
+        };
+        let all = || rounds.iter().filter_map(figure);
+        let better = |best: Self, this: Self| if metrics.is_better(this.value, best.value) { this } else { best };
+        (all().next_back(), all().reduce(better))
+    }
+}
+
+/// How long things have been as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ages {
+    /// Milliseconds since this node has been at its round.
+    pub round_ms: u64,
+    /// Milliseconds since each member does what it does.
+    pub members: BTreeMap<NodeId, u64>,
+}
+
+/// A node that wants to come onto the roster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewcomerStatus {
+    /// As a PeerId.
+    pub node_id: String,
+    /// The name that it gave itself.
+    pub name: String,
+    /// Its part of the data, `K/N`.
+    pub part: Option<String>,
+    /// Why it may not come, where this node told it so.
+    pub refused: Option<String>,
+}
+
 /// A member of the roster, or before the founding a node that was met.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberStatus {
@@ -141,9 +211,18 @@ pub struct MemberStatus {
     pub node_id: String,
     /// The name that it gave itself.
     pub name: String,
-    /// What it says it does: idle, fetching, training, uploading, done, coordinating, joining; unknown.
+    /// What it said last that it does: idle, fetching, training, uploading, done, coordinating, joining; unknown.
     pub state: String,
-    /// Whether it is connected to this node, and in no other chain.
+    /// How much of its training is done, from 0 to 100, while it trains.
+    #[serde(default)]
+    pub percent: Option<u8>,
+    /// Milliseconds since it does that; null where this node does not run.
+    #[serde(default)]
+    pub since_ms: Option<u64>,
+    /// Milliseconds that it usually trains: the median of its last rounds.
+    #[serde(default)]
+    pub usual_ms: Option<u64>,
+    /// Whether it is connected to this node, in no other chain, and was heard within the last seconds.
     pub reachable: bool,
     /// Milliseconds since its connection was lost, or since it was heard over one, from 4 s on; null while it is heard, and
     /// for this node.
@@ -216,6 +295,8 @@ pub struct NodeInfo {
     pub run_name: String,
     /// Rounds with contributions that the run has in all.
     pub rounds: u64,
+    /// What it is judged by.
+    pub metrics: Metrics,
     /// The node's name.
     pub name: String,
     /// Its part of the data, `K/N`.
@@ -229,6 +310,7 @@ impl NodeInfo {
             run_id: run_file.run_id().to_string(),
             run_name: run_file.run.name.clone(),
             rounds: run_file.run.rounds,
+            metrics: run_file.learning.metrics.clone(),
             name: name.to_owned(),
             part: part.map(|p| p.to_string()),
         }
@@ -237,7 +319,10 @@ impl NodeInfo {
 
 impl Status {
     /// The status of a node that runs. What its trainer does and what it refused, its owner adds.
-    pub fn running(info: &NodeInfo, view: &View, history: &[HistoryEntry]) -> Self {
+    pub fn running(info: &NodeInfo, view: &View, ages: &Ages, history: &[HistoryEntry]) -> Self {
+        let rounds = Round::committed(history);
+        let (evaluated, best) = Figure::last_and_best(&rounds, &info.metrics);
+        let seen = |member: &MemberView| MemberStatus::seen(member, ages, &rounds);
         Self {
             run_id: info.run_id.clone(),
             run_name: info.run_name.clone(),
@@ -259,7 +344,14 @@ impl Status {
             fork: view.forks.first().map(|f| f.to_string()),
             part: info.part.clone(),
             model_hash: view.model.map(|m| m.id.to_string()),
-            roster: view.roster.iter().map(MemberStatus::seen).collect(),
+            round_ms: Some(ages.round_ms),
+            updates_in: view.updates.map(|(count, _)| count),
+            updates_needed: view.updates.map(|(_, needed)| needed),
+            collected_in_ms: view.collected_in_ms,
+            roster: view.roster.iter().map(seen).collect(),
+            newcomers: view.newcomers.iter().map(NewcomerStatus::of).collect(),
+            evaluated,
+            best,
             participants: view.participants.iter().map(ParticipantStatus::of).collect(),
             last_commit: LastCommit::of(history),
             training: None,
@@ -286,6 +378,7 @@ impl Status {
     /// The status of node `me`, which does not run, from the records in its `home`. What others do it can't know.
     pub fn stopped(run_file: &RunFile, me: NodeId, history: &[HistoryEntry], home: &Path, has_left: bool) -> Self {
         let records = || history.iter().map(|entry| &entry.committed.record);
+        let (evaluated, best) = Figure::last_and_best(&Round::committed(history), &run_file.learning.metrics);
         let roster = records().fold(Roster::default(), |roster, record| record.roster_after(&roster));
         let own = roster.get(me);
         let head = records().next_back();
@@ -309,6 +402,8 @@ impl Status {
             model_hash: head.map(|head| head.model.id.to_string()),
             roster: roster.members().iter().map(MemberStatus::unseen).collect(),
             last_commit: LastCommit::of(history),
+            evaluated,
+            best,
             ..Self::default()
         }
     }
@@ -334,12 +429,20 @@ impl Status {
 }
 
 impl MemberStatus {
-    fn seen(member: &MemberView) -> Self {
+    fn seen(member: &MemberView, ages: &Ages, rounds: &[Round]) -> Self {
+        let node_id = member.node.to_string();
+        let percent = match member.activity {
+            Some(Activity::Training { percent }) => Some(percent.min(100)),
+            _ => None,
+        };
         Self {
-            node_id: member.node.to_string(),
             name: member.name.clone(),
             state: member.activity.map_or(UNKNOWN, activity).to_owned(),
-            reachable: member.reachable,
+            percent,
+            since_ms: ages.members.get(&member.node).copied(),
+            usual_ms: usual_ms(rounds, &node_id),
+            reachable: member.reachable && member.silent_ms.is_none(),
+            node_id,
             silent_ms: member.silent_ms,
             part: member.part.map(|p| p.to_string()),
         }
@@ -351,11 +454,33 @@ impl MemberStatus {
             node_id: member.node.to_string(),
             name: member.name.clone(),
             state: UNKNOWN.to_owned(),
+            percent: None,
+            since_ms: None,
+            usual_ms: None,
             reachable: false,
             silent_ms: None,
             part: member.part.map(|p| p.to_string()),
         }
     }
+}
+
+impl NewcomerStatus {
+    fn of(newcomer: &NewcomerView) -> Self {
+        Self {
+            node_id: newcomer.node.to_string(),
+            name: newcomer.name.clone(),
+            part: newcomer.part.map(|p| p.to_string()),
+            refused: newcomer.refused.map(|reject| reject.to_string()),
+        }
+    }
+}
+
+/// How long a node trained in the middle one of its last rounds; `None` where it has not yet.
+fn usual_ms(rounds: &[Round], node_id: &str) -> Option<u64> {
+    let own = |round: &Round| round.contributions.iter().find(|c| c.node_id == node_id).map(|c| c.train_ms);
+    let mut last: Vec<u64> = rounds.iter().rev().filter_map(own).take(USUAL_ROUNDS).collect();
+    last.sort_unstable();
+    last.get(last.len() / 2).copied()
 }
 
 impl ParticipantStatus {
@@ -389,6 +514,22 @@ impl Training {
     }
 }
 
+/// What people call a node: its name, or its id in short.
+pub(crate) fn name_of(roster: &[MemberStatus], id: &str) -> String {
+    let member = roster.iter().find(|m| m.node_id == id);
+    name_or_id(member.map_or("", |m| &m.name), id)
+}
+
+/// A name, or the id in short where there is none.
+pub(crate) fn name_or_id(name: &str, id: &str) -> String {
+    if name.is_empty() { short_id(id) } else { name.to_owned() }
+}
+
+/// The end of a node's id, which differs where the beginning does not.
+pub(crate) fn short_id(id: &str) -> String {
+    id.parse::<NodeId>().map_or_else(|_| id.to_owned(), |node| node.short())
+}
+
 /// Rounds with contributions that a record stands for.
 fn trained_by(record: &Record) -> u64 {
     record.forced().map_or(u64::from(matches!(record.kind, Kind::Train)), |forced| forced.trained)
@@ -402,7 +543,7 @@ fn activity(activity: Activity) -> &'static str {
     match activity {
         Activity::Idle => "idle",
         Activity::Fetching => "fetching",
-        Activity::Training => "training",
+        Activity::Training { .. } => "training",
         Activity::Uploading => "uploading",
         Activity::Done => "done",
         Activity::Coordinating => "coordinating",

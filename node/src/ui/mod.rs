@@ -4,5 +4,6 @@
 pub(crate) mod bar;
 pub(crate) mod console;
 pub(crate) mod log;
+pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod words;

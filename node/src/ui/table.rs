@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::words::{
-    loss, metric, milliseconds, or_dash, percent, seconds, short_hash, short_id, significant, yes_or_no,
-};
-use crate::report::{PartLabels, Peer, Round, Status};
+use super::status;
+use super::words::{loss, metric, milliseconds, or_dash, percent, seconds, short_hash, significant, yes_or_no};
+use crate::report::{PartLabels, Peer, Round, Status, name_or_id, short_id};
 use crate::trained::{Measured, Prediction, TensorDifference};
 
 fn table(header: &[&str]) -> Table {
@@ -107,16 +106,14 @@ pub(crate) fn classes(m: &Measured) -> Table {
 
 /// The roster of a status: who takes part in the round is shown by that.
 pub(crate) fn members(s: &Status) -> Table {
-    let mut table = table(&["node", "name", "part", "does", "reachable", "last heard of"]);
+    let mut table = table(&["node", "part", "does", "for", "heard of"]);
     for m in &s.roster {
-        let does = s.participants.iter().find(|p| p.node_id == m.node_id).map_or(&m.state, |p| &p.state);
         table.add_row([
-            short_id(&m.node_id),
-            m.name.clone(),
+            name_or_id(&m.name, &m.node_id),
             m.part.clone().unwrap_or_default(),
-            does.clone(),
-            yes_or_no(m.reachable).to_owned(),
-            m.silent_ms.map_or(String::new(), |ms| format!("{} s ago", ms / 1000)),
+            status::does(m),
+            status::lasts(m),
+            status::heard(m, &s.node_id),
         ]);
     }
     table

@@ -7,8 +7,8 @@ use std::time::Duration;
 use paceline_protocol::io::Event;
 use paceline_protocol::{Hash, NodeId};
 
-use super::table;
-use crate::report::{Finding, ForcedChain, LastCommit, MemberStatus, Repeated, Round, Status, Training, Verification};
+use super::status::another_chain;
+use crate::report::{Finding, MemberStatus, Repeated, Round, Status, Verification, name_of, name_or_id, short_id};
 use paceline_model::ACCURACY;
 use paceline_model::data::{Column, ColumnKind, FolderLook, TableLook};
 
@@ -16,11 +16,6 @@ use crate::check::Checked;
 use crate::run_file::Metrics;
 use crate::simulate::Summary;
 use crate::trained::{About, Measured, TensorDifference};
-
-/// A node id in short, from its text.
-pub(crate) fn short_id(id: &str) -> String {
-    id.parse::<NodeId>().map_or_else(|_| id.to_owned(), |node| node.short())
-}
 
 /// A hash in short, from its text.
 pub(crate) fn short_hash(hash: &str) -> String {
@@ -57,16 +52,6 @@ pub(crate) fn yes_or_no(is_so: bool) -> &'static str {
     if is_so { "yes" } else { "no" }
 }
 
-/// What people call a node: its name, or its id in short.
-fn name_of(roster: &[MemberStatus], id: &str) -> String {
-    let member = roster.iter().find(|m| m.node_id == id);
-    name_or_id(member.map_or("", |m| &m.name), id)
-}
-
-fn name_or_id(name: &str, id: &str) -> String {
-    if name.is_empty() { short_id(id) } else { name.to_owned() }
-}
-
 /// An error with its causes, each of them once: many tell theirs in their own text.
 pub(crate) fn error_chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
@@ -74,62 +59,6 @@ pub(crate) fn error_chain(error: &anyhow::Error) -> String {
         known if known.contains(&cause) => text,
         known => format!("{known}: {cause}"),
     })
-}
-
-/// The text of `status`: what the node is about in lines, then who is there as a table.
-pub(crate) fn status(s: &Status) -> String {
-    let mut lines = vec![headline(s)];
-    lines.extend(s.reason.as_ref().map(|reason| format!("  {reason}")));
-    lines.extend(present_round(s));
-    lines.extend(s.training.map(training));
-    lines.extend(s.last_commit.as_ref().map(last_commit));
-    lines.extend(s.forced.as_ref().map(forced_chain));
-    lines.extend(s.fork.as_ref().map(|fork| another_chain(fork)));
-    if !s.roster.is_empty() {
-        lines.push(table::members(s).to_string());
-    }
-    lines.join("\n").trim_end().to_owned()
-}
-
-fn headline(s: &Status) -> String {
-    let (run, me) = (short_hash(&s.run_id), name_or_id(&s.name, &s.node_id));
-    format!("run {} ({run}): {} of {} rounds, this node {me} is {}", s.run_name, s.trained, s.rounds, s.state)
-}
-
-/// The round that is being decided, if this node takes part in it.
-fn present_round(s: &Status) -> Option<String> {
-    if s.round == 0 || ["stopped", "left"].contains(&s.state.as_str()) {
-        return None;
-    }
-    let coordinator = s.coordinator.as_deref().map_or("nobody yet".to_owned(), |id| name_of(&s.roster, id));
-    let attempt = if s.attempt > 0 { format!(", attempt {}", s.attempt) } else { String::new() };
-    Some(format!("round {}{attempt}: {}, coordinator {coordinator}", s.round, s.phase))
-}
-
-fn training(t: Training) -> String {
-    let what = if t.evaluating { "evaluates" } else { "trains" };
-    format!("this node {what}: batch {} of {}, loss {:.3}", t.done, t.of, t.loss)
-}
-
-fn last_commit(c: &LastCommit) -> String {
-    format!(
-        "last commit: round {}, {} updates, loss {}, accuracy {}, {}, model {}",
-        c.round,
-        c.updates,
-        loss(c.train_loss, 3),
-        percent(c.accuracy, 1),
-        seconds(c.duration_ms),
-        short_hash(&c.model_hash)
-    )
-}
-
-fn forced_chain(c: &ForcedChain) -> String {
-    format!(
-        "this chain was begun by {} alone, with `paceline roster drop`: it goes on behind round {} with chain {}, whose majority was gone",
-        name_or_id(&c.name, &c.by),
-        c.round,
-        short_hash(&c.chain)
-    )
 }
 
 /// What `roster drop` would do, for who has not said `--force`.
@@ -155,12 +84,6 @@ pub(crate) fn dropped(s: &Status) -> String {
     format!(
         "This node goes on alone, in chain {genesis}, from its last model on ({} of {} rounds are done).\nNew nodes come with what `paceline ticket` prints. To move a node of the old chain here, stop it and start it with:\n  paceline join --switch {genesis}",
         s.trained, s.rounds
-    )
-}
-
-fn another_chain(genesis: &str) -> String {
-    format!(
-        "another chain of this run was seen: {genesis}; the two stay apart. If you know that it is the right one, stop this node and start it once with: paceline join --switch {genesis}"
     )
 }
 
@@ -492,14 +415,6 @@ mod tests {
             line(Some(&before)),
             "round 2 of 5: coordinated by -, 0 updates, loss 0.500, 1.5 s; accuracy after round 1: 25.0 %"
         );
-    }
-
-    #[test]
-    fn a_node_that_does_not_run_has_no_present_round() {
-        let mut status = Status { round: 3, state: "member".into(), phase: "electing".into(), ..Status::default() };
-        assert!(self::status(&status).contains("round 3: electing, coordinator nobody yet"));
-        status.state = "stopped".into();
-        assert!(!self::status(&status).contains("round 3"));
     }
 
     fn round() -> Round {

@@ -2,7 +2,7 @@
 //! and no allocation.
 
 /// Version of the protocol: part of every protocol name, topic and signature.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Members of a roster. With samples and deltas bounded below, sums of updates stay within 2^62.
 pub const ROSTER_MAX: usize = 4096;
@@ -86,6 +86,9 @@ pub const VERIFIED_MAX: usize = 1 << 16;
 /// Members below which one record adds one member at most: a stranger with several identities should not have half of a
 /// small roster at once.
 pub const SMALL_ROSTER: usize = 8;
+
+/// Nodes that want to come and are shown, and of which it is remembered why they may not.
+pub const NEWCOMERS_MAX: usize = 64;
 
 /// Peers that one regular presence goes to, taken in turn: what a node says of itself does not grow with the roster.
 pub const PRESENCE_PEERS: usize = 8;

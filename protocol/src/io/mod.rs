@@ -15,7 +15,7 @@ use crate::record::Evaluation;
 
 pub use event::Event;
 pub use persist::{KeptAside, LocalStats, Persist, PersistId, Recovered, RecoveredBallot, RecoveredFounding};
-pub use view::{MemberView, State, View, ViewPhase};
+pub use view::{MemberView, NewcomerView, State, View, ViewPhase};
 
 /// What the machine is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +60,11 @@ pub enum Input {
         parent: Hash,
         /// The update, or why there is none.
         outcome: Result<TrainedUpdate, String>,
+    },
+    /// How far a `Train` or an `Evaluate` is, now and then: others are told each time.
+    Progress {
+        /// From 0 to 100.
+        percent: u8,
     },
     /// An `Evaluate` ended.
     Evaluated {

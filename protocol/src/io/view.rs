@@ -1,6 +1,7 @@
 //! What a status line needs: a copy of where a node stands.
 
 use crate::base::ids::{BlobRef, Hash, NodeId};
+use crate::base::reject::Reject;
 use crate::base::roster::Part;
 use crate::membership::message::Activity;
 use crate::paxos::message::Phase;
@@ -59,6 +60,19 @@ pub struct MemberView {
     pub silent_ms: Option<u64>,
 }
 
+/// A node that wants to come onto the roster, as this member sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewcomerView {
+    /// Who.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its part.
+    pub part: Option<Part>,
+    /// Why it may not come, if this member told it so.
+    pub refused: Option<Reject>,
+}
+
 /// All that a status line needs: a copy, taken between two inputs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View {
@@ -88,6 +102,12 @@ pub struct View {
     pub roster: Vec<MemberView>,
     /// The participants of the round and what they do.
     pub participants: Vec<(NodeId, Activity)>,
+    /// While updates are collected: how many are in, and how many a record needs.
+    pub updates: Option<(usize, usize)>,
+    /// While they are: milliseconds until the round goes on without those that are late.
+    pub collected_in_ms: Option<u64>,
+    /// Nodes in sight that want to come onto the roster.
+    pub newcomers: Vec<NewcomerView>,
     /// The model of the last record.
     pub model: Option<BlobRef>,
     /// The last record: round and hash.

@@ -2,7 +2,7 @@
 
 use super::Machine;
 use super::standing::{End, Standing};
-use crate::base::bounds::JOIN_ASKED_MAX;
+use crate::base::bounds::{JOIN_ASKED_MAX, NEWCOMERS_MAX};
 use crate::base::ids::{Hash, NodeId};
 use crate::base::reject::Reject;
 use crate::base::roster::is_name;
@@ -147,8 +147,12 @@ impl Machine {
         match message {
             Membership::Join(join) if join.by() != from => self.ctx.reject(from, Reject::BadSignature),
             Membership::Join(join) => {
+                c.refused.remove(&from);
                 if let Err(reject) = c.pending.add_join(&self.ctx, &c.chain, join) {
                     let genesis = c.chain.genesis();
+                    if c.refused.len() < NEWCOMERS_MAX {
+                        c.refused.insert(from, reject);
+                    }
                     self.ctx.reject(from, reject);
                     self.ctx.send(from, Message::membership(genesis, Membership::JoinRefused { reject }));
                 }

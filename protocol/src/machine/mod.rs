@@ -166,6 +166,11 @@ impl Machine {
                     current.trained(&mut self.ctx, &c.chain, outcome);
                 }
             }
+            Input::Progress { percent } => {
+                if let Standing::Member(_, round) = &mut self.standing {
+                    round.progressed(percent);
+                }
+            }
             Input::Evaluated { round, evaluation } => {
                 if let Standing::Member(c, current) = &mut self.standing
                     && c.chain.next_round() == round
@@ -325,6 +330,7 @@ impl Machine {
         if let Some(c) = self.standing.in_chain_mut() {
             c.questions.forget(peer);
             c.pending.peer_down(peer);
+            c.refused.remove(&peer);
         }
         if let Standing::Member(_, round) = &mut self.standing {
             round.paxos.peer_down(&mut self.ctx, peer);

@@ -275,8 +275,11 @@ impl Look<'_> {
         match self.unheard_ms(node) {
             Some(ms) if is_connected => format!("{} (silent for {})", self.name(node), seconds(ms)),
             Some(ms) => format!("{} (not reachable for {})", self.name(node), seconds(ms)),
-            None if does == Activity::Training => format!("{} (trains)", self.name(node)),
-            None => self.name(node),
+            None => match does {
+                Activity::Training { percent: 0 } => format!("{} (trains)", self.name(node)),
+                Activity::Training { percent } => format!("{} (trains, {} %)", self.name(node), percent.min(100)),
+                _ => self.name(node),
+            },
         }
     }
 }

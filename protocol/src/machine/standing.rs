@@ -59,6 +59,8 @@ pub(super) struct InChain {
     pub(super) alive_at: Time,
     /// Why the last request to join was refused.
     pub(super) join_refused: Option<Reject>,
+    /// Why this member told nodes in sight that they may not come.
+    pub(super) refused: BTreeMap<NodeId, Reject>,
     /// Whether this node is on the roster and its promises are lost: it follows, and never votes.
     pub(super) has_forgotten: bool,
     /// Second commits that were seen.
@@ -82,6 +84,7 @@ impl InChain {
             halt_told: false,
             alive_at: now,
             join_refused: None,
+            refused: BTreeMap::new(),
             has_forgotten: false,
             second_commits: BTreeSet::new(),
         }

@@ -1263,7 +1263,7 @@ fn while_all_train_nothing_is_in_the_way() {
     scene.pass_led(20_000);
     assert_eq!(scene.reason(), None);
     let mut scene = Scene::following();
-    scene.pass_following(20_000, |_| Activity::Training);
+    scene.pass_following(20_000, |_| Activity::Training { percent: 0 });
     assert_eq!(scene.reason(), None);
 }
 
@@ -1327,7 +1327,7 @@ fn a_coordinator_names_whose_update_it_waits_for_and_who_is_silent() {
 #[test]
 fn a_follower_names_whose_update_its_coordinator_waits_for() {
     let mut scene = Scene::following();
-    scene.pass_following(4_000, |i| if i == 2 { Activity::Training } else { Activity::Done });
+    scene.pass_following(4_000, |i| if i == 2 { Activity::Training { percent: 0 } } else { Activity::Done });
     assert_eq!(scene.reason(), None, "this node trains, too");
     let (parent, ballot, from) = (scene.chain().head_hash(), scene.ballot(), scene.id(1));
     let Contribution { update, samples, train_loss, train_ms, .. } = scene.contribution(0, b"own");
@@ -1439,6 +1439,6 @@ fn whose_training_failed_is_named_with_the_reason_where_it_is_known() {
     scene.pass_led(1_000);
     assert_eq!(scene.reason().as_deref(), Some("training failed on node-1 (node-1: the disk is full)"));
     let mut scene = Scene::following();
-    scene.pass_following(1_000, |i| if i == 2 { Activity::Failed } else { Activity::Training });
+    scene.pass_following(1_000, |i| if i == 2 { Activity::Failed } else { Activity::Training { percent: 0 } });
     assert_eq!(scene.reason().as_deref(), Some("training failed on node-2, whose own status says why"));
 }

@@ -2,11 +2,12 @@
 
 use super::Machine;
 use super::standing::Standing;
+use crate::base::bounds::NEWCOMERS_MAX;
 use crate::base::ids::{NodeId, Time};
 use crate::base::roster::Part;
 use crate::base::timing::HUSH_MS;
 use crate::chain::Chain;
-use crate::io::{MemberView, View, ViewPhase};
+use crate::io::{MemberView, NewcomerView, View, ViewPhase};
 use crate::membership::message::Activity;
 use crate::peers::Peer;
 use crate::round::Round;
@@ -38,6 +39,9 @@ impl Machine {
             quorum_lost_ms: self.quorum_lost_ms(),
             roster: self.members(now, &silent_ms),
             participants: participants.iter().map(|n| (*n, self.activity_of(*n))).collect(),
+            updates: chain.zip(round).and_then(|(chain, round)| round.updates(&self.ctx, chain)),
+            collected_in_ms: chain.zip(round).and_then(|(chain, round)| Some(round.collected_by(chain)?.since_ms(now))),
+            newcomers: self.newcomers(),
             model: chain.map(|c| c.head().model),
             head: chain.map(|c| (c.head().round, c.head_hash())),
             trained: chain.map_or(0, Chain::trained),
@@ -78,6 +82,19 @@ impl Machine {
             Some(chain) => chain.roster().members().iter().map(|m| view(m.node, &m.name, m.part)).collect(),
             None => self.candidates().map(|(node, name, part)| view(node, name, part)).collect(),
         }
+    }
+
+    /// Nodes in sight that say that they join this member's chain.
+    fn newcomers(&self) -> Vec<NewcomerView> {
+        let Standing::Member(c, _) = &self.standing else { return Vec::new() };
+        let (genesis, roster) = (c.chain.genesis(), c.chain.roster());
+        let joins = |(node, peer): (NodeId, &Peer)| {
+            let (chain, presence) = peer.presence.as_ref()?;
+            let is_one = *chain == genesis && presence.activity == Activity::Joining && !roster.contains(node);
+            let (name, part, refused) = (presence.name.clone(), presence.part, c.refused.get(&node).copied());
+            is_one.then_some(NewcomerView { node, name, part, refused })
+        };
+        self.ctx.peers.connected().filter_map(joins).take(NEWCOMERS_MAX).collect()
     }
 
     /// This node and those in sight that could found with it.

@@ -54,8 +54,11 @@ pub enum Activity {
     Idle,
     /// Fetching the model.
     Fetching,
-    /// Evaluating or training.
-    Training,
+    /// Evaluating or training, and how much of that is done.
+    Training {
+        /// From 0 to 100; what is above says nothing.
+        percent: u8,
+    },
     /// The update is ready and offered.
     Uploading,
     /// The update is in.

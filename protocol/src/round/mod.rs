@@ -36,14 +36,14 @@ pub(crate) use waits::Waits;
 enum OwnPart {
     /// Nothing was asked of it yet.
     Waiting,
-    /// The trainer is at it.
-    Training,
+    /// The trainer is at it, and has done so many percent.
+    Training(u8),
     /// The update is on disk, and the contribution once this is written; `None` for one that was found there.
     Trained(Signed<Contribution>, Option<PersistId>),
     /// Training failed, and why: the round goes on without this node, or ends if it can't.
     Failed(Signed<Failure>),
-    /// The trainer evaluates the last model.
-    Evaluating,
+    /// The trainer evaluates the last model, and has done so many percent.
+    Evaluating(u8),
     /// The evaluation for the closing record.
     Evaluated(Signed<FinalEvaluation>),
 }
@@ -155,7 +155,7 @@ impl Round {
     pub(crate) fn activity(&self, ctx: &Context, chain: &Chain) -> Activity {
         let leading = self.paxos.is_leading();
         match &self.own {
-            OwnPart::Training | OwnPart::Evaluating => Activity::Training,
+            OwnPart::Training(percent) | OwnPart::Evaluating(percent) => Activity::Training { percent: *percent },
             _ if leading && self.paxos.phase() != Some(Phase::Collecting) => Activity::Coordinating,
             _ if ctx.is_fetching(chain.head().model.id) => Activity::Fetching,
             OwnPart::Trained(..) if self.has_to_offer(ctx) => Activity::Uploading,
@@ -163,6 +163,28 @@ impl Round {
             OwnPart::Waiting => Activity::Idle,
             OwnPart::Failed(_) => Activity::Failed,
         }
+    }
+
+    /// How far this node's trainer is.
+    pub(crate) fn progressed(&mut self, percent: u8) {
+        if let OwnPart::Training(done) | OwnPart::Evaluating(done) = &mut self.own {
+            *done = percent.min(100);
+        }
+    }
+
+    /// Updates that are in the average, and those that a record needs, while they are collected.
+    pub(crate) fn updates(&self, ctx: &Context, chain: &Chain) -> Option<(usize, usize)> {
+        let is_in = |node: &&NodeId| self.activity_of(ctx, chain, **node) == Some(Activity::Done);
+        let participants = self.participants();
+        (!participants.is_empty()).then(|| (participants.iter().filter(is_in).count(), chain.updates_needed()))
+    }
+
+    /// When the round's patience with those who are late ends, at the latest: the coordinator knows, others reckon from when
+    /// they heard of the attempt.
+    pub(crate) fn collected_by(&self, chain: &Chain) -> Option<Time> {
+        let collects = self.paxos.phase() == Some(Phase::Collecting) && !self.halted;
+        let reckoned = || self.paxos.phase_since().plus_ms(chain.params().round_timeout_ms);
+        collects.then(|| self.collection.as_ref().map_or_else(reckoned, |collection| collection.ends))
     }
 
     /// What a participant does, as far as this node knows: the coordinator from its own hand, others from it.
@@ -353,7 +375,7 @@ impl Round {
             return ctx.fetch(model, Purpose::Model, coordinator, chain.roster());
         }
         if closing {
-            self.own = OwnPart::Evaluating;
+            self.own = OwnPart::Evaluating(0);
             return match is_here {
                 true => ctx.effect(Effect::Evaluate { round, model }),
                 false => self.evaluated(ctx, chain, None),
@@ -363,7 +385,7 @@ impl Round {
             // The round goes on without this node, and everybody's status says why.
             return self.fail(ctx, chain, "the model can't be kept on its disk".into());
         }
-        self.own = OwnPart::Training;
+        self.own = OwnPart::Training(0);
         let last_update = chain.last_contribution_of(ctx.me).map(|c| c.update.id);
         let (parent, node_key, training_round) = (chain.head_hash(), member.key(), chain.training_round());
         ctx.effect(Effect::Train { round, training_round, parent, model, node_key, last_update });
@@ -371,7 +393,7 @@ impl Round {
 
     /// The trainer has ended.
     pub(crate) fn trained(&mut self, ctx: &mut Context, chain: &Chain, outcome: Result<TrainedUpdate, String>) {
-        if !matches!(self.own, OwnPart::Training) {
+        if !matches!(self.own, OwnPart::Training(_)) {
             return;
         }
         let round = chain.next_round();
@@ -400,7 +422,7 @@ impl Round {
 
     /// The evaluation for the closing record has ended. A node without held-out data says so with an empty one.
     pub(crate) fn evaluated(&mut self, ctx: &mut Context, chain: &Chain, evaluation: Option<Evaluation>) {
-        if matches!(self.own, OwnPart::Evaluating) {
+        if matches!(self.own, OwnPart::Evaluating(_)) {
             let content = FinalEvaluation { round: chain.next_round(), evaluation: evaluation.unwrap_or_default() };
             self.own = OwnPart::Evaluated(Signed::new(&ctx.identity, &chain.scope(), content));
         }
@@ -430,7 +452,7 @@ impl Round {
             OwnPart::Trained(contribution, _) => Work::UpdateReady(contribution.clone()),
             OwnPart::Evaluated(evaluation) => Work::Evaluated(evaluation.clone()),
             OwnPart::Failed(failure) => Work::Failed(failure.clone()),
-            OwnPart::Waiting | OwnPart::Training | OwnPart::Evaluating => return,
+            OwnPart::Waiting | OwnPart::Training(_) | OwnPart::Evaluating(_) => return,
         };
         ctx.send(coordinator, Message::round(chain.genesis(), ballot, work));
     }
@@ -786,7 +808,7 @@ impl Round {
 
     /// The round is over for this node.
     pub(crate) fn end(&self, ctx: &mut Context) {
-        if matches!(self.own, OwnPart::Training | OwnPart::Evaluating) {
+        if matches!(self.own, OwnPart::Training(_) | OwnPart::Evaluating(_)) {
             ctx.effect(Effect::StopTraining);
         }
     }
