@@ -82,7 +82,8 @@ impl Learner for NetLearner {
             (sum.abs() <= SUM_MAX).then(|| Measure::new(name, sum, found.total))
         };
         let mut all = match (found.error, self.test.numbers()) {
-            (Some(error), Some((_, unit))) => vec![mean(MEAN_ERROR, error), mean(RMSE, found.loss * unit * unit)],
+            // In deviations, which fit whatever the number's unit is.
+            (Some(error), Some((_, unit))) => vec![mean(MEAN_ERROR, error / unit), mean(RMSE, found.loss)],
             _ => vec![Some(Measure::new(ACCURACY, found.correct as f64, found.total))],
         };
         all.push(mean("loss", found.loss));
@@ -103,7 +104,7 @@ impl Learner for NetLearner {
 /// The metric of nets that tell classes apart: what share of the examples they name right.
 pub const ACCURACY: &str = "accuracy";
 
-/// The metric of nets that learn a number: how far they are off in the mean, in its own unit.
+/// The metric of nets that learn a number: how far they are off in the mean. Records have it in deviations.
 pub const MEAN_ERROR: &str = "mean_error";
 
 /// Another: the root of the mean squared error, likewise.

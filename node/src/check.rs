@@ -67,21 +67,23 @@ pub fn check(plan: &Plan, path: Option<&Path>, part: Option<Part>, threads: usiz
     let whole = learner.initial(plan.seed)?;
     let rule = &paceline_model::Rule::FedAvg;
     let task = Task { round: 1, seed: plan.seed, node_key: b"check", rule, state: &whole, control: None };
+    let in_a_round = (examples.div_ceil(plan.config.batch) * plan.config.epochs) as u64;
+    // Of a short round every step counts: the first ones are all that there are.
+    let warm_up = if in_a_round > 2 * WARM_UP { WARM_UP } else { 0 };
     let (mut steps, mut began) = (0u64, Instant::now());
     let trial = learner.train(&task, &Threads::new(threads)?, &mut |_: Progress| {
         steps += 1;
-        if steps == WARM_UP {
+        if steps == warm_up {
             began = Instant::now();
         }
-        if began.elapsed() < TRIAL || steps <= WARM_UP { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if began.elapsed() < TRIAL || steps <= warm_up { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     match trial {
         Ok(_) | Err(TrainError::Cancelled) => {}
         Err(error) => return Err(error.into()),
     }
-    let counted = steps.saturating_sub(WARM_UP).max(1);
+    let counted = steps.saturating_sub(warm_up).max(1);
     let step_s = began.elapsed().as_secs_f64() / counted as f64;
-    let in_a_round = (examples.div_ceil(plan.config.batch) * plan.config.epochs) as u64;
     Ok(Checked {
         parameters: plan.layout.parameters(),
         trained: plan.formats.parameters(),

@@ -72,7 +72,7 @@ impl Node {
     pub(crate) fn rounds(&self) -> anyhow::Result<Vec<Round>> {
         match self {
             Self::Running { url } => get(url, "/rounds"),
-            Self::Stopped { home } => Ok(Round::committed(&history(home)?)),
+            Self::Stopped { home } => Ok(Round::committed(&history(home)?, run_file(home)?.learning.unit())),
         }
     }
 

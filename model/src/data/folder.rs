@@ -266,7 +266,6 @@ pub(super) fn decode(
     }
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODING_BYTES_MAX);
-    limits.check_dimensions(found_width as u32, found_height as u32).map_err(broken)?;
     decoder.set_limits(limits).map_err(broken)?;
     let mut decoded = DynamicImage::from_decoder(decoder).map_err(broken)?;
     decoded.apply_orientation(orientation);
@@ -274,7 +273,10 @@ pub(super) fn decode(
     let fitting = match fit {
         _ if is_right => decoded,
         Fit::Exact | Fit::Stretch => decoded.resize_exact(across, down, FilterType::Triangle),
-        Fit::Crop => decoded.resize_to_fill(across, down, FilterType::Triangle),
+        Fit::Crop => {
+            let [left, top, wide, high] = middle([decoded.width(), decoded.height()], [across, down]);
+            decoded.crop_imm(left, top, wide, high).resize_exact(across, down, FilterType::Triangle)
+        }
     };
     if channels == 1 {
         to.copy_from_slice(&fitting.to_luma8());
@@ -286,6 +288,16 @@ pub(super) fn decode(
         }
     }
     Ok(())
+}
+
+/// The largest piece in the middle of an image that has the shape of the wanted size: left, top, width, height. Cut out before
+/// it is scaled, so that a strip of a pixel's width does not become a large image on the way.
+fn middle([width, height]: [u32; 2], [across, down]: [u32; 2]) -> [u32; 4] {
+    let scaled =
+        |side: u32, by: u32, over: u32| (u64::from(side) * u64::from(by) / u64::from(over.max(1))).max(1) as u32;
+    let wide = scaled(height, across, down).min(width);
+    let high = scaled(width, down, across).min(height);
+    [(width - wide) / 2, (height - high) / 2, wide, high]
 }
 
 #[cfg(test)]
@@ -353,6 +365,14 @@ mod tests {
         save(&folder.path().join("cat/large.png"), 5, 1);
         let error = error(folder.path());
         assert!(error.contains("large.png") && error.contains("4 wide") && error.contains("5 wide"), "{error}");
+    }
+
+    #[test]
+    fn the_middle_of_an_image_has_the_wanted_shape() {
+        assert_eq!(middle([640, 480], [32, 32]), [80, 0, 480, 480]);
+        assert_eq!(middle([480, 640], [64, 32]), [0, 200, 480, 240]);
+        assert_eq!(middle([1, 400_000], [32, 32]), [0, 199_999, 1, 1]);
+        assert_eq!(middle([u32::MAX, 1], [1, 1024]), [u32::MAX / 2, 0, 1, 1]);
     }
 
     #[test]

@@ -92,13 +92,16 @@ impl Table {
                     fix: "give the file of the table, or a folder with train.csv and test.csv".to_owned(),
                 });
             }
-            let mut rows = |path| self.rows(path, true, &mut notes);
-            (rows(&train)?, rows(&test)?)
+            let mut examples = |path| self.rows(path, true, &mut notes)?.examples(self);
+            (examples(&train)?, examples(&test)?)
         } else {
             let rows = self.rows(path, true, &mut notes)?;
-            rows.into_iter().partition(|row| !row.is_held_out(self.holdout))
+            let is_held_out = |index: &u32| f64::from(rows.hashes[*index as usize]) < self.holdout * 4_294_967_296.0;
+            let (test, train): (Vec<u32>, Vec<u32>) = (0..rows.hashes.len() as u32).partition(is_held_out);
+            let all = rows.examples(self)?;
+            (all.select(&train), all.select(&test))
         };
-        Ok(DataSet { train: self.examples(&train)?, test: self.examples(&test)?, notes: notes.sentences(path, self) })
+        Ok(DataSet { train, test, notes: notes.sentences(path, self) })
     }
 
     /// The rows of a file whose target need not be known, each with its line; and what is strange in them.
@@ -107,12 +110,12 @@ impl Table {
     /// The file can't be read or is no such table.
     pub fn read(&self, path: &Path) -> Result<(Examples, Vec<u64>, Vec<String>), DataError> {
         let mut notes = Notes::default();
-        let rows = self.rows(path, false, &mut notes)?;
-        let lines = rows.iter().map(|row| row.line).collect();
-        Ok((self.examples(&rows)?, lines, notes.sentences(path, self)))
+        let mut rows = self.rows(path, false, &mut notes)?;
+        let lines = std::mem::take(&mut rows.lines);
+        Ok((rows.examples(self)?, lines, notes.sentences(path, self)))
     }
 
-    fn rows(&self, path: &Path, must_have_target: bool, notes: &mut Notes) -> Result<Vec<Row>, DataError> {
+    fn rows(&self, path: &Path, must_have_target: bool, notes: &mut Notes) -> Result<Rows, DataError> {
         let mut file = File::open(path)?;
         let columns =
             self.columns.iter().map(|column| file.place(&column.name)).collect::<Result<Vec<_>, DataError>>()?;
@@ -123,9 +126,9 @@ impl Table {
         let is_used = |place: &usize| columns.contains(place) || Some(*place) == target;
         let unused = (0..file.header.len()).filter(|place| !is_used(place) && must_have_target);
         notes.unused.extend(unused.map(|place| file.header[place].clone()));
-        let (width, mut rows) = (self.width(), Vec::new());
+        let (width, mut rows) = (self.width(), Rows::default());
         while let Some((line, record)) = file.next()? {
-            check_size([width, 4, 1], rows.len() + 1)?;
+            check_size([width, 4, 1], rows.lines.len() + 1)?;
             let cell = |place: usize| record.get(place).unwrap_or_default();
             let wrong = |name: &str, expected: String, found: &str| DataError::Line {
                 path: path.to_owned(),
@@ -133,59 +136,64 @@ impl Table {
                 expected: format!("{expected} in column `{name}`"),
                 found: format!("{found:?}"),
             };
-            let target = match target {
+            let to_predict = match target {
                 None => Target::Label(0),
                 Some(place) if is_missing(cell(place), &self.target) => {
                     notes.untold += 1;
                     continue;
                 }
-                Some(place) => self.target.target(cell(place)).map_err(|e| wrong(&self.target.name, e, cell(place)))?,
+                Some(place) => {
+                    let (name, found) = (&self.target.name, cell(place));
+                    let (target, seen) = self.target.target(found).map_err(|expected| wrong(name, expected, found))?;
+                    notes.far_targets += usize::from(seen == Seen::Far);
+                    target
+                }
             };
-            let mut numbers = Vec::with_capacity(width);
             for (index, (column, &place)) in self.columns.iter().zip(&columns).enumerate() {
-                let seen = column.see(cell(place), &mut numbers).map_err(|e| wrong(&column.name, e, cell(place)))?;
-                notes.see(index, cell(place), seen);
+                let (name, found) = (&column.name, cell(place));
+                let seen = column.see(found, &mut rows.numbers).map_err(|expected| wrong(name, expected, found))?;
+                notes.see(index, found, seen);
             }
+            // Of what the run file names alone, in its order: another column beside them, or another order, moves no row.
             let mut hash = blake3::Hasher::new();
-            record.iter().for_each(|cell| {
-                hash.update(cell.as_bytes()).update(&[0x1f]);
-            });
+            for &place in target.iter().chain(&columns) {
+                hash.update(cell(place).as_bytes()).update(&[0x1f]);
+            }
             let mut first = [0; 4];
             first.copy_from_slice(&hash.finalize().as_bytes()[..4]);
-            rows.push(Row { line, numbers, target, hash: u32::from_le_bytes(first) });
+            rows.hashes.push(u32::from_le_bytes(first));
+            rows.lines.push(line);
+            rows.targets.push(to_predict);
         }
         Ok(rows)
     }
+}
 
-    fn examples(&self, rows: &[Row]) -> Result<Examples, DataError> {
-        let numbers: Vec<f32> = rows.iter().flat_map(|row| &row.numbers).copied().collect();
-        let targets = match &self.target.kind {
+/// Rows as a net sees them.
+#[derive(Debug, Default)]
+struct Rows {
+    /// Where each begins in the file, from 1.
+    lines: Vec<u64>,
+    /// Those of all rows, one after the other.
+    numbers: Vec<f32>,
+    targets: Vec<Target>,
+    /// Of each row's cells.
+    hashes: Vec<u32>,
+}
+
+impl Rows {
+    fn examples(self, table: &Table) -> Result<Examples, DataError> {
+        let targets = match &table.target.kind {
             ColumnKind::Categories(categories) => {
-                let label = |row: &Row| if let Target::Label(label) = row.target { label } else { 0 };
-                Targets::Labels { labels: rows.iter().map(label).collect(), classes: categories.len() }
+                let label = |target: &Target| if let Target::Label(label) = target { *label } else { 0 };
+                Targets::Labels { labels: self.targets.iter().map(label).collect(), classes: categories.len() }
             }
             ColumnKind::Number { deviation, .. } => {
-                let value = |row: &Row| if let Target::Number(value) = row.target { value } else { 0.0 };
-                Targets::Numbers { values: rows.iter().map(value).collect(), unit: *deviation }
+                let value = |target: &Target| if let Target::Number(value) = target { *value } else { 0.0 };
+                Targets::Numbers { values: self.targets.iter().map(value).collect(), unit: *deviation }
             }
         };
-        Examples::rows(self.width(), numbers, targets)
-    }
-}
-
-/// A row as a net sees it.
-struct Row {
-    /// Its line in the file, from 1.
-    line: u64,
-    numbers: Vec<f32>,
-    target: Target,
-    /// Of all its cells.
-    hash: u32,
-}
-
-impl Row {
-    fn is_held_out(&self, share: f64) -> bool {
-        f64::from(self.hash) < share * 4_294_967_296.0
+        Examples::rows(table.width(), self.numbers, targets)
     }
 }
 
@@ -215,8 +223,8 @@ impl Column {
     /// What should be there.
     fn see(&self, cell: &str, numbers: &mut Vec<f32>) -> Result<Seen, String> {
         match &self.kind {
-            ColumnKind::Categories(categories) => {
-                let found = categories.iter().position(|category| category == cell);
+            ColumnKind::Categories(_) => {
+                let (found, categories) = (self.category(cell), self.categories());
                 numbers.extend((0..categories.len()).map(|i| if found == Some(i) { 1.0 } else { 0.0 }));
                 Ok(match found {
                     Some(_) => Seen::AsItIs,
@@ -229,9 +237,9 @@ impl Column {
                 Ok(Seen::Missing)
             }
             ColumnKind::Number { mean, deviation } => {
-                let off = (number(cell)? - mean) / deviation;
-                numbers.push(off.clamp(-DEVIATIONS_MAX, DEVIATIONS_MAX) as f32);
-                Ok(if off.abs() > DEVIATIONS_MAX { Seen::Far } else { Seen::AsItIs })
+                let (off, seen) = off(cell, *mean, *deviation)?;
+                numbers.push(off);
+                Ok(seen)
             }
         }
     }
@@ -240,20 +248,40 @@ impl Column {
     ///
     /// # Errors
     /// What should be there.
-    fn target(&self, cell: &str) -> Result<Target, String> {
+    fn target(&self, cell: &str) -> Result<(Target, Seen), String> {
         match &self.kind {
-            ColumnKind::Number { mean, deviation } => Ok(Target::Number(((number(cell)? - mean) / deviation) as f32)),
+            ColumnKind::Number { mean, deviation } => {
+                let (off, seen) = off(cell, *mean, *deviation)?;
+                Ok((Target::Number(off), seen))
+            }
             ColumnKind::Categories(categories) => {
-                let label = categories.iter().position(|category| category == cell);
-                let label = label.and_then(|label| u16::try_from(label).ok()).map(Target::Label);
+                let label = self.category(cell).and_then(|label| u16::try_from(label).ok());
+                let label = label.map(|label| (Target::Label(label), Seen::AsItIs));
                 label.ok_or_else(|| format!("one of the run file's classes ({})", categories.join(", ")))
             }
         }
     }
+
+    /// Which of its categories a cell holds. What are numbers both is the same by its value: one program writes 1, another
+    /// 1.0.
+    fn category(&self, cell: &str) -> Option<usize> {
+        let same = |category: &String| category == cell || number(category).ok().is_some_and(|n| number(cell) == Ok(n));
+        self.categories()
+            .iter()
+            .position(|category| category == cell)
+            .or_else(|| self.categories().iter().position(same))
+    }
+}
+
+/// A number in deviations from its mean.
+fn off(cell: &str, mean: f64, deviation: f64) -> Result<(f32, Seen), String> {
+    let off = (number(cell)? - mean) / deviation;
+    let seen = if off.abs() > DEVIATIONS_MAX { Seen::Far } else { Seen::AsItIs };
+    Ok((off.clamp(-DEVIATIONS_MAX, DEVIATIONS_MAX) as f32, seen))
 }
 
 fn is_missing(cell: &str, column: &Column) -> bool {
-    !column.categories().iter().any(|category| category == cell) && is_blank(cell)
+    is_blank(cell) && !column.categories().iter().any(|category| category == cell)
 }
 
 /// Whether a cell says that there is nothing.
@@ -273,6 +301,8 @@ struct Notes {
     unused: Vec<String>,
     /// Rows without a target.
     untold: usize,
+    /// Rows whose target is too far from its mean.
+    far_targets: usize,
     /// By column.
     missing: BTreeMap<usize, usize>,
     far: BTreeMap<usize, usize>,
@@ -301,8 +331,8 @@ impl Notes {
     fn sentences(mut self, path: &Path, table: &Table) -> Vec<String> {
         let (path, mut all) = (path.display(), Vec::new());
         let name = |column: &usize| table.columns.get(*column).map(|column| column.name.as_str()).unwrap_or_default();
-        let counts = |of: &BTreeMap<usize, usize>| -> String {
-            of.iter().map(|(column, count)| format!("{count} in `{}`", name(column))).collect::<Vec<_>>().join(", ")
+        let counts = |of: &BTreeMap<usize, usize>| -> Vec<String> {
+            of.iter().map(|(column, count)| format!("{count} in `{}`", name(column))).collect()
         };
         if self.untold > 0 {
             all.push(format!("{path}: passed over {} rows without `{}`", self.untold, table.target.name));
@@ -310,11 +340,12 @@ impl Notes {
         if !self.missing.is_empty() {
             all.push(format!(
                 "{path}: missing cells ({}) count as the mean, or as none of the categories",
-                counts(&self.missing)
+                counts(&self.missing).join(", ")
             ));
         }
-        if !self.far.is_empty() {
-            let counts = counts(&self.far);
+        if !self.far.is_empty() || self.far_targets > 0 {
+            let target = (self.far_targets > 0).then(|| format!("{} in `{}`", self.far_targets, table.target.name));
+            let counts = counts(&self.far).into_iter().chain(target).collect::<Vec<_>>().join(", ");
             all.push(format!(
                 "{path}: numbers over {DEVIATIONS_MAX} deviations from the mean ({counts}) count as that far"
             ));
@@ -379,7 +410,7 @@ impl<'a> File<'a> {
         self.header.iter().position(|found| found == name && !name.is_empty()).ok_or_else(|| DataError::Line {
             path: self.path.to_owned(),
             line: 1,
-            expected: format!("a header with the run file's column `{name}`"),
+            expected: format!("a header with the column `{name}`"),
             found: self.header.join(", "),
         })
     }
@@ -414,12 +445,21 @@ impl<'a> File<'a> {
     }
 }
 
-/// What parts the cells: whichever of them the header has most of.
+/// What parts the cells: whichever of them the header has most of, outside of its quotes.
 fn delimiter(bytes: &[u8]) -> u8 {
-    let header = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let count = |delimiter: u8| header.iter().filter(|byte| **byte == delimiter).count();
+    let mut counts = [(b'\t', 0), (b';', 0), (b',', 0)];
+    let mut is_quoted = false;
+    let start = bytes.iter().skip_while(|byte| matches!(byte, b'\r' | b'\n'));
+    for byte in start {
+        match byte {
+            b'"' => is_quoted = !is_quoted,
+            b'\r' | b'\n' if !is_quoted => break,
+            _ if is_quoted => {}
+            byte => counts.iter_mut().filter(|(delimiter, _)| delimiter == byte).for_each(|(_, count)| *count += 1),
+        }
+    }
     // Of several that are as frequent the last, which is the comma.
-    [b'\t', b';', b','].into_iter().max_by_key(|delimiter| count(*delimiter)).unwrap_or(b',')
+    counts.into_iter().max_by_key(|(_, count)| *count).map_or(b',', |(delimiter, _)| delimiter)
 }
 
 fn unreadable(path: &Path, error: &csv::Error) -> DataError {
@@ -490,9 +530,13 @@ pub(super) mod tests {
             "\u{feff}\"kind\",\"colour\",\"weight\"\r\n\"cat\", grey ,7\r\n",
             "kind;colour;weight\ncat;grey;7\n",
             "kind\tcolour\tweight\ncat\tgrey\t7",
+            "\n\n\"kind\";colour;weight\ncat;grey;7\n",
         ] {
             assert_eq!(pets().load(file(text).path()).expect("a table").train, expected, "{text:?}");
         }
+        let commas = Table { columns: vec![number_column("a, b, c", 0.0, 1.0)], ..pets() };
+        let text = "\"a, b, c\";kind\n1;cat\n";
+        assert_eq!(row(&commas.load(file(text).path()).expect("a table").train, 0), [1.0]);
         let quoted = Table { target: categories("kind", &["a, \"b\"\nc", "d"]), ..pets() };
         let text = "kind,colour,weight\n\"a, \"\"b\"\"\nc\",grey,7\n";
         assert_eq!(quoted.load(file(text).path()).expect("a table").train.labels(), [0]);
@@ -523,6 +567,32 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_target_far_off_is_told_and_counts_as_ten_deviations() {
+        let table = Table { target: number_column("age", 4.0, 2.0), ..pets() };
+        let data = table.load(file("age,colour,weight\n1e300,grey,5\n").path()).expect("a table");
+        assert_eq!(data.train.numbers(), Some((&[10.0f32][..], 2.0)));
+        assert!(data.notes[0].contains("over 10 deviations from the mean (1 in `age`)"), "{:?}", data.notes);
+    }
+
+    #[test]
+    fn numbers_that_name_a_class_are_the_same_however_they_are_written() {
+        let table = Table { target: categories("kind", &["0", "1"]), ..pets() };
+        let data = table.load(file("kind,colour,weight\n1.0,grey,5\n0,grey,5\n+1,grey,5\n").path()).expect("a table");
+        assert_eq!(data.train.labels(), [1, 0, 1]);
+    }
+
+    #[test]
+    fn columns_that_nobody_uses_move_no_row_to_the_other_set() {
+        let table = Table { holdout: 0.5, ..pets() };
+        let rows = |head: &str, more: fn(usize) -> String| {
+            let line = |i: usize| format!("{}cat,grey,{i}\n", more(i));
+            let text = format!("{head}kind,colour,weight\n{}", (0..40).map(line).collect::<String>());
+            table.load(file(&text).path()).expect("a table").test
+        };
+        assert_eq!(rows("", |_| String::new()), rows("note,", |i| format!("seen {i},")));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_line_and_column() {
         let head = "kind,colour,weight\n";
         for (text, expected) in [
@@ -531,7 +601,7 @@ pub(super) mod tests {
             (format!("{head}cow,grey,5\n"), ":2: expected one of the run file's classes (cat, dog) in column `kind`"),
             (format!("{head}cat,grey\n"), ":2: expected 3 cells, as the header has, found 2"),
             (format!("{head}\"cat,grey,5\ncat,grey,5\n"), ":2: expected 3 cells"),
-            ("kind,colour\ncat,grey\n".to_owned(), ":1: expected a header with the run file's column `weight`"),
+            ("kind,colour\ncat,grey\n".to_owned(), ":1: expected a header with the column `weight`"),
             ("kind,kind,weight\n".to_owned(), "\"kind\" twice"),
             (String::new(), "expected a header"),
         ] {

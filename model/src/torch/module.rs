@@ -58,7 +58,15 @@ pub fn module(
     let classes: Vec<String> = classes.iter().map(|class| format!("    {},\n", quoted(class))).collect();
     // Names are the run file's, which may be another's: they stay within their quotes.
     let plain = |text: &str| text.replace('\\', "/").replace('"', "'");
-    let (about, name) = (plain(about), plain(file.split_once('.').map_or(file, |(stem, _)| stem)));
+    let stem = plain(file.split_once('.').map_or(file, |(stem, _)| stem));
+    // What is no name in Python is one with underscores, and is imported by its own.
+    let name: String = stem.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    let is_name = name == stem && !name.starts_with(|c: char| c.is_ascii_digit());
+    let import = match is_name {
+        true => format!("import {name}"),
+        false => format!("import importlib\n    model = importlib.import_module(\"{stem}\")"),
+    };
+    let (about, name) = (plain(about), if is_name { name } else { "model".to_owned() });
     let places = [
         ("<about>", about),
         ("<classes>", classes.concat()),
@@ -69,6 +77,7 @@ pub fn module(
         ("<preprocess>", see),
         ("<answer>", answer),
         ("<file>", quoted(file)),
+        ("<import>", import),
         ("<name>", name),
     ];
     Ok(filled(TEMPLATE, &places))
@@ -200,25 +209,42 @@ const SEE_IMAGES: &str = "def preprocess(images):
     \"\"\"What the net sees of images: a tensor of uint8, [n, channels, height, width].\"\"\"
 ";
 
-const SEE_ROWS: &str = "# A column's name, and its mean and deviation or its categories.
+const SEE_ROWS: &str = r#"# A column's name, and its mean and deviation or its categories.
 COLUMNS = [
 <columns>]
 MISSING = {<missing>}
 
 
 def preprocess(rows):
-    \"\"\"What the net sees of rows: dicts from a column's name to what stands in its cell.\"\"\"
-    return torch.tensor([[n for name, *kind in COLUMNS for n in _seen(str(row[name]).strip(), *kind)] for row in rows])
+    """What the net sees of rows: dicts from a column's name to what stands in its cell."""
+    seen = [[n for name, *kind in COLUMNS for n in _seen(name, row, *kind)] for row in map(_stripped, rows)]
+    return torch.tensor(seen)[:, :, None, None]
 
 
-def _seen(cell, *kind):
+def _stripped(row):
+    return {str(name).lstrip("\ufeff").strip(): str(cell).strip() for name, cell in row.items()}
+
+
+def _number(cell):
+    is_one = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", cell) and math.isfinite(float(cell))
+    return float(cell) if is_one else None
+
+
+def _seen(name, row, *kind):
+    cell = row[name]
     if len(kind) == 1:
-        return [float(cell == word) for word in kind[0]]
+        same = [cell == word for word in kind[0]]
+        if not any(same) and _number(cell) is not None:
+            same = [_number(cell) == _number(word) for word in kind[0]]
+            same = [is_one and not any(same[:i]) for i, is_one in enumerate(same)]
+        return [float(is_one) for is_one in same]
     mean, deviation = kind
     if cell.lower() in MISSING:
         return [0.0]
-    return [max(-<deviations>, min(<deviations>, (float(cell) - mean) / deviation))]
-";
+    if _number(cell) is None:
+        raise ValueError(f"column {name}: {cell!r} is no number")
+    return [max(-<deviations>, min(<deviations>, (_number(cell) - mean) / deviation))]
+"#;
 
 const SEE_PLAIN: &str = "    return images.float() / 127.5 - 1
 ";
@@ -235,11 +261,13 @@ const TEMPLATE: &str = r#""""<about>
 
 Needs torch and safetensors. In a program:
 
-    import <name>
+    <import>
     net = <name>.load()
     <name>.predict(net, ...)  # <call>
 """
 
+import math
+import re
 from pathlib import Path
 
 import torch

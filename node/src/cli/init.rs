@@ -9,6 +9,7 @@ use clap::Args;
 use paceline_model::data::{ColumnKind, look_at_folder, look_at_table};
 use paceline_model::torch::{self, TorchTensor};
 use paceline_model::{MEAN_ERROR, Trainable};
+use paceline_protocol::bounds::NAME_BYTES_MAX;
 use paceline_protocol::runfile::quoted;
 
 use super::error::CliError;
@@ -121,6 +122,7 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
 fn fitting(from: &Path, target: Option<&str>) -> Result<(String, Vec<String>), CliError> {
     let (mut given, found) = match (from.is_dir(), target) {
         (false, target) => fitting_table(from, target)?,
+        (true, target) if from.join("train.csv").is_file() => fitting_table(&from.join("train.csv"), target)?,
         (true, None) => fitting_folder(from)?,
         (true, Some(_)) => {
             let error = anyhow!("--target goes with a table, and {} is a folder: give the file", from.display());
@@ -128,18 +130,22 @@ fn fitting(from: &Path, target: Option<&str>) -> Result<(String, Vec<String>), C
         }
     };
     given.push(("run", "name", quoted(&run_name(from))));
-    let text = run_file::template(&given);
+    // Files and columns may be called anything; a comment ends where its line does.
+    let comment = |line: &str| format!("# {}\n", line.replace(|c: char| c.is_control(), " "));
+    let made_for = comment(&format!("Made for {}:", from.display()));
+    let comments: String = found.iter().map(|line| comment(line)).collect();
+    let text = format!("{made_for}{comments}\n{}", run_file::template(&given));
     // What is written works: there may be names that no run file has.
     let parsed = run_file::parse(&text, "the run file for these data").map_err(CliError::bad_input)?;
     Plan::of(&parsed).map_err(CliError::bad_input)?;
-    let comments: String = found.iter().map(|line| format!("# {line}\n")).collect();
-    Ok((format!("# Made for {}:\n{comments}\n{text}", from.display()), found))
+    Ok((text, found))
 }
 
 /// A run's name after a file or a folder.
 fn run_name(from: &Path) -> String {
     let name = from.file_stem().unwrap_or_default().to_string_lossy();
-    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
+    let plain = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c));
+    let name: String = plain.take(NAME_BYTES_MAX).collect();
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "my-data".to_owned() }
 }
 
@@ -157,7 +163,9 @@ fn fitting_table(from: &Path, target: Option<&str>) -> Result<Fitting, CliError>
         ("train", "momentum", "0.9".to_owned()),
     ];
     if look.rows < FEW_EXAMPLES {
-        given.extend([("train", "batch", "10".to_owned()), ("train", "lr", "0.01".to_owned())]);
+        // Three nodes share them, and a fifth is held out.
+        let batch = (look.rows / 5).clamp(1, 10);
+        given.extend([("train", "batch", batch.to_string()), ("train", "lr", "0.01".to_owned())]);
     }
     if matches!(look.target.kind, ColumnKind::Number { .. }) {
         given.extend([("metrics", "lead", quoted(MEAN_ERROR)), ("metrics", "better", quoted("lower"))]);

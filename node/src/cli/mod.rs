@@ -133,7 +133,7 @@ Exit codes: 0 all holds; 5 something does not; others as for every command.")]
   paceline simulate run.toml --clients 10
   paceline simulate mnist.toml --clients 100 --data ~/mnist --until 99")]
     Simulate(simulate::Options),
-    /// How the run file's partition divides the data: images and labels of each part.
+    /// How the run file's partition divides the data: how many examples of each class every part has.
     #[command(after_help = "Examples:
   paceline data run.toml --clients 10
   paceline data mnist.toml --clients 100 --data ~/mnist --plot labels      draws labels.svg and labels.png")]

@@ -31,7 +31,7 @@ impl Best {
             (self.best, self.head) = (None, None);
         }
         let lead = &self.metrics.lead;
-        let value = record.evaluation_of_parent().get(lead).and_then(|total| figure(lead, total));
+        let value = record.evaluation_of_parent().get(lead).and_then(|total| figure(lead, total, 1.0));
         if let (Some(value), Some(model)) = (value, self.head)
             && self.best.is_none_or(|(best, _)| self.metrics.is_better(value, best))
         {

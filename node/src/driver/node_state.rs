@@ -78,7 +78,7 @@ impl NodeState {
 
     /// The committed rounds, oldest first.
     pub fn rounds(&self) -> Vec<Round> {
-        Round::committed(&self.history.read().unwrap_or_else(PoisonError::into_inner))
+        Round::committed(&self.history.read().unwrap_or_else(PoisonError::into_inner), self.info.unit)
     }
 
     /// The chain that this node is in, once it can't give itself up any more.

@@ -24,7 +24,9 @@ pub use trainer::{Job, Outcome, Progress, Trainer, TrainerContext};
 
 use std::sync::Arc;
 
-use paceline_model::{Learner, Measure, Rule, StateFormat, TrainError, TunedLearner, UpdateFormat, WeightsError};
+use paceline_model::{
+    Learner, MEAN_ERROR, Measure, RMSE, Rule, StateFormat, TrainError, TunedLearner, UpdateFormat, WeightsError,
+};
 use paceline_protocol::base::aggregation::Aggregation;
 use paceline_protocol::bounds::BLOB_BYTES_MAX;
 use paceline_protocol::chain::Learned;
@@ -112,11 +114,15 @@ pub fn tuned(learner: Arc<dyn Learner>, base: Vec<u8>, model: &ModelSection) -> 
 
 /// The value of a metric over several nodes: the ratio of its sum to its count, from which two metrics are made that are no
 /// ratios. Of a `perplexity` the ratio is a mean loss in nats, of an `rmse` a mean squared error.
-pub fn figure(name: &str, total: Total) -> Option<f64> {
+///
+/// Errors of a number that the run file describes are in deviations, so that they fit records whatever its unit is; `unit` is
+/// what a deviation is, and 1 elsewhere ([`Sections::unit`](crate::run_file::Sections::unit)).
+pub fn figure(name: &str, total: Total, unit: f64) -> Option<f64> {
     let ratio = total.ratio()?;
     let value = match name {
         "perplexity" => ratio.exp(),
-        "rmse" => ratio.sqrt(),
+        RMSE => unit * ratio.sqrt(),
+        MEAN_ERROR => unit * ratio,
         _ => ratio,
     };
     value.is_finite().then_some(value)
@@ -152,9 +158,10 @@ mod tests {
             let evaluation =
                 |(sum, count): &(f64, u64)| evaluation(&[Measure::new(name, *sum, *count)]).expect("it fits");
             let all: Vec<Evaluation> = parts.iter().map(evaluation).collect();
-            figure(name, all.iter().collect::<Totals>().get(name).expect("all tell it"))
+            figure(name, all.iter().collect::<Totals>().get(name).expect("all tell it"), 2.0)
         };
-        assert_eq!(told("rmse", &[(10.0, 1), (8.0, 1)]), Some(3.0));
+        assert_eq!(told("rmse", &[(10.0, 1), (8.0, 1)]), Some(6.0));
+        assert_eq!(told("mean_error", &[(10.0, 1), (8.0, 1)]), Some(18.0));
         assert_eq!(told("perplexity", &[(1.5, 1), (0.5, 3)]), Some(0.5f64.exp()));
         assert_eq!(told("f1", &[(3.0, 4), (3.0, 8)]), Some(0.5));
         assert_eq!(told("perplexity", &[(1e6, 1)]), None, "it is no number");

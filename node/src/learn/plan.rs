@@ -113,8 +113,8 @@ pub enum PlanError {
     Layout(#[from] LayoutError),
     /// The net is a trainer's.
     #[error(
-        "`arch = \"trainer\"` in [model]: what trains is a program of the node's owner, which only `paceline join --trainer \
-         COMMAND` starts (docs/trainer.md)"
+        "`arch = \"trainer\"` in [model]: what trains is a program of the node's owner: give it with --trainer COMMAND to \
+         `join` or `simulate` (docs/trainer.md)"
     )]
     Trainer,
 }

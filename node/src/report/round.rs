@@ -73,22 +73,24 @@ pub struct ContributionReport {
 
 impl Round {
     /// The committed train and empty records of a node, oldest first.
-    pub fn committed(history: &[HistoryEntry]) -> Vec<Self> {
-        (0..history.len()).filter(|index| is_shown(&history[*index])).map(|index| Self::of(history, index)).collect()
+    /// `unit` is that of [`figure`].
+    pub fn committed(history: &[HistoryEntry], unit: f64) -> Vec<Self> {
+        let shown = (0..history.len()).filter(|index| is_shown(&history[*index]));
+        shown.map(|index| Self::of(history, index, unit)).collect()
     }
 
     /// The last of them. The closing record tells of the last round; it is that round that people look for.
-    pub(super) fn last_committed(history: &[HistoryEntry]) -> Option<Self> {
-        history.iter().rposition(is_shown).map(|index| Self::of(history, index))
+    pub(super) fn last_committed(history: &[HistoryEntry], unit: f64) -> Option<Self> {
+        history.iter().rposition(is_shown).map(|index| Self::of(history, index, unit))
     }
 
-    fn of(history: &[HistoryEntry], index: usize) -> Self {
+    fn of(history: &[HistoryEntry], index: usize, unit: f64) -> Self {
         let HistoryEntry { committed, stats } = &history[index];
         let record = &committed.record;
         let contributions: Vec<_> = record.contributions().map(ContributionReport::signed).collect();
         // What a model is worth is in the record after it.
         let next = history.get(index + 1).map(|next| next.committed.record.evaluation_of_parent());
-        let evaluation = Evaluated::of(&next.unwrap_or_default());
+        let evaluation = Evaluated::of(&next.unwrap_or_default(), unit);
         Self {
             kind: record.kind.name().to_owned(),
             round: record.round,
@@ -117,11 +119,11 @@ impl Round {
         round: u64,
         updates: &[ClientUpdate],
         state: &[u8],
-        evaluation: &Evaluation,
+        (evaluation, unit): (&Evaluation, f64),
         took: Duration,
     ) -> Self {
         let contributions: Vec<_> = updates.iter().map(ContributionReport::simulated).collect();
-        let evaluation = Evaluated::of(&[evaluation].into_iter().collect());
+        let evaluation = Evaluated::of(&[evaluation].into_iter().collect(), unit);
         Self {
             kind: Kind::Train.name().to_owned(),
             round,
@@ -190,9 +192,9 @@ struct Evaluated {
 }
 
 impl Evaluated {
-    fn of(totals: &Totals) -> Self {
+    fn of(totals: &Totals, unit: f64) -> Self {
         let metrics: BTreeMap<String, f64> =
-            totals.iter().filter_map(|(name, total)| Some((name.to_owned(), figure(name, total)?))).collect();
+            totals.iter().filter_map(|(name, total)| Some((name.to_owned(), figure(name, total, unit)?))).collect();
         let counts = totals.iter().map(|(_, total)| u64::try_from(total.count()).unwrap_or(u64::MAX));
         Self { accuracy: metrics.get("accuracy").copied(), evaluated: counts.max(), metrics }
     }

@@ -287,7 +287,7 @@ pub struct Training {
 }
 
 /// What is fixed about a node while it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NodeInfo {
     /// The run: the hash of its canonical run file, hex.
     pub run_id: String,
@@ -297,6 +297,8 @@ pub struct NodeInfo {
     pub rounds: u64,
     /// What it is judged by.
     pub metrics: Metrics,
+    /// In which unit errors are told.
+    pub unit: f64,
     /// The node's name.
     pub name: String,
     /// Its part of the data, `K/N`.
@@ -311,6 +313,7 @@ impl NodeInfo {
             run_name: run_file.run.name.clone(),
             rounds: run_file.run.rounds,
             metrics: run_file.learning.metrics.clone(),
+            unit: run_file.learning.unit(),
             name: name.to_owned(),
             part: part.map(|p| p.to_string()),
         }
@@ -320,7 +323,7 @@ impl NodeInfo {
 impl Status {
     /// The status of a node that runs. What its trainer does and what it refused, its owner adds.
     pub fn running(info: &NodeInfo, view: &View, ages: &Ages, history: &[HistoryEntry]) -> Self {
-        let rounds = Round::committed(history);
+        let rounds = Round::committed(history, info.unit);
         let (evaluated, best) = Figure::last_and_best(&rounds, &info.metrics);
         let seen = |member: &MemberView| MemberStatus::seen(member, ages, &rounds);
         Self {
@@ -353,7 +356,7 @@ impl Status {
             evaluated,
             best,
             participants: view.participants.iter().map(ParticipantStatus::of).collect(),
-            last_commit: LastCommit::of(history),
+            last_commit: LastCommit::of(history, info.unit),
             training: None,
             refused: BTreeMap::new(),
             network: None,
@@ -378,7 +381,8 @@ impl Status {
     /// The status of node `me`, which does not run, from the records in its `home`. What others do it can't know.
     pub fn stopped(run_file: &RunFile, me: NodeId, history: &[HistoryEntry], home: &Path, has_left: bool) -> Self {
         let records = || history.iter().map(|entry| &entry.committed.record);
-        let (evaluated, best) = Figure::last_and_best(&Round::committed(history), &run_file.learning.metrics);
+        let unit = run_file.learning.unit();
+        let (evaluated, best) = Figure::last_and_best(&Round::committed(history, unit), &run_file.learning.metrics);
         let roster = records().fold(Roster::default(), |roster, record| record.roster_after(&roster));
         let own = roster.get(me);
         let head = records().next_back();
@@ -401,7 +405,7 @@ impl Status {
             part: own.and_then(|m| m.part).map(|p| p.to_string()),
             model_hash: head.map(|head| head.model.id.to_string()),
             roster: roster.members().iter().map(MemberStatus::unseen).collect(),
-            last_commit: LastCommit::of(history),
+            last_commit: LastCommit::of(history, unit),
             evaluated,
             best,
             ..Self::default()
@@ -490,8 +494,8 @@ impl ParticipantStatus {
 }
 
 impl LastCommit {
-    fn of(history: &[HistoryEntry]) -> Option<Self> {
-        let round = Round::last_committed(history)?;
+    fn of(history: &[HistoryEntry], unit: f64) -> Option<Self> {
+        let round = Round::last_committed(history, unit)?;
         Some(Self {
             round: round.round,
             updates: round.contributions.len(),

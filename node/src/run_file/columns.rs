@@ -56,8 +56,9 @@ const COLUMN: Schema<Fields> = Schema {
 };
 
 fn word(entry: &Entry) -> Result<String> {
-    let expected = format!("a text of 1 to {WORD_BYTES_MAX} bytes");
-    entry.text_where(&expected, |text| (1..=WORD_BYTES_MAX).contains(&text.len())).map(str::to_owned)
+    let expected = format!("a text of 1 to {WORD_BYTES_MAX} bytes without blanks around it");
+    let fits = |text: &str| (1..=WORD_BYTES_MAX).contains(&text.len()) && text.trim() == text;
+    entry.text_where(&expected, fits).map(str::to_owned)
 }
 
 fn read_categories(entry: &Entry, fields: &mut Fields) -> Result<()> {

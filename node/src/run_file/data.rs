@@ -133,7 +133,7 @@ pub(super) const DATA: Schema<DataSection> = Schema {
                     *holdout = share;
                     Ok(())
                 }
-                other => Err(goes_with(entry, "holdout", "folder", other.as_ref())),
+                other => Err(goes_with(entry, "holdout", "folder\" or \"table", other.as_ref())),
             },
             |data| match &data.source {
                 Some(Source::Folder { holdout, .. } | Source::Table(Table { holdout, .. })) => Some(number(*holdout)),

@@ -6,7 +6,7 @@ use paceline_protocol::runfile::{Document, Given, Known, Learning, Result, RunSe
 
 use super::aggregate::AGGREGATE;
 use super::data::{DATA, DataSection};
-use super::metrics::{METRICS, Metrics};
+use super::metrics::{Better, METRICS, Metrics};
 use super::model::{MODEL, ModelSection, Net, TRAINER};
 use super::train::{TRAIN, TrainSection};
 
@@ -32,6 +32,16 @@ impl Sections {
     /// The rule of aggregation in the words of the run file, on one line.
     pub fn aggregation(&self) -> String {
         AGGREGATE.inline(&self.rule)
+    }
+
+    /// What a deviation of the number is that is predicted, in its own unit; 1 where none is.
+    pub fn unit(&self) -> f64 {
+        match &self.data.source {
+            Some(Source::Table(Table {
+                target: Column { kind: ColumnKind::Number { deviation, .. }, .. }, ..
+            })) => *deviation,
+            _ => 1.0,
+        }
     }
 
     /// The lines of `[train]`, and the table `settings`, for a trainer: JSON.
@@ -93,16 +103,22 @@ impl Sections {
             Some(_) => (&[ACCURACY, "loss"], "higher"),
         };
         let lead = self.metrics.lead.as_str();
+        let conflict = |key, text: String| {
+            let entry = document.entry("metrics", key).or(document.entry("data", "target"));
+            entry.map_or(Ok(()), |entry| Err(entry.conflict(text)))
+        };
         if measured.contains(&lead) {
-            return Ok(());
+            let (better, word) = if lead == ACCURACY { (Better::Higher, "higher") } else { (Better::Lower, "lower") };
+            let text = format!("{word} values of {lead} are the better ones: say `better = \"{word}\"` in [metrics]");
+            let key = if document.entry("metrics", "better").is_some() { "better" } else { "lead" };
+            return if self.metrics.better == better { Ok(()) } else { conflict(key, text) };
         }
         let (first, all) = (measured[0], measured.join(", "));
         let text = format!(
             "`lead` in [metrics] is \"{lead}\", and what is measured here are {all}: say `lead = \"{first}\"` and `better = \
              \"{better}\"` there"
         );
-        let entry = document.entry("metrics", "lead").or(document.entry("data", "target"));
-        entry.map_or(Ok(()), |entry| Err(entry.conflict(text)))
+        conflict("lead", text)
     }
 }
 

@@ -230,6 +230,7 @@ fn a_column_has_numbers_or_categories_and_stands_once() {
         (kind, "[{ name = \"age\", mean = 4, deviation = 0 }]".to_owned(), "a finite number above 0"),
         (kind, "[{ name = \"sex\", categories = [\"f\", \"f\"] }]".to_owned(), "\"f\" is listed twice"),
         (kind, "[]".to_owned(), "a list of 1 to 1000"),
+        (kind, format!("[{age}]\n[metrics]\nlead = \"loss\""), "lower values of loss are the better ones"),
         (age, "[{ name = \"sex\", categories = [\"f\", \"m\"] }]".to_owned(), "say `lead = \"mean_error\"`"),
     ] {
         let error = error(&with(target, &columns));
@@ -275,13 +276,13 @@ fn models() -> impl Strategy<Value = String> {
 }
 
 fn columns(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Column>> {
-    let words = prop::collection::btree_set("\\PC{1,16}", 2..9);
+    let words = prop::collection::btree_set("[^\\p{C}\\s]{1,16}", 2..9);
     let deviation = prop::num::f64::POSITIVE.prop_filter("finite", |x| x.is_finite() && *x > 0.0);
     let kind = prop_oneof![
         (numbers(-1e9..1e9), deviation).prop_map(|(mean, deviation)| ColumnKind::Number { mean, deviation }),
         words.prop_map(|words| ColumnKind::Categories(words.into_iter().collect())),
     ];
-    prop::collection::btree_map("\\PC{1,16}", kind, count)
+    prop::collection::btree_map("[^\\p{C}\\s]{1,16}", kind, count)
         .prop_map(|all| all.into_iter().map(|(name, kind)| Column { name, kind }).collect())
 }
 
@@ -353,7 +354,11 @@ prop_compose! {
         }
         // The net comes through the parser, which alone makes one.
         let model = parse(&SMALL.replace("arch = \"mlp\"", &model), "a.toml").expect("a net").learning.model;
-        let metrics = Metrics { lead: "loss".into(), better: if lower { Better::Lower } else { Better::Higher } };
+        let is_number = matches!(&source, Source::Table(table) if table.target.categories().is_empty());
+        let metrics = match lower || is_number {
+            true => Metrics { lead: "loss".into(), better: Better::Lower },
+            false => Metrics::default(),
+        };
         let data = DataSection { source: Some(source), partition };
         let learning = Sections { model, data, train: TrainSection { config, settings: None }, rule, metrics };
         let round = RoundSection { fraction, min_updates, timeout_ms, keep_updates };

@@ -130,7 +130,8 @@ impl Simulation {
         let updates = self.arrived(number, &clients, updates)?;
         let state = self.formats.rule().step(parent, &sum, self.samples_of_all(&updates))?;
         let Some(evaluation) = self.evaluate(&state, stop)? else { return Ok(None) };
-        let round = Round::simulated(number, &updates, &state, &evaluation, began.elapsed());
+        let evaluation = (&evaluation, self.run_file.learning.unit());
+        let round = Round::simulated(number, &updates, &state, evaluation, began.elapsed());
         self.folder.add(round, state)?;
         self.clear_controls();
         Ok(self.rounds().last())

@@ -40,7 +40,7 @@ pub(in crate::cli) struct JoinOptions {
     /// Don't look for nodes on the LAN, and don't be found there.
     #[arg(long)]
     pub(super) no_mdns: bool,
-    /// The data: CIFAR-10 batches (folder or tar.gz), MNIST IDX files, or a folder of images.
+    /// The data: CIFAR-10 batches (folder or tar.gz), MNIST IDX files, a folder of images, or a table (CSV).
     #[arg(long, value_name = "PATH")]
     pub(super) data: Option<PathBuf>,
     /// Take part K of N of the data, for experiments where one data set is split among nodes.
