@@ -53,7 +53,15 @@ fn rate(net: &str, batch: usize, threads: usize, seconds: f64) -> Result<f64> {
     let data = images(input, batch * 64)?;
     let parent = Model::initial(&spec, &Device::Cpu, 1)?.to_bytes()?;
     let config = TrainConfig::sgd(usize::MAX, batch, 0.01);
-    let task = Task { round: 1, seed: 1, node_key: b"speed", rule: &Rule::FedAvg, state: &parent, control: None };
+    let task = Task {
+        round: 1,
+        seed: 1,
+        node_key: b"speed",
+        rule: &Rule::FedAvg,
+        state: &parent,
+        control: None,
+        trainable: Trainable::all(),
+    };
     let job = TrainJob {
         task,
         spec: &spec,
@@ -61,7 +69,6 @@ fn rate(net: &str, batch: usize, threads: usize, seconds: f64) -> Result<f64> {
         data: &data,
         config: &config,
         device: &Device::Cpu,
-        trainable: Trainable::all(),
     };
     let (mut start, mut steps, mut took) = (Instant::now(), 0usize, 0.0);
     let ended = train(&job, &Threads::new(threads)?, &mut |_| {

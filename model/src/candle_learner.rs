@@ -19,6 +19,9 @@ use crate::threads::Threads;
 use crate::train::{Progress, TrainConfig, TrainError, Trained, diverged, learning_rate};
 use crate::weights;
 
+/// Bytes of a learner's name.
+const NAME_MAX: usize = 64;
+
 /// A candle model and its data.
 pub trait CandleModel: Send + Sync + fmt::Debug {
     /// The net, with its tensors.
@@ -104,7 +107,7 @@ impl<M: CandleModel> Learner for CandleLearner<M> {
                     let loss = self.model.loss(&net, examples)?;
                     let value = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
                     if value.is_finite() {
-                        optimizer.apply(&variables, self.gradients(&variables, &loss)?)?;
+                        optimizer.apply(&variables, self.gradients(&variables, &loss, task)?)?;
                     }
                     Ok(value)
                 })?;
@@ -124,15 +127,25 @@ impl<M: CandleModel> Learner for CandleLearner<M> {
         let (net, _) = self.net(weights)?;
         threads.run(|| Ok(self.model.evaluate(&net)?))
     }
+
+    /// The model's type: not every node has it.
+    fn name(&self) -> String {
+        let name = std::any::type_name::<M>();
+        name.rsplit("::").next().unwrap_or(name).chars().filter(char::is_ascii).take(NAME_MAX).collect()
+    }
 }
 
 impl<M: CandleModel> CandleLearner<M> {
-    /// The gradient of each variable. Some of candle's fused operations have none and say nothing, and such a tensor would
+    /// The gradient of each variable that is trained. Some of candle's fused operations have none and say nothing, and such a tensor would
     /// never be trained: it is named.
-    fn gradients(&self, variables: &[Var], loss: &Tensor) -> Result<Vec<Option<Tensor>>, TrainError> {
+    fn gradients(&self, variables: &[Var], loss: &Tensor, task: &Task<'_>) -> Result<Vec<Option<Tensor>>, TrainError> {
         let mut store = loss.backward()?;
         let mut gradients = Vec::with_capacity(variables.len());
         for (variable, tensor) in variables.iter().zip(self.layout.tensors()) {
+            if !task.trainable.has(&tensor.name) {
+                gradients.push(None);
+                continue;
+            }
             let gradient = store.remove(variable.as_tensor()).ok_or_else(|| {
                 TrainError::Invalid(format!(
                     "tensor `{}` gets no gradient: the loss does not depend on it, or does so through one of candle's fused \
@@ -250,6 +263,7 @@ mod tests {
 
     use super::*;
     use crate::rule::Rule;
+    use crate::tuned_learner::Trainable;
 
     /// Points on a line, and whether they are beyond its middle.
     #[derive(Debug)]
@@ -304,7 +318,15 @@ mod tests {
 
     fn train(learner: &dyn Learner, threads: usize) -> Result<Trained, TrainError> {
         let state = learner.initial(1).expect("memory");
-        let task = Task { round: 1, seed: 1, node_key: b"node", rule: &Rule::FedAvg, state: &state, control: None };
+        let task = Task {
+            round: 1,
+            seed: 1,
+            node_key: b"node",
+            rule: &Rule::FedAvg,
+            state: &state,
+            control: None,
+            trainable: Trainable::all(),
+        };
         learner.train(&task, &Threads::new(threads).expect("threads"), &mut |_| ControlFlow::Continue(()))
     }
 
@@ -339,10 +361,28 @@ mod tests {
     }
 
     #[test]
+    fn frozen_tensors_of_a_model_of_ones_own_stay_as_they_are() {
+        let whole = learner(slow);
+        let base = whole.initial(1).expect("memory");
+        let tuned = crate::TunedLearner::new(Arc::new(whole), base, Trainable::new(vec!["two.*".to_owned()]));
+        let update = train(&tuned.expect("it names tensors"), 1).expect("it trains").update;
+        assert_eq!(update.len(), 4 * (2 * 8 + 2));
+        assert!(weights::values(&update).all(|delta| delta != 0.0));
+    }
+
+    #[test]
     fn a_training_is_stopped_by_whoever_watches_it() {
         let learner = learner(slow);
         let state = learner.initial(1).expect("memory");
-        let task = Task { round: 1, seed: 1, node_key: b"node", rule: &Rule::FedAvg, state: &state, control: None };
+        let task = Task {
+            round: 1,
+            seed: 1,
+            node_key: b"node",
+            rule: &Rule::FedAvg,
+            state: &state,
+            control: None,
+            trainable: Trainable::all(),
+        };
         let stopped = learner.train(&task, &Threads::new(1).expect("a thread"), &mut |_| ControlFlow::Break(()));
         assert!(matches!(stopped, Err(TrainError::Cancelled)));
     }

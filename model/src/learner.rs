@@ -11,6 +11,7 @@ use crate::format::Layout;
 use crate::rule::Rule;
 use crate::threads::Threads;
 use crate::train::{Progress, TrainError, Trained};
+use crate::tuned_learner::Trainable;
 
 /// Hears how far a training or an evaluation is, and can stop it.
 pub type Watch<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
@@ -30,6 +31,8 @@ pub struct Task<'a> {
     pub state: &'a [u8],
     /// SCAFFOLD: the node's control variate after its last committed update; `None` is all zeros.
     pub control: Option<&'a [u8]>,
+    /// Which tensors are trained; the others must stay as they are.
+    pub trainable: &'a Trainable,
 }
 
 impl<'a> Task<'a> {

@@ -13,7 +13,6 @@ use crate::rule::Rule;
 use crate::spec::NetSpec;
 use crate::threads::Threads;
 use crate::train::{TrainConfig, TrainError, TrainJob, Trained, train};
-use crate::tuned_learner::Trainable;
 
 /// A net, examples, and how to train the one on the others.
 #[derive(Debug, Clone)]
@@ -36,8 +35,6 @@ pub struct NetLearner {
     pub test: Arc<Examples>,
     /// The net's parameters.
     pub layout: Layout,
-    /// Which of them are trained; the others stay as they are.
-    pub trainable: Trainable,
 }
 
 impl NetLearner {
@@ -64,7 +61,6 @@ impl Learner for NetLearner {
             data: &self.train,
             config: &self.config,
             device: &self.device,
-            trainable: &self.trainable,
         };
         train(&job, threads, watch)
     }

@@ -13,7 +13,6 @@ use crate::random_stream::{Purpose, RandomStream, StreamKey};
 use crate::rule::Rule;
 use crate::spec::NetSpec;
 use crate::threads::Threads;
-use crate::tuned_learner::Trainable;
 use crate::weights::{self, DELTA_MAX};
 use candle_core::{Device, Tensor};
 use std::ops::ControlFlow;
@@ -73,8 +72,6 @@ pub struct TrainJob<'a> {
     pub config: &'a TrainConfig,
     /// Where to compute.
     pub device: &'a Device,
-    /// Which parameters are trained.
-    pub trainable: &'a Trainable,
 }
 
 /// The result of one node's training in one round.
@@ -161,7 +158,7 @@ pub fn train(
     let mut model = Model::from_bytes(job.spec, job.device, job.task.weights())?;
     let config = job.config;
     let parameters = job.spec.parameters().map_err(ModelError::Spec)?;
-    let trained: Vec<bool> = parameters.iter().map(|parameter| job.trainable.has(&parameter.name)).collect();
+    let trained: Vec<bool> = parameters.iter().map(|parameter| job.task.trainable.has(&parameter.name)).collect();
     model.train_only(job.spec, &trained)?;
     let mut optimizer =
         LocalOptimizer::new(model.variables(), config, job.lr(), local_optimizer::correction(&model, job)?)?;
@@ -386,6 +383,7 @@ mod tests {
     use super::*;
     use crate::data::{Source, load};
     use crate::spec::Layer;
+    use crate::tuned_learner::Trainable;
 
     use crate::evaluate::{EvaluationJob, evaluate};
 
@@ -419,8 +417,15 @@ mod tests {
         }
 
         fn job<'a>(&'a self, config: &'a TrainConfig) -> TrainJob<'a> {
-            let task =
-                Task { round: 1, seed: 1, node_key: b"node", rule: &Rule::FedAvg, state: &self.parent, control: None };
+            let task = Task {
+                round: 1,
+                seed: 1,
+                node_key: b"node",
+                rule: &Rule::FedAvg,
+                state: &self.parent,
+                control: None,
+                trainable: Trainable::all(),
+            };
             TrainJob {
                 task,
                 spec: &self.spec,
@@ -428,7 +433,6 @@ mod tests {
                 data: &self.data,
                 config,
                 device: &Device::Cpu,
-                trainable: Trainable::all(),
             }
         }
 
@@ -592,8 +596,9 @@ mod tests {
             let layout = crate::format::Layout::new(spec.parameters().expect("it fits")).expect("it has names");
             let world = World { spec, data: data.clone(), parent };
             let trainable = Trainable::new(vec![pattern.to_owned()]);
-            let update =
-                |trainable| world.run(&TrainJob { trainable, ..world.job(&config) }).expect("it trains").update;
+            let update = |trainable| {
+                world.run(&in_task(world.job(&config), |task| task.trainable = trainable)).expect("it trains").update
+            };
             let (some, all) = (update(&trainable), update(Trainable::all()));
             for ((tensor, some), (_, all)) in layout.split(&some).zip(layout.split(&all)) {
                 match trainable.has(&tensor.name) {

@@ -136,7 +136,8 @@ impl Learner for TunedLearner {
             return self.whole.train(task, threads, watch);
         }
         let all = self.all(task.weights());
-        let whole = Task { rule: &Rule::FedAvg, state: &all, control: None, ..*task };
+        let trainable = &self.trainable;
+        let whole = Task { rule: &Rule::FedAvg, state: &all, control: None, trainable, ..*task };
         let trained = self.whole.train(&whole, threads, watch)?;
         let moved = |(tensor, own): &(&ParamShape, &[u8])| {
             !self.trainable.has(&tensor.name) && own.chunks_exact(4).any(|delta| delta != [0; 4])
@@ -181,7 +182,7 @@ mod tests {
     use crate::spec::{Layer, NetSpec};
     use crate::train::TrainConfig;
 
-    fn images(frozen: &Trainable) -> NetLearner {
+    fn images() -> NetLearner {
         let data = load(&Source::Shapes { samples: 50 }, None, 1).expect("it is generated");
         let layers =
             vec![Layer::MaxPool { size: 8 }, Layer::Linear { out: 12 }, Layer::Relu, Layer::Linear { out: 10 }];
@@ -189,12 +190,20 @@ mod tests {
         let layout = Layout::new(spec.parameters().expect("it is possible")).expect("it has names");
         let config = TrainConfig { augment: false, ..TrainConfig::sgd(1, 10, 0.1) };
         let (partition, seed, preprocess, device) = (Partition::Iid, 1, Preprocess::Plain, Device::Cpu);
-        let (train, test, trainable) = (data.train.into(), data.test.into(), frozen.clone());
-        NetLearner { spec, preprocess, config, partition, seed, device, train, test, layout, trainable }
+        let (train, test) = (data.train.into(), data.test.into());
+        NetLearner { spec, preprocess, config, partition, seed, device, train, test, layout }
     }
 
     fn train(learner: &dyn Learner, state: &[u8]) -> Result<Trained, TrainError> {
-        let task = Task { round: 1, seed: 1, node_key: b"node", rule: &Rule::FedAvg, state, control: None };
+        let task = Task {
+            round: 1,
+            seed: 1,
+            node_key: b"node",
+            rule: &Rule::FedAvg,
+            state,
+            control: None,
+            trainable: Trainable::all(),
+        };
         learner.train(&task, &Threads::new(1).expect("a thread"), &mut |_| ControlFlow::Continue(()))
     }
 
@@ -218,7 +227,7 @@ mod tests {
     #[test]
     fn only_what_is_trained_travels_and_the_rest_stays_as_it_is() {
         let head = Trainable::new(vec!["linear2.*".to_owned()]);
-        let whole = images(&head);
+        let whole = images();
         let base = whole.initial(5).expect("memory");
         let learner = TunedLearner::new(Arc::new(whole), base.clone(), head).expect("it has a head");
         let state = learner.initial(0).expect("it is kept");
@@ -231,15 +240,37 @@ mod tests {
 
     #[test]
     fn training_all_tensors_from_given_weights_is_training_as_ever() {
-        let whole = images(&Trainable::default());
+        let whole = images();
         let base = whole.initial(5).expect("memory");
         let learner = TunedLearner::new(Arc::new(whole.clone()), base.clone(), Trainable::default()).expect("it fits");
         assert_eq!(train(&learner, &base).expect("it trains"), train(&whole, &base).expect("it trains"));
     }
 
+    /// Trains all tensors, whatever it is told.
+    #[derive(Debug)]
+    struct Disobedient(NetLearner);
+
+    impl Learner for Disobedient {
+        fn layout(&self) -> &Layout {
+            self.0.layout()
+        }
+
+        fn initial(&self, seed: u64) -> Result<Vec<u8>, TrainError> {
+            self.0.initial(seed)
+        }
+
+        fn train(&self, task: &Task<'_>, threads: &Threads, watch: &mut Watch<'_>) -> Result<Trained, TrainError> {
+            self.0.train(&Task { trainable: Trainable::all(), ..*task }, threads, watch)
+        }
+
+        fn evaluate(&self, _: &[u8], _: &Threads, _: &mut Watch<'_>) -> Result<Vec<Measure>, TrainError> {
+            Ok(Vec::new())
+        }
+    }
+
     #[test]
     fn a_tensor_that_must_not_change_and_does_is_named() {
-        let whole = images(&Trainable::default());
+        let whole = Disobedient(images());
         let base = whole.initial(5).expect("memory");
         let head = Trainable::new(vec!["linear2.*".to_owned()]);
         let learner = TunedLearner::new(Arc::new(whole), base, head).expect("it has a head");
@@ -249,7 +280,7 @@ mod tests {
 
     #[test]
     fn patterns_that_name_nothing_and_weights_of_another_net_are_refused() {
-        let whole = || Arc::new(images(&Trainable::default()));
+        let whole = || Arc::new(images());
         let base = whole().initial(5).expect("memory");
         let none = Trainable::new(vec!["head.*".to_owned()]);
         let error = TunedLearner::new(whole(), base.clone(), none).expect_err("there is no head").to_string();

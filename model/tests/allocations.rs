@@ -17,7 +17,15 @@ fn taken(arch: &str, steps: usize) -> AllocationInfo {
     let spec = NetSpec::preset(arch, data.shape(), data.classes()).expect("it fits");
     let parent = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
     let config = TrainConfig::sgd(1, BATCH, 0.01);
-    let task = Task { round: 1, seed: 1, node_key: b"node", rule: &Rule::FedAvg, state: &parent, control: None };
+    let task = Task {
+        round: 1,
+        seed: 1,
+        node_key: b"node",
+        rule: &Rule::FedAvg,
+        state: &parent,
+        control: None,
+        trainable: Trainable::all(),
+    };
     let job = TrainJob {
         task,
         spec: &spec,
@@ -25,7 +33,6 @@ fn taken(arch: &str, steps: usize) -> AllocationInfo {
         data: &data,
         config: &config,
         device: &Device::Cpu,
-        trainable: Trainable::all(),
     };
     // The counter belongs to a thread: the whole training runs on the one that it counts for.
     let threads = Threads::new(1).expect("a thread");

@@ -19,7 +19,15 @@ fn data() -> DataSet {
 }
 
 fn trained(spec: &NetSpec, parent: &[u8], part: &DataSet, round: u64, k: usize, threads: &Threads) -> Trained {
-    let task = Task { round, seed: SEED, node_key: &[k as u8], rule: &Rule::FedAvg, state: parent, control: None };
+    let task = Task {
+        round,
+        seed: SEED,
+        node_key: &[k as u8],
+        rule: &Rule::FedAvg,
+        state: parent,
+        control: None,
+        trainable: Trainable::all(),
+    };
     let job = TrainJob {
         task,
         spec,
@@ -27,7 +35,6 @@ fn trained(spec: &NetSpec, parent: &[u8], part: &DataSet, round: u64, k: usize, 
         data: &part.train,
         config: &config(),
         device: &Device::Cpu,
-        trainable: Trainable::all(),
     };
     train(&job, threads, &mut |_| ControlFlow::Continue(())).expect("it trains")
 }

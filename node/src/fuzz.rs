@@ -9,7 +9,7 @@ use std::path::Path;
 
 use libp2p::Multiaddr;
 use paceline_model::data::Examples;
-use paceline_model::{DataSet, Device, Learner, Task, Threads};
+use paceline_model::{DataSet, Device, Learner, Task, Threads, Trainable};
 use paceline_protocol::bounds::{BLOB_BYTES_MAX, RUN_FILE_BYTES_MAX};
 use paceline_protocol::runfile::place;
 use serde::Serialize;
@@ -126,14 +126,21 @@ pub fn net(bytes: &[u8]) {
     assert_eq!(state.len() as u64, formats.state.len());
     let threads = Threads::new(1).expect("a thread");
     let learner = plan.learner(DataSet { train: images.clone(), test: images, notes: Vec::new() }, Device::Cpu);
-    let task =
-        Task { round: 1, seed: plan.seed, node_key: b"node", rule: formats.rule(), state: &state, control: None };
+    let task = Task {
+        round: 1,
+        seed: plan.seed,
+        node_key: b"node",
+        rule: formats.rule(),
+        state: &state,
+        control: None,
+        trainable: Trainable::all(),
+    };
     let go_on = &mut |_| ControlFlow::Continue(());
     if let Ok(trained) = learner.train(&task, &threads, go_on) {
         assert!(formats.update.check(&trained.update).is_ok());
     }
     if let Ok(measures) = learner.evaluate(formats.state.weights(&state), &threads, go_on) {
-        assert!(evaluation(&measures).is_ok(), "{measures:?}");
+        assert_eq!(evaluation(&measures).metrics.len(), measures.len(), "{measures:?}");
     }
 }
 

@@ -155,6 +155,7 @@ pub struct Running {
     commands: mpsc::Sender<Command>,
     /// None where somebody else stops it.
     stop: Option<watch::Sender<bool>>,
+    _serving: Serving,
     driver: JoinHandle<Result<Option<Event>, DriverError>>,
 }
 
@@ -171,6 +172,14 @@ impl Node {
         };
         same_run(&home, &run_file)?;
         Ok(Self { home, run_file, lock })
+    }
+
+    /// The node's id, which is made with the home's identity where it has none yet.
+    ///
+    /// # Errors
+    /// The identity can't be read or written.
+    pub fn id(&self) -> anyhow::Result<NodeId> {
+        Ok(Identity::from_secret(&self.home.identity()?).node_id())
     }
 
     /// The home.
@@ -208,6 +217,8 @@ impl Node {
             OnDisk::read(&home, &run_file, &options).await?;
         let me = Identity::from_secret(&identity).node_id();
         let name = options.name.unwrap_or_else(|| format!("node-{}", me.short()));
+        let begun = Beginning { learner, run_file: &run_file, blobs: &blobs, home: &home, given: options.weights };
+        let missing = begun.missing()?;
         ready(&name)?;
         let (events_in, mut events) = mpsc::channel(EVENTS_MAX);
         let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
@@ -222,9 +233,10 @@ impl Node {
             ports: known_ports(&home),
         };
         let network = Network::start(net_options, events_in).await.map_err(anyhow::Error::from)?;
-        let info = NodeInfo::of(&run_file, &name, options.part);
+        let info = NodeInfo::of(&run_file, me, &name, options.part);
         let (progress_in, progress) = watch::channel(Progress::default());
         let node_state = Arc::new(NodeState::new(info, history.clone(), progress));
+        let mut serving = Serving(None);
         if let Some(listener) = options.http {
             let address = listener.local_addr().map_err(anyhow::Error::from)?;
             home.write("http", address.to_string().as_bytes()).map_err(anyhow::Error::from)?;
@@ -235,27 +247,27 @@ impl Node {
                 run: run_file.run_id(),
                 run_name: run_file.run.name.clone(),
             };
-            tokio::spawn(http::serve(listener, api));
+            serving.0 = Some(tokio::spawn(http::serve(listener, api)));
         }
-
         let mut heard = Vec::new();
-        let begun = Beginning { learner, run_file: &run_file, blobs: &blobs, given: options.weights };
-        let begun = match begun.missing()? {
-            Some(blob) => {
-                let searched = weights::Search { network: &network, blobs: &blobs, node_state: &node_state, me, blob };
+        let begins = async {
+            if let Some(blob) = missing {
+                let search = weights::Search { network: &network, blobs: &blobs, node_state: &node_state, me, blob };
                 heard = tokio::select! {
-                    found = searched.fetch(&mut events) => found?,
+                    found = search.fetch(&mut events) => found?,
                     () = holds(stopped.clone()) => return Err(NodeError::Stopped),
                 };
-                begun.begin().await?
             }
-            None => begun.begin().await?,
+            begun.begin().await
         };
-        let Begun { learner, basis } = begun;
+        let Begun { learner, basis } = match begins.await {
+            Ok(begun) => begun,
+            Err(error) => {
+                network.shutdown().await;
+                return Err(error);
+            }
+        };
         let formats = basis.formats;
-        if Basis::is_kept(&run_file) {
-            basis.keep(&home)?;
-        }
         let config = Config {
             params: RunParams::of(&run_file, formats.learned(&run_file, basis.initial_model)),
             identity: Identity::from_secret(&identity),
@@ -316,7 +328,7 @@ impl Node {
             driver.run(sources, holds(stopped), ends).await
         });
         let (id, commands, stop) = (me, commands_in, None);
-        Ok(Running { home, id, run_file, node_state, network, commands, stop, driver })
+        Ok(Running { home, id, run_file, node_state, network, commands, stop, driver, _serving: serving })
     }
 }
 
@@ -425,6 +437,16 @@ fn twin_fix(home: &Home) -> String {
     )
 }
 
+/// The task that serves the control API; it ends with whoever holds this.
+#[derive(Debug)]
+struct Serving(Option<JoinHandle<std::io::Result<()>>>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
 /// What a home holds of a run, all of it checked.
 struct OnDisk {
     identity: [u8; 32],
@@ -483,6 +505,8 @@ struct Beginning<'a> {
     learner: Arc<dyn Learner>,
     run_file: &'a RunFile,
     blobs: &'a Arc<BlobStore>,
+    /// What it begins with is known here from the first start on.
+    home: &'a Home,
     /// All weights, if they are at hand.
     given: Option<Vec<u8>>,
 }
@@ -512,7 +536,7 @@ impl Beginning<'_> {
 
     /// Puts the state that the run begins with on disk, and beside it the weights that are not trained.
     async fn begin(self) -> Result<Begun, NodeError> {
-        let Self { learner, run_file, blobs, given } = self;
+        let Self { learner, run_file, blobs, home, given } = self;
         let (model, rule, seed) = (run_file.learning.model.clone(), run_file.learning.rule, run_file.run.seed);
         let blobs = blobs.clone();
         let begun = blocking(move || {
@@ -532,8 +556,31 @@ impl Beginning<'_> {
             let initial_model = blobs.put(&state)?;
             anyhow::Ok(Begun { learner, basis: Basis { layout, formats, initial_model, base } })
         });
-        Ok(begun.await??)
+        let begun = begun.await??;
+        if Basis::is_kept(run_file) {
+            // A trainer may draw other weights than at its first start, and the home's records would be another run's.
+            match Basis::of(home, run_file) {
+                Ok(before) if before != begun.basis => {
+                    return Err(NodeError::Unusable(other_basis(home, &before, &begun.basis)));
+                }
+                Ok(_) => {}
+                Err(_) => begun.basis.keep(home)?,
+            }
+        }
+        Ok(begun)
     }
+}
+
+/// That a learner does not begin as it did when the home was new.
+fn other_basis(home: &Home, before: &Basis, now: &Basis) -> anyhow::Error {
+    let dir = home.dir().display();
+    let what = if before.layout == now.layout { "weights" } else { "tensors" };
+    anyhow!(
+        "the run in {dir} began with other {what} than the trainer gives now ({} then, {} now): bring back the trainer and its seed \
+         as they were, or take another --home for another run",
+        before.initial_model.id.short(),
+        now.initial_model.id.short()
+    )
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use paceline_model::{Device, Task, Threads};
+use paceline_model::{Device, Task, Threads, Trainable};
 use paceline_protocol::base::signed::{Scope, Signed, Verifier};
 use paceline_protocol::chain::flaws::{Flaw, genesis_flaws};
 use paceline_protocol::chain::{Chain, RunParams};
@@ -276,7 +276,8 @@ impl Check<'_> {
         let base = self.base.map_or_else(|| Ok(plan.drawn_weights()?), |base| anyhow::Ok(self.blobs.read(base)?))?;
         let learner = tuned(Arc::new(images), base, &self.model)?;
         let (round, seed, node_key, state) = (chain.training_round(), plan.seed, &member.key(), parent.as_slice());
-        let task = Task { round, seed, node_key, rule, state, control: control.as_deref() };
+        let task =
+            Task { round, seed, node_key, rule, state, control: control.as_deref(), trainable: Trainable::all() };
         repeated.repeated += 1;
         let trained = learner.train(&task, threads, &mut |_| ControlFlow::Continue(()));
         let ours = trained.map(|trained| Manifest::of(&trained.update).blob());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use paceline_protocol::{BlobRef, NodeId};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use crate::blobs::{BlobStore, FetchError, SilentPeers, fetch};
 use crate::driver::NodeState;
@@ -33,6 +34,7 @@ impl Search<'_> {
     pub(crate) async fn fetch(&self, events: &mut mpsc::Receiver<NetEvent>) -> anyhow::Result<Vec<NetEvent>> {
         let (mut heard, mut connected) = (Vec::new(), BTreeSet::new());
         let (mut pause, silent) = (tokio::time::interval(PAUSE), SilentPeers::default());
+        pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.tell(0, connected.len());
         tracing::info!("the run begins with given weights, {}: looks for a node that has them", self.blob.id.short());
         for turn in 0.. {

@@ -107,3 +107,43 @@ fn a_command_comes_from_the_owner_alone() {
     let error = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && error.contains("--trainer COMMAND"), "{error}");
 }
+
+/// A run of one node, whose trainer has these initial weights.
+fn join_alone(dir: &Path, home: &str, seed_of: &str) -> std::process::Output {
+    let trainer = dir.join("train.py");
+    let script =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/learn/program/testdata/fake.py"));
+    let script = script.expect("it is there").replace("float(hello[\"seed\"])", seed_of);
+    std::fs::write(&trainer, script).expect("room");
+    std::fs::write(dir.join("run.toml"), run_file(2).replace("rounds = 2", "rounds = 2\nmin_nodes = 1")).expect("room");
+    Command::new(env!("CARGO_BIN_EXE_paceline"))
+        .args(["join", "run.toml", "--no-mdns", "--exit-when-done", "--home", home])
+        .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--trainer", "python3 train.py"])
+        .current_dir(dir)
+        .output()
+        .expect("the program starts")
+}
+
+#[test]
+fn a_trainer_that_begins_otherwise_than_at_its_first_start_is_refused_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let done = join_alone(dir.path(), "home", "1.0");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let other = join_alone(dir.path(), "home", "2.0");
+    let error = String::from_utf8_lossy(&other.stderr);
+    assert!(other.status.code() == Some(4) && error.contains("began with other weights"), "{error}");
+    let again = join_alone(dir.path(), "home", "1.0");
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+}
+
+#[test]
+fn a_folder_that_is_no_trainers_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir_all(dir.path().join("home/trainer")).expect("room");
+    let mine = dir.path().join("home/trainer/train.py");
+    std::fs::write(&mine, "of mine").expect("room");
+    let refused = join_alone(dir.path(), "home", "1.0");
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(4) && error.contains("holds files that are no trainer's"), "{error}");
+    assert_eq!(std::fs::read_to_string(&mine).expect("it is there"), "of mine");
+}

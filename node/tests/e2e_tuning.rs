@@ -147,4 +147,11 @@ fn weights_of_another_model_are_refused_at_the_start() {
     assert!(refused.status.code() == Some(4) && error.contains("safetensors.torch.save_file"), "{error}");
     let missing = join("nothing.safetensors");
     assert!(String::from_utf8_lossy(&missing.stderr).contains("nothing.safetensors can't be read"));
+    // Weights of the same net, and others than the run file says; they are not remembered for the next start.
+    let donor = paceline(&["demo", "--quiet", "--nodes", "1", "--keep", text(&path("donor"))]);
+    assert!(donor.status.success(), "{}", String::from_utf8_lossy(&donor.stderr));
+    let others = join("donor/node-1");
+    let error = String::from_utf8_lossy(&others.stderr);
+    assert!(others.status.code() == Some(4) && error.contains("the weights that were given are"), "{error}");
+    assert!(!path("home").join("options.json").exists(), "what can't be used is not remembered");
 }

@@ -99,8 +99,8 @@ class FakeNode:
         self.begin("train", weights, round=round, seed=seed)
         return self.end()
 
-    def evaluate(self, weights: dict[str, Any], round: int = 1) -> dict[str, Any]:
-        self.begin("evaluate", weights, round=round)
+    def evaluate(self, weights: dict[str, Any]) -> dict[str, Any]:
+        self.begin("evaluate", weights)
         return self.end()
 
     def result(self) -> dict[str, Any]:

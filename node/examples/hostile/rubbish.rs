@@ -87,7 +87,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
     let tell = inputs_in.clone();
     let told = move |input| drop(tell.blocking_send(input));
     let aggregator = Aggregator::start(plan.formats, blobs.clone(), told);
-    let info = NodeInfo::of(run, &config.name, None);
+    let info = NodeInfo::of(run, config.identity.node_id(), &config.name, None);
     let node_state = Arc::new(NodeState::new(info, vec![], progress));
     let driver = Driver::new(Parts {
         config,

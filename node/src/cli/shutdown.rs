@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
+use crate::learn::end_all;
+
 /// The exit code of a second signal, as shells have it for SIGINT.
 const AT_ONCE: i32 = 130;
 
@@ -21,7 +23,7 @@ pub(super) fn shutdown(until_stdin_ends: bool) -> anyhow::Result<impl Future<Out
         tracing::info!("stops; once more to stop at once");
         tokio::spawn(async move {
             signals.next().await;
-            std::process::exit(AT_ONCE);
+            at_once();
         });
     })
 }
@@ -36,10 +38,16 @@ pub(super) fn interrupted() -> Arc<AtomicBool> {
             asked.store(true, Ordering::SeqCst);
         }
         if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(AT_ONCE);
+            at_once();
         }
     });
     stop
+}
+
+/// Ends the process, and what it started.
+fn at_once() -> ! {
+    end_all();
+    std::process::exit(AT_ONCE)
 }
 
 /// Waits until whoever holds the other end of stdin is gone.

@@ -109,7 +109,7 @@ fn open(options: Options) -> Result<Simulation, CliError> {
 fn program(command: &str, options: &Options, run_file: &RunFile, out: &Path) -> Result<ProgramLearner, CliError> {
     let wanted = Wanted {
         command: command.to_owned(),
-        node: HelloNode { name: None, part: None },
+        node: HelloNode { id: "all".to_owned(), name: None, part: None },
         data: options.experiment.data.clone(),
         threads: options.threads,
         patience: options.trainer_patience,

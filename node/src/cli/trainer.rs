@@ -36,7 +36,8 @@ impl Wanted {
     pub(super) fn program(self, run_file: &RunFile, folder: &Path) -> Result<Program, CliError> {
         let command = words(&self.command)?;
         let folder = std::path::absolute(folder).context("the trainer's folder has no path")?;
-        if [Some(&folder), self.data.as_ref()].into_iter().flatten().any(|path| path.to_str().is_none()) {
+        let data = self.data.map(std::path::absolute).transpose().context("the data have no path")?;
+        if [Some(&folder), data.as_ref()].into_iter().flatten().any(|path| path.to_str().is_none()) {
             return Err(CliError::bad_input(anyhow!(
                 "a trainer can't be told paths that are no UTF-8: move the home or the data"
             )));
@@ -52,7 +53,7 @@ impl Wanted {
             },
             seed: run_file.run.seed,
             node: self.node,
-            data: self.data,
+            data,
             folder,
             threads: self.threads.map_or_else(cores, NonZeroUsize::get),
             train,

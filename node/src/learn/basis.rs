@@ -68,6 +68,9 @@ impl Basis {
         let formats = Formats::of(run_file.learning.rule, travels.parameters())?;
         let base = kept.base.map(|hash| hash.parse()).transpose();
         let (Ok(id), Ok(base)) = (kept.initial_model.parse(), base) else { bail!(damaged()) };
+        if run_file.learning.model.weights.is_some_and(|weights| base != Some(weights)) {
+            bail!(damaged());
+        }
         Ok(Self { layout, formats, initial_model: BlobRef { id, len: formats.state.len() }, base })
     }
 

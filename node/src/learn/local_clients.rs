@@ -1,5 +1,6 @@
 //! Many clients in one process: those of a round train side by side, one on each thread, and each update goes into the
-//! exact sum as soon as it is there. Memory is the sum and one update a thread, whatever the number of clients.
+//! exact sum as soon as it is there. Memory is the sum and one update a thread, whatever the number of clients; a trainer
+//! is a process for each of them, though.
 //!
 //! A thread to itself is what a client trains fastest on, counted over all threads: two clients on two threads share
 //! nothing. Those that are left over when the rest is done evenly divide all threads among them.
@@ -8,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use paceline_model::{ExactSum, Learner, Progress, Task, Threads, ThreadsError, TrainError};
+use paceline_model::{ExactSum, Learner, Progress, Task, Threads, ThreadsError, TrainError, Trainable};
 use paceline_protocol::base::roster::Part;
 use paceline_protocol::{BlobRef, Hash};
 
@@ -73,11 +74,13 @@ impl Workers {
 pub struct ClientUpdate {
     /// Its part of the data.
     pub part: Part,
-    /// Images it has: the weight of its update.
+    /// Examples it has: the weight of its update.
     pub samples: u64,
     /// Its update.
     pub update: BlobRef,
-    /// Mean loss in nats.
+    /// What trained, as records would say.
+    pub trainer: String,
+    /// Mean loss.
     pub train_loss: f64,
     /// How long it took.
     pub train_ms: u64,
@@ -134,9 +137,14 @@ impl LocalClients<'_> {
             true => self.controls.read(client.last_update, self.formats.parameters())?,
             false => None,
         };
+        // Whoever stops the others stops this one before it begins.
+        if on_step(0.0).is_break() {
+            return Err(TrainError::Cancelled.into());
+        }
         let learner = self.learner.part(part.index as usize, part.of as usize)?;
         let (seed, node_key) = (self.seed, &part.key());
-        let task = Task { round, seed, node_key, rule, state, control: control.as_deref() };
+        let task =
+            Task { round, seed, node_key, rule, state, control: control.as_deref(), trainable: Trainable::all() };
         let mut done = 0.0;
         let mut watch = |progress: Progress| {
             let before = std::mem::replace(&mut done, progress.share());
@@ -151,6 +159,7 @@ impl LocalClients<'_> {
         Ok(ClientUpdate {
             part,
             samples: trained.samples,
+            trainer: learner.name(),
             update,
             train_loss: trained.train_loss,
             train_ms: began.elapsed().as_millis() as u64,

@@ -17,6 +17,7 @@ pub use basis::Basis;
 pub use control_variates::{ControlVariateError, ControlVariates};
 pub use local_clients::{Client, ClientError, ClientUpdate, LocalClients, Workers};
 pub use plan::{Plan, PlanError};
+pub(crate) use program::end_all;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use program::trainer_answer;
 pub use program::{Hello, HelloNode, HelloRun, Program, ProgramError, ProgramLearner};
@@ -28,7 +29,7 @@ use paceline_model::{
     Learner, MEAN_ERROR, Measure, RMSE, Rule, StateFormat, TrainError, TunedLearner, UpdateFormat, WeightsError,
 };
 use paceline_protocol::base::aggregation::Aggregation;
-use paceline_protocol::bounds::BLOB_BYTES_MAX;
+use paceline_protocol::bounds::{BLOB_BYTES_MAX, METRICS_MAX};
 use paceline_protocol::chain::Learned;
 use paceline_protocol::record::{Evaluation, Metric, Total};
 use paceline_protocol::{BlobRef, Reject};
@@ -128,22 +129,27 @@ pub fn figure(name: &str, total: Total, unit: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-/// What a learner measured, as records have it.
-///
-/// # Errors
-/// A metric has a name or a sum that none has.
-pub fn evaluation(measures: &[Measure]) -> Result<Evaluation, String> {
-    let metric = |m: &Measure| {
-        let made = Metric::new(&m.name, m.sum, m.count).filter(|_| Metric::is_name(&m.name));
-        made.ok_or_else(|| {
-            format!("metric {:?} has a sum of {}: names are of a-z, 0-9 and _, sums within 2^43", m.name, m.sum)
-        })
-    };
-    let evaluation = Evaluation::of(measures.iter().map(metric).collect::<Result<_, _>>()?);
-    match evaluation.is_plausible() {
-        true => Ok(evaluation),
-        false => Err("more than 8 metrics, one name twice, or an accuracy that is no share".to_owned()),
+/// What a learner measured, as records have it. What can't be is left out, and told: an update does not hang on it.
+pub fn evaluation(measures: &[Measure]) -> Evaluation {
+    let mut metrics: Vec<Metric> = Vec::new();
+    for m in measures {
+        let made = Metric::new(&m.name, m.sum, m.count);
+        let fits = |metric: &Metric| Evaluation::of(vec![metric.clone()]).is_plausible();
+        match made.filter(fits) {
+            None => tracing::warn!(
+                "metric {:?} is left out, with a sum of {} and a count of {}: names are of a-z, 0-9 and _, sums within 2^43, and \
+                 an accuracy is a share",
+                m.name,
+                m.sum,
+                m.count
+            ),
+            Some(metric) if metrics.len() >= METRICS_MAX || metrics.iter().any(|other| other.name == metric.name) => {
+                tracing::warn!("metric {:?} is left out: it stands twice, or behind {METRICS_MAX} others", m.name);
+            }
+            Some(metric) => metrics.push(metric),
+        }
     }
+    Evaluation::of(metrics)
 }
 
 #[cfg(test)]
@@ -155,8 +161,7 @@ mod tests {
     #[test]
     fn a_perplexity_and_an_rmse_are_made_of_their_ratios_over_all_nodes() {
         let told = |name: &str, parts: &[(f64, u64)]| {
-            let evaluation =
-                |(sum, count): &(f64, u64)| evaluation(&[Measure::new(name, *sum, *count)]).expect("it fits");
+            let evaluation = |(sum, count): &(f64, u64)| evaluation(&[Measure::new(name, *sum, *count)]);
             let all: Vec<Evaluation> = parts.iter().map(evaluation).collect();
             figure(name, all.iter().collect::<Totals>().get(name).expect("all tell it"), 2.0)
         };
@@ -165,5 +170,22 @@ mod tests {
         assert_eq!(told("perplexity", &[(1.5, 1), (0.5, 3)]), Some(0.5f64.exp()));
         assert_eq!(told("f1", &[(3.0, 4), (3.0, 8)]), Some(0.5));
         assert_eq!(told("perplexity", &[(1e6, 1)]), None, "it is no number");
+    }
+
+    #[test]
+    fn a_metric_that_no_record_takes_is_left_out_and_the_others_stay() {
+        let good = Measure::new("loss", 2.0, 4);
+        let wrong = [
+            Measure::new("mse", 1e13, 4),
+            Measure::new("loss2", f64::NAN, 4),
+            Measure::new("accuracy", 5.0, 4),
+            Measure::new("A name", 1.0, 4),
+            Measure::new("loss", 1.0, 4),
+        ];
+        let all: Vec<Measure> = [good].into_iter().chain(wrong).collect();
+        let taken = evaluation(&all);
+        assert_eq!((taken.metrics.len(), taken.metrics[0].name.as_str()), (1, "loss"));
+        let many: Vec<Measure> = (0..20).map(|i| Measure::new(format!("m{i}"), 1.0, 1)).collect();
+        assert_eq!(evaluation(&many).metrics.len(), METRICS_MAX);
     }
 }

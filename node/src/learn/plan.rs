@@ -200,9 +200,9 @@ impl Plan {
 
     /// The learner of this net on these examples.
     pub fn learner(&self, data: DataSet, device: Device) -> NetLearner {
-        let Self { spec, preprocess, config, partition, seed, layout, trainable, .. } = self.clone();
+        let Self { spec, preprocess, config, partition, seed, layout, .. } = self.clone();
         let (train, test) = (Arc::new(data.train), Arc::new(data.test));
-        NetLearner { spec, preprocess, config, partition, seed, device, train, test, layout, trainable }
+        NetLearner { spec, preprocess, config, partition, seed, device, train, test, layout }
     }
 
     /// The whole data set, which these clients divide among them.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
 
-use paceline_model::{Learner, Task, Threads, ThreadsError, TrainError};
+use paceline_model::{Learner, Task, Threads, ThreadsError, TrainError, Trainable};
 use paceline_protocol::io::TrainedUpdate;
 use paceline_protocol::record::Evaluation;
 use paceline_protocol::{BlobRef, Hash};
@@ -214,7 +214,15 @@ impl Worker {
         let control = self.control(round, last_update);
         let TrainerContext { learner, formats, seed, .. } = &self.context;
         let (rule, state) = (formats.rule(), parent.as_slice());
-        let task = Task { round, seed: *seed, node_key, rule, state, control: control.as_deref() };
+        let task = Task {
+            round,
+            seed: *seed,
+            node_key,
+            rule,
+            state,
+            control: control.as_deref(),
+            trainable: Trainable::all(),
+        };
         let trained = learner.train(&task, &self.threads, &mut |p| self.report(id, false, p));
         let trained = trained.map_err(|error| match error {
             TrainError::Diverged { .. } => Failure::Failed(format!("{}: {error}", self.context.lr_place)),
@@ -250,7 +258,7 @@ impl Worker {
         let measures = learner.evaluate(weights, &self.threads, &mut |p| self.report(id, true, p))?;
         match measures.is_empty() {
             true => Ok(None),
-            false => evaluation(&measures).map(Some).map_err(Failure::Failed),
+            false => Ok(Some(evaluation(&measures))),
         }
     }
 

@@ -58,7 +58,7 @@ pub struct Round {
 pub struct ContributionReport {
     /// PeerId; `K/N` of a simulation's client.
     pub node_id: String,
-    /// Images trained on: the weight of the update.
+    /// Examples trained on: the weight of the update.
     pub samples: u64,
     /// Hash of the update, hex.
     pub update_hash: String,
@@ -166,7 +166,7 @@ impl ContributionReport {
             update_hash: update.update.id.to_string(),
             train_loss: update.train_loss,
             train_ms: update.train_ms,
-            trainer: String::new(),
+            trainer: update.trainer.clone(),
         }
     }
 }

@@ -299,7 +299,9 @@ pub struct NodeInfo {
     pub metrics: Metrics,
     /// In which unit errors are told.
     pub unit: f64,
-    /// The node's name.
+    /// The node, as a PeerId.
+    pub node_id: String,
+    /// Its name.
     pub name: String,
     /// Its part of the data, `K/N`.
     pub part: Option<String>,
@@ -307,13 +309,14 @@ pub struct NodeInfo {
 
 impl NodeInfo {
     /// A node of this run with a name and perhaps a part.
-    pub fn of(run_file: &RunFile, name: &str, part: Option<Part>) -> Self {
+    pub fn of(run_file: &RunFile, me: NodeId, name: &str, part: Option<Part>) -> Self {
         Self {
             run_id: run_file.run_id().to_string(),
             run_name: run_file.run.name.clone(),
             rounds: run_file.run.rounds,
             metrics: run_file.learning.metrics.clone(),
             unit: run_file.learning.unit(),
+            node_id: me.to_string(),
             name: name.to_owned(),
             part: part.map(|p| p.to_string()),
         }
@@ -368,6 +371,7 @@ impl Status {
         Self {
             run_id: info.run_id.clone(),
             run_name: info.run_name.clone(),
+            node_id: info.node_id.clone(),
             name: info.name.clone(),
             rounds: info.rounds,
             part: info.part.clone(),

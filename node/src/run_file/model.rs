@@ -123,6 +123,12 @@ pub(super) const MODEL: Schema<ModelSection> = Schema {
             "[\"linear1.*\"]",
             "tensors that are trained, and travel; the others stay as they are",
             |entry, model| {
+                if *model.net() == Net::Trainer && model.weights.is_none() {
+                    return Err(entry.conflict(
+                        "`trainable` in [model] needs `weights` where a trainer has the net, for what stays as it is must be the \
+                         same everywhere: `paceline init --model FILE` writes them",
+                    ));
+                }
                 let expected = "a tensor's name, in which * stands for anything";
                 let items = entry.array(1..=TRAINABLE_MAX)?;
                 let pattern = |item: &Entry| item.text_where(expected, |text| !text.is_empty()).map(str::to_owned);

@@ -186,9 +186,11 @@ impl Simulation {
         for (client, update) in clients.iter().zip(updates) {
             match update {
                 Ok(update) => arrived.push(update),
-                // One client's training that diverges is its own trouble; a disk or data that fails is everybody's.
-                Err(error @ ClientError::Train(TrainError::Diverged { .. })) => {
-                    let error = anyhow!("{}: {error}", self.lr_place);
+                // One client's training that fails is its own trouble; a disk or data that fails is everybody's.
+                Err(error @ ClientError::Train(TrainError::Diverged { .. } | TrainError::Failed(_))) => {
+                    let place = matches!(error, ClientError::Train(TrainError::Diverged { .. }));
+                    let place = if place { format!("{}: ", self.lr_place) } else { String::new() };
+                    let error = anyhow!("{place}{error}");
                     tracing::warn!("round {round}: client {} has no update: {error}", client.part);
                     last = Some(error);
                 }
@@ -218,7 +220,7 @@ impl Simulation {
         let go_on =
             &mut |_| if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         match self.learner.evaluate(self.formats.state.weights(state), &self.workers.all, go_on) {
-            Ok(measures) => evaluation(&measures).map(Some).map_err(|error| anyhow!(error)),
+            Ok(measures) => Ok(Some(evaluation(&measures))),
             Err(TrainError::Cancelled) => Ok(None),
             Err(error) => Err(error.into()),
         }

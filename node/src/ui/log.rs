@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 pub(crate) fn start(verbose: u8, quiet: bool) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
-        (false, 0) => "warn,paceline=info",
+        (false, 0) => "warn,paceline=info,trainer=info",
         (false, 1) => "info,paceline=debug,paceline_bootstrap=debug",
         (false, _) => "debug,paceline=trace",
     };

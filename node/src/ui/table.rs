@@ -21,28 +21,31 @@ pub(crate) fn rounds(rounds: &[Round]) -> Table {
     // What a trainer measures beside or in place of the accuracy.
     let others: BTreeSet<&str> = rounds.iter().flat_map(|r| r.metrics.keys().map(String::as_str)).collect();
     let others: Vec<&str> = others.into_iter().filter(|name| !["accuracy", "loss"].contains(name)).collect();
-    let mut header = vec!["round", "kind", "attempt", "committed by", "updates", "loss"];
-    if others.is_empty() || rounds.iter().any(|r| r.accuracy.is_some()) {
-        header.push("accuracy");
+    type Cell<'a> = Box<dyn Fn(&Round) -> String + 'a>;
+    fn column<'a>(name: &'a str, cell: impl Fn(&Round) -> String + 'a) -> (&'a str, Cell<'a>) {
+        (name, Box::new(cell))
     }
-    header.extend(&others);
-    header.extend(["duration", "overhead", "model"]);
+    let mut columns = vec![
+        column("round", |r| r.round.to_string()),
+        column("kind", |r| r.kind.clone()),
+        column("attempt", |r| r.committed_attempt.unwrap_or(r.attempt).to_string()),
+        column("committed by", |r| r.committed_by.as_deref().map_or_else(String::new, short_id)),
+        column("updates", |r| r.contributions.len().to_string()),
+        column("loss", |r| loss(r.train_loss, 3)),
+    ];
+    if others.is_empty() || rounds.iter().any(|r| r.accuracy.is_some()) {
+        columns.push(column("accuracy", |r| percent(r.accuracy, 1)));
+    }
+    for &name in &others {
+        columns.push(column(name, move |r| or_dash(r.metrics.get(name), |value| metric(name, *value))));
+    }
+    columns.push(column("duration", |r| seconds(r.duration_ms)));
+    columns.push(column("overhead", |r| milliseconds(r.overhead_ms)));
+    columns.push(column("model", |r| short_hash(&r.model_hash)));
+    let header: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     let mut table = table(&header);
-    for r in rounds {
-        let cell = |name: &&str| match *name {
-            "round" => r.round.to_string(),
-            "kind" => r.kind.clone(),
-            "attempt" => r.committed_attempt.unwrap_or(r.attempt).to_string(),
-            "committed by" => r.committed_by.as_deref().map_or_else(String::new, short_id),
-            "updates" => r.contributions.len().to_string(),
-            "loss" => loss(r.train_loss, 3),
-            "accuracy" => percent(r.accuracy, 1),
-            "duration" => seconds(r.duration_ms),
-            "overhead" => milliseconds(r.overhead_ms),
-            "model" => short_hash(&r.model_hash),
-            name => or_dash(r.metrics.get(name), |value| metric(name, *value)),
-        };
-        table.add_row(header.iter().map(cell));
+    for round in rounds {
+        table.add_row(columns.iter().map(|(_, cell)| cell(round)));
     }
     table
 }

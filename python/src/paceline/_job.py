@@ -51,7 +51,7 @@ class Job:
     run_seed: int = 1
     """The run's seed."""
     round: int = 0
-    """The round, from 1; 0 in `initial`."""
+    """The round, from 1; 0 in `initial` and `evaluate`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The run file's `[train.settings]`."""
     train: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Job:
     run: str = ""
     """The name of the run."""
     folder: Path = Path()
-    """The trainer's own folder, empty when it starts."""
+    """The trainer's own folder, which is emptied when it starts and after each job."""
     _progress: Callable[[int, int, float | None], None] = field(default=_to_nobody, repr=False)
 
     def trains(self, name: str) -> bool:

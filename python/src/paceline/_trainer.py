@@ -149,20 +149,20 @@ class _Trainer:
             data=Path(hello["data"]) if hello["data"] is not None else None,
             part=(node["part"][0], node["part"][1]) if node["part"] is not None else None,
             threads=hello["threads"],
-            node=node["name"],
+            node=node["name"] or "",
             run=hello["run"]["name"],
             folder=Path(hello["folder"]),
-            _progress=self._progress(message["id"], spoken=message["type"] != "initial"),
+            _progress=self._progress(message["id"]),
         )
 
-    def _progress(self, job: int, spoken: bool) -> Callable[[int, int, float | None], None]:
+    def _progress(self, job: int) -> Callable[[int, int, float | None], None]:
         due = -math.inf
 
         def progress(done: int, of: int, loss: float | None) -> None:
             nonlocal due
             if self._node.gave_up(job):
                 raise Cancelled
-            if spoken and time.monotonic() >= due:
+            if time.monotonic() >= due:
                 due = time.monotonic() + PROGRESS_S
                 latest = None if loss is None or not math.isfinite(loss) else float(loss)
                 self._node.say("progress", id=job, done=int(done), of=int(of), loss=latest)

@@ -19,7 +19,7 @@ use super::error::CliError;
 use super::run_file::{at_fault, given_weights, lr_place};
 use super::shutdown::shutdown;
 use super::trainer::{self, Wanted};
-use crate::learn::{HelloNode, Plan, PlanError, ProgramLearner};
+use crate::learn::{HelloNode, Plan, PlanError, ProgramLearner, end_all};
 use crate::node::{self, Chain, Node, NodeError, Running, blocking};
 use crate::run_file::{Net, RunFile};
 use crate::store::Home;
@@ -40,6 +40,13 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         }
         (Net::Preset(_) | Net::Layers(_), Some(_)) => return Err(trainer::needless()),
     };
+    // Before a trainer is started: nothing that a node has started outlives it.
+    let shutdown = shutdown(options.until_stdin_ends)?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        shutdown.await;
+        stop.send_replace(true);
+    });
     let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(CliError::usage)?;
     let listener = listen(options.http).await?;
     let node = Node::open(home.dir(), run_file).await?;
@@ -53,26 +60,27 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
             let part = options.part.map(|part| (part.index, part.of));
             let wanted = Wanted {
                 command,
-                node: HelloNode { name: options.name.clone(), part },
+                node: HelloNode { id: node.id()?.to_string(), name: options.name.clone(), part },
                 data: options.data.clone(),
                 threads: options.threads,
                 patience: options.trainer_patience,
             };
             let program = wanted.program(node.run_file(), &node.home().trainer())?;
             tracing::info!("starts the trainer {}", program.command.join(" "));
-            let learner = blocking(move || ProgramLearner::start(program)).await?.map_err(CliError::bad_input)?;
+            let mut is_stopped = stopped.clone();
+            let learner = tokio::select! {
+                learner = blocking(move || ProgramLearner::start(program)) => learner?.map_err(CliError::bad_input)?,
+                _ = is_stopped.wait_for(|stopped| *stopped) => {
+                    end_all();
+                    return Ok(());
+                }
+            };
             started.insert(Arc::new(learner)).clone()
         }
     };
     let weights = options.model.as_deref().map(|from| given_weights(from, node.run_file(), learner.layout()));
     let weights = weights.transpose().map_err(CliError::bad_input)?;
     options.chain = options.switch.map(|genesis| genesis.to_string()).or(options.chain);
-    let shutdown = shutdown(options.until_stdin_ends)?;
-    let (stop, stopped) = watch::channel(false);
-    tokio::spawn(async move {
-        shutdown.await;
-        stop.send_replace(true);
-    });
     let run_file = node.run_file().clone();
     // Only once all was checked: what can't be used must not be remembered for the next start.
     let ready = |name: &str| {

@@ -55,6 +55,7 @@ pub(in crate::cli) struct JoinOptions {
     /// The weights that the run begins with, where its run file has their hash: a safetensors file or a home. One node needs
     /// them; the others fetch them.
     #[arg(long, value_name = "FILE | HOME")]
+    #[serde(skip)]
     pub(super) model: Option<PathBuf>,
     /// A program that trains in place of the nets that come with every node (docs/trainer.md): split into words as a shell
     /// does, and run without one. Goes with `arch = "trainer"` in the run file.
@@ -129,7 +130,6 @@ impl JoinOptions {
         self.threads = self.threads.or(before.threads);
         self.device = self.device.or(before.device);
         self.trainer = self.trainer.take().or(before.trainer);
-        self.model = self.model.take().or(before.model);
         self.trainer_patience = self.trainer_patience.or(before.trainer_patience);
         // Who comes with a run file or another ticket says anew which chain it is to be.
         if self.target.is_none() {

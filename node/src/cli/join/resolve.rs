@@ -24,6 +24,13 @@ const DISCOVER_WAIT: Duration = Duration::from_secs(4);
 
 /// Which run, and in which home.
 pub(super) async fn resolve(options: &mut JoinOptions) -> Result<(RunFile, Home), CliError> {
+    let found = find(options).await?;
+    // Remembered for a start from another folder.
+    options.data = options.data.take().map(std::path::absolute).transpose()?;
+    Ok(found)
+}
+
+async fn find(options: &mut JoinOptions) -> Result<(RunFile, Home), CliError> {
     let run = match options.target.clone() {
         Some(text) if text.starts_with("paceline") && text.contains(':') => by_ticket(options, &text).await?,
         Some(file) => read_run_file(Path::new(&file))?,
@@ -34,8 +41,6 @@ pub(super) async fn resolve(options: &mut JoinOptions) -> Result<(RunFile, Home)
     };
     let home = home_of(options, &run.run.name)?;
     options.recall(&home)?;
-    // Remembered for a start from another folder.
-    options.data = options.data.take().map(std::path::absolute).transpose()?;
     Ok((run, home))
 }
 

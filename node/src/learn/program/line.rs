@@ -75,6 +75,8 @@ pub struct HelloRun {
 /// The node, to its trainer.
 #[derive(Debug, Clone, Serialize)]
 pub struct HelloNode {
+    /// Its id; in a simulation the part that it stands for.
+    pub id: String,
     /// What people call it.
     pub name: Option<String>,
     /// K and N of `--part K/N`.

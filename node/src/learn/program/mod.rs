@@ -11,8 +11,7 @@ mod tensors;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use paceline_model::{Layout, Learner, Measure, Progress, Task, Threads, TrainErr
 
 use line::{Answer, Question};
 pub use line::{Hello, HelloNode, HelloRun};
+pub(crate) use process::end_all;
 use process::{Ended, Process};
 
 /// Reads a line of a trainer, for whoever looks for lines that break that.
@@ -61,6 +61,9 @@ pub struct Program {
     pub layout: Option<Layout>,
 }
 
+/// A part's program, once it was started.
+type Slot = Arc<Mutex<Option<Arc<ProgramLearner>>>>;
+
 /// A program that learns.
 #[derive(Debug)]
 pub struct ProgramLearner {
@@ -68,7 +71,7 @@ pub struct ProgramLearner {
     layout: Layout,
     initial: Vec<u8>,
     /// Those for parts of its data, in runs in one process.
-    parts: Mutex<BTreeMap<(u32, u32), Arc<ProgramLearner>>>,
+    parts: Mutex<BTreeMap<(u32, u32), Slot>>,
 }
 
 #[derive(Debug)]
@@ -154,13 +157,20 @@ impl ProgramLearner {
             process.stop();
         }
         drop(running);
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|part| part.stop());
+        for slot in lock(&self.parts).values() {
+            lock(slot).iter().for_each(|part| part.stop());
+        }
     }
+}
+
+/// What is behind these locks is whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Inner {
     fn running(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 
     /// Starts the process and greets it.
@@ -218,6 +228,11 @@ impl Inner {
             let Some(process) = &mut running.process else {
                 return Err(TrainError::Failed("the trainer does not run".to_owned()));
             };
+            // Whatever else it says: only its job's progress shows that it works.
+            if alive.elapsed() >= patience {
+                let why = format!("it showed no progress for {} s and was ended", patience.as_secs());
+                return Err(self.end(running, why));
+            }
             match process.hear(Instant::now() + LOOK_EVERY, false) {
                 Ok(Answer::Progress { id: of, done, of: all, loss }) if of == id => {
                     alive = Instant::now();
@@ -233,10 +248,6 @@ impl Inner {
                 }
                 // Of a job that was given up.
                 Ok(_) => {}
-                Err(Ended::Silent) if alive.elapsed() >= patience => {
-                    let why = format!("it showed no progress for {} s and was ended", patience.as_secs());
-                    return Err(self.end(running, why));
-                }
                 Err(Ended::Silent) => {}
                 Err(ended) => {
                     let why = ended.why("in the middle of its work", patience);
@@ -255,7 +266,7 @@ impl Inner {
         let Some(process) = &mut running.process else { return };
         let within = Instant::now() + ANSWER_WITHIN;
         let mut lets_go = process.say(&Question::Cancel { id }).is_ok();
-        while lets_go {
+        while lets_go && Instant::now() < within {
             match process.hear(within, false) {
                 Ok(Answer::Cancelled { id: of }) if of == id => return,
                 Ok(_) => {}
@@ -302,11 +313,16 @@ impl Inner {
         self.program.hello.folder.join(format!("{id}-{what}.safetensors"))
     }
 
+    /// Writes weights for a job.
+    fn write(&self, layout: &Layout, weights: &[u8], file: &Path) -> Result<(), TrainError> {
+        let written = tensors::write(layout, weights, file);
+        // A full disk is not to be filled with halves.
+        written.inspect_err(|_| self.clear()).map_err(TrainError::Failed)
+    }
+
     /// Removes what jobs left.
     fn clear(&self) {
-        let folder = std::fs::read_dir(&self.program.hello.folder).into_iter().flatten().flatten();
-        // A file that stays costs space alone.
-        folder.for_each(|entry| drop(std::fs::remove_file(entry.path())));
+        process::empty(&self.program.hello.folder);
     }
 }
 
@@ -338,7 +354,7 @@ impl Learner for ProgramLearner {
         inner.await_start(running, watch)?;
         let id = running.next_id();
         let (weights, result) = (inner.file(id, "weights"), inner.file(id, "result"));
-        tensors::write(&self.layout, task.weights(), &weights).map_err(TrainError::Failed)?;
+        inner.write(&self.layout, task.weights(), &weights)?;
         let (round, seed) = (task.round, line::seed(task));
         let question = Question::Train { id, round, seed, weights, result: result.clone() };
         let answer = inner.ask(running, id, &question, watch);
@@ -365,10 +381,15 @@ impl Learner for ProgramLearner {
         inner.await_start(running, watch)?;
         let id = running.next_id();
         let file = inner.file(id, "weights");
-        tensors::write(&self.layout, weights, &file).map_err(TrainError::Failed)?;
+        inner.write(&self.layout, weights, &file)?;
         let question = Question::Evaluate { id, weights: file };
         let answer = inner.ask(running, id, &question, watch);
         inner.clear();
+        // It says that it failed, and lives: the update does not hang on what it measures.
+        if let (Err(TrainError::Failed(why)), true) = (&answer, running.process.is_some()) {
+            tracing::warn!("the trainer can't evaluate: {why}");
+            return Ok(Vec::new());
+        }
         match answer? {
             Answer::Evaluated { metrics, .. } => {
                 let measure = |(name, line::MetricLine { sum, count })| match count {
@@ -388,18 +409,19 @@ impl Learner for ProgramLearner {
         let (Ok(k), Ok(n)) = (u32::try_from(k), u32::try_from(n)) else {
             return Err(TrainError::Invalid(format!("there is no part {k}/{n}")));
         };
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let part = match parts.entry((k, n)) {
-            Entry::Occupied(there) => there.get().clone(),
-            Entry::Vacant(place) => {
+        let slot = lock(&self.parts).entry((k, n)).or_default().clone();
+        let mut slot = lock(&slot);
+        let part = match &*slot {
+            Some(there) => there.clone(),
+            None => {
                 let mut program = Program { layout: Some(self.layout.clone()), ..self.inner.program.clone() };
                 let hello = &mut program.hello;
-                // Beside the whole's: each program's folder is emptied as it starts.
+                // Beside the whole's: each program's folder is its own.
                 let folder = hello.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 hello.folder.set_file_name(format!("{folder}-{k}-of-{n}"));
-                (hello.node.part, hello.threads) = (Some((k, n)), 1);
+                (hello.node.id, hello.node.part, hello.threads) = (format!("{k}/{n}"), Some((k, n)), 1);
                 let started = Self::start(program).map_err(|error| TrainError::Failed(error.to_string()))?;
-                place.insert(Arc::new(started)).clone()
+                slot.insert(Arc::new(started)).clone()
             }
         };
         Ok(Box::new(part))

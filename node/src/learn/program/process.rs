@@ -1,10 +1,13 @@
 //! The process of a trainer: its lines, its log, its end. It leads a process group of its own, so that what it started ends
 //! with it, and Ctrl-C in a terminal is the node's alone.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::line::{Answer, LINE_BYTES_MAX, Question};
@@ -21,6 +24,64 @@ pub(super) struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<Vec<u8>>,
+    /// Held while it runs, so that no other works in its folder.
+    _folder: File,
+}
+
+/// The process groups that were started and not ended yet, for a node that ends at once.
+static GROUPS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn groups() -> MutexGuard<'static, BTreeSet<u32>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends all trainers of this process, and what they started, at once.
+pub(crate) fn end_all() {
+    groups().iter().for_each(|group| kill(*group));
+}
+
+fn kill(group: u32) {
+    #[cfg(unix)]
+    if let Some(group) = rustix::process::Pid::from_raw(group as i32) {
+        // Who is gone already is no trouble.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    #[cfg(not(unix))]
+    let _ = group;
+}
+
+/// The file in a trainer's folder by which it is known for one.
+const MARK: &str = ".paceline-trainer";
+
+/// Makes a trainer's folder, or empties it of what is left of one before. One that is somebody else's is left alone.
+fn take_folder(folder: &Path) -> Result<File, String> {
+    let disk = |error: std::io::Error| format!("its folder {} can't be made: {error}", folder.display());
+    std::fs::create_dir_all(folder).map_err(disk)?;
+    let mark = folder.join(MARK);
+    if !mark.exists() && std::fs::read_dir(folder).map_err(disk)?.next().is_some() {
+        return Err(format!(
+            "its folder {} holds files that are no trainer's: move them away, or take another folder for the node",
+            folder.display()
+        ));
+    }
+    let file = File::options().create(true).truncate(false).write(true).open(&mark).map_err(disk)?;
+    if file.try_lock().is_err() {
+        return Err(format!("another trainer works in its folder {}", folder.display()));
+    }
+    empty(folder);
+    Ok(file)
+}
+
+/// Empties a trainer's folder.
+pub(super) fn empty(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        // What stays costs space alone.
+        let _ = match entry.file_type() {
+            _ if entry.file_name() == MARK => Ok(()),
+            Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
+            _ => std::fs::remove_file(entry.path()),
+        };
+    }
 }
 
 /// Why nothing was heard.
@@ -49,11 +110,7 @@ impl Process {
     /// Starts it; its folder is made, and emptied of what is left of one before.
     pub(super) fn start(command: &[String], folder: &Path) -> Result<Self, String> {
         let Some((program, arguments)) = command.split_first() else { return Err("no command was given".to_owned()) };
-        let disk = |error: std::io::Error| format!("its folder {} can't be made: {error}", folder.display());
-        if folder.exists() {
-            std::fs::remove_dir_all(folder).map_err(disk)?;
-        }
-        std::fs::create_dir_all(folder).map_err(disk)?;
+        let held = take_folder(folder)?;
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
@@ -61,7 +118,8 @@ impl Process {
         let mut child = command.spawn().map_err(|error| format!("`{program}` can't be started: {error}"))?;
         let (heard, lines) = sync_channel(LINES_MAX);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let process = Self { child, stdin, lines };
+        groups().insert(child.id());
+        let process = Self { child, stdin, lines, _folder: held };
         let thread = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
         };
@@ -109,6 +167,9 @@ impl Process {
         self.say(&Question::Ping)?;
         let until = Instant::now() + within;
         loop {
+            if Instant::now() >= until {
+                return Err(Ended::Silent.why("while it was idle", within));
+            }
             match self.hear(until, false) {
                 Ok(Answer::Pong) => return Ok(()),
                 // Of a job that was given up.
@@ -145,13 +206,10 @@ impl Process {
 /// It ends, and what it started, when nobody holds it any more.
 impl Drop for Process {
     fn drop(&mut self) {
-        #[cfg(unix)]
-        if let Some(group) = rustix::process::Pid::from_raw(self.child.id() as i32) {
-            // Who is gone already is no trouble.
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
+        kill(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
+        groups().remove(&self.child.id());
     }
 }
 

@@ -2,6 +2,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use paceline_model::Rule;
+use paceline_model::Trainable;
 
 use super::*;
 
@@ -27,7 +28,7 @@ impl Bench {
             paceline: "0".to_owned(),
             run: HelloRun { id: "ab".to_owned(), name: "test".to_owned(), rounds: 3 },
             seed: 7,
-            node: HelloNode { name: None, part: Some((2, 3)) },
+            node: HelloNode { id: "12D3KooW".to_owned(), name: None, part: Some((2, 3)) },
             data: Some(self.dir.path().to_owned()),
             folder: self.dir.path().join("trainer"),
             threads: 1,
@@ -50,7 +51,15 @@ impl Bench {
     fn train_watched(&self, learner: &ProgramLearner, watch: &mut Watch<'_>) -> Result<Trained, TrainError> {
         let state = learner.initial(0).expect("it is kept");
         let rule = &Rule::FedAvg;
-        let task = Task { round: 1, seed: 7, node_key: b"node", rule, state: &state, control: None };
+        let task = Task {
+            round: 1,
+            seed: 7,
+            node_key: b"node",
+            rule,
+            state: &state,
+            control: None,
+            trainable: Trainable::all(),
+        };
         learner.train(&task, &self.threads, watch)
     }
 }
@@ -170,7 +179,15 @@ fn a_program_that_is_no_trainer_is_an_error_at_the_start() {
 #[test]
 fn the_seed_of_a_training_follows_from_run_round_and_node() {
     let seed = |seed, round, node_key: &[u8]| {
-        line::seed(&Task { round, seed, node_key, rule: &Rule::FedAvg, state: &[], control: None })
+        line::seed(&Task {
+            round,
+            seed,
+            node_key,
+            rule: &Rule::FedAvg,
+            state: &[],
+            control: None,
+            trainable: Trainable::all(),
+        })
     };
     let all = [seed(1, 1, b"a"), seed(1, 1, b"b"), seed(1, 2, b"a"), seed(2, 1, b"a")];
     assert!((0..4).all(|i| (0..i).all(|j| all[i] != all[j])) && all.iter().all(|s| *s < 1 << 53), "{all:?}");
