@@ -120,7 +120,8 @@ impl<M: CandleModel> Learner for CandleLearner<M> {
                 }
             }
         }
-        task.trained(&self.layout, &bytes(&variables)?, order.len() as u64, losses / (order.len() * epochs) as f64)
+        let seen = (order.len() * epochs) as f64;
+        task.trained(&self.layout, &bytes(&variables)?, order.len() as u64, Some(losses / seen))
     }
 
     fn evaluate(&self, weights: &[u8], threads: &Threads, _: &mut Watch<'_>) -> Result<Vec<Measure>, TrainError> {

@@ -45,7 +45,13 @@ impl<'a> Task<'a> {
     ///
     /// # Errors
     /// A value is not finite or moved too far.
-    pub fn trained(&self, layout: &Layout, new: &[u8], samples: u64, train_loss: f64) -> Result<Trained, TrainError> {
+    pub fn trained(
+        &self,
+        layout: &Layout,
+        new: &[u8],
+        samples: u64,
+        train_loss: Option<f64>,
+    ) -> Result<Trained, TrainError> {
         let update = layout.update(self.weights(), new).map_err(TrainError::Failed)?;
         Ok(Trained { update, control: None, samples, train_loss })
     }

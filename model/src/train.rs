@@ -85,7 +85,7 @@ pub struct Trained {
     /// The node's training images, the weight of its delta.
     pub samples: u64,
     /// Mean loss over all the images seen, before the step that each was part of.
-    pub train_loss: f64,
+    pub train_loss: Option<f64>,
 }
 
 /// How far training or evaluation is, told after each batch.
@@ -187,7 +187,7 @@ pub fn train(
         None => None,
     };
     let seen = (job.data.len() * config.epochs) as f64;
-    Ok(Trained { update, control, samples: job.data.len() as u64, train_loss: losses / seen })
+    Ok(Trained { update, control, samples: job.data.len() as u64, train_loss: Some(losses / seen) })
 }
 
 /// The streams of one epoch.
@@ -484,7 +484,7 @@ mod tests {
         assert_eq!(seen.len(), 20 * 5);
         let last = seen[seen.len() - 1];
         assert_eq!((last.epoch, last.epochs, last.batch, last.batches), (20, 20, 5, 5));
-        assert!(last.loss < seen[0].loss && trained.train_loss < seen[0].loss);
+        assert!(last.loss < seen[0].loss && trained.train_loss.is_some_and(|loss| loss < seen[0].loss));
         assert_eq!(trained.samples, 30);
     }
 

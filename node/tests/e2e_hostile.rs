@@ -37,7 +37,7 @@ impl Attack {
             round: self.round,
             samples,
             update: Manifest::of(&[0; 64]).blob(),
-            train_loss: f64::NAN,
+            train_loss: Some(f64::NAN),
             train_ms: 0,
             evaluation: None,
             trainer: String::new(),

@@ -59,7 +59,7 @@ fn contribution() -> Signed<Contribution> {
         round: 3,
         samples: 7,
         update: model(),
-        train_loss: 0.5,
+        train_loss: Some(0.5),
         train_ms: 9,
         evaluation: Some(evaluation()),
         trainer: "train.py".into(),

@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_table_tells_what_its_columns_are() {
         let mut text = "row,name,island,sex,mass,same,species\n".to_owned();
-        let bird = |i: usize| if i % 2 == 0 { format!("bird {i}") } else { "bird".to_owned() };
+        let bird = |i: usize| if i.is_multiple_of(2) { format!("bird {i}") } else { "bird".to_owned() };
         for i in 0..120 {
             let (island, species) = (["Dream", "Biscoe"][i % 2], ["Gentoo", "Adelie", "Chinstrap"][i % 3]);
             let sex = if i % 10 == 0 { "NA" } else { "male" };

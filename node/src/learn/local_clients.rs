@@ -81,7 +81,7 @@ pub struct ClientUpdate {
     /// What trained, as records would say.
     pub trainer: String,
     /// Mean loss.
-    pub train_loss: f64,
+    pub train_loss: Option<f64>,
     /// How long it took.
     pub train_ms: u64,
 }

@@ -63,7 +63,7 @@ pub struct ContributionReport {
     /// Hash of the update, hex.
     pub update_hash: String,
     /// Mean training loss in nats.
-    pub train_loss: f64,
+    pub train_loss: Option<f64>,
     /// How long evaluation and training took.
     pub train_ms: u64,
     /// What trained, in its own words; empty for the nets that come with every node.
@@ -176,11 +176,12 @@ fn is_shown(entry: &HistoryEntry) -> bool {
     matches!(entry.committed.record.kind, Kind::Train | Kind::Empty)
 }
 
-/// The mean loss over all samples; `None` without any.
+/// The mean loss over the samples of those that tell one; `None` without any.
 fn mean_loss(contributions: &[ContributionReport]) -> Option<f64> {
-    // Nobody has checked what lies in a home that was changed.
-    let samples = contributions.iter().fold(0u64, |sum, c| sum.saturating_add(c.samples));
-    let sum: f64 = contributions.iter().map(|c| c.train_loss * c.samples as f64).sum();
+    // Nobody has checked what lies in a home.
+    let told = || contributions.iter().filter_map(|c| Some((c.train_loss?, c.samples)));
+    let samples = told().fold(0u64, |sum, (_, samples)| sum.saturating_add(samples));
+    let sum: f64 = told().map(|(loss, samples)| loss * samples as f64).sum();
     (samples > 0).then(|| sum / samples as f64)
 }
 
@@ -206,12 +207,14 @@ mod tests {
 
     fn contribution(samples: u64, train_loss: f64) -> ContributionReport {
         let (node_id, update_hash, trainer) = (String::new(), String::new(), String::new());
-        ContributionReport { node_id, samples, update_hash, train_loss, train_ms: 0, trainer }
+        ContributionReport { node_id, samples, update_hash, train_loss: Some(train_loss), train_ms: 0, trainer }
     }
 
     #[test]
     fn a_rounds_loss_is_weighted_by_samples() {
         assert_eq!(mean_loss(&[contribution(30, 1.0), contribution(10, 2.0)]), Some(1.25));
+        let silent = ContributionReport { train_loss: None, ..contribution(1_000, 0.0) };
+        assert_eq!(mean_loss(&[contribution(10, 2.0), silent]), Some(2.0), "who tells none does not count");
         assert_eq!(mean_loss(&[]), None);
     }
 }

@@ -207,7 +207,7 @@ mod tests {
                     round,
                     update,
                     samples: 5,
-                    train_loss: 1.0,
+                    train_loss: Some(1.0),
                     train_ms: 1,
                     evaluation: None,
                     trainer: String::new(),

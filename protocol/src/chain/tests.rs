@@ -107,7 +107,7 @@ impl World {
             round,
             samples: 10,
             update: BlobRef { id: Hash::of(b"update"), len: 40 },
-            train_loss: 1.0,
+            train_loss: Some(1.0),
             train_ms: 1,
             evaluation: Some(accuracy(1, 10)),
             trainer: String::new(),
@@ -151,7 +151,7 @@ impl World {
                     "correct" => content.evaluation = Some(accuracy(line.number(), 10)),
                     "loss" => {
                         line.keyword("NaN");
-                        content.train_loss = f64::NAN;
+                        content.train_loss = Some(f64::NAN);
                     }
                     "signed" => scope = self.elsewhere(line, scope),
                     word => line.unknown(word),

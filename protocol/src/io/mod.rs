@@ -113,8 +113,8 @@ pub struct TrainedUpdate {
     pub update: BlobRef,
     /// Samples trained on.
     pub samples: u64,
-    /// Mean loss over the last epoch, in nats.
-    pub train_loss: f64,
+    /// Mean loss of the training, where it is told.
+    pub train_loss: Option<f64>,
     /// Evaluation and training, in milliseconds.
     pub train_ms: u64,
     /// The starting model on held-out data, if there is any.

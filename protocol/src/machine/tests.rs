@@ -227,7 +227,7 @@ impl Scene {
             round: self.chain().next_round(),
             samples: 10 + index as u64,
             update: BlobRef { id: Hash::of(update), len: 40 },
-            train_loss: 1.0,
+            train_loss: Some(1.0),
             train_ms: 5,
             evaluation: None,
             trainer: String::new(),
@@ -381,8 +381,8 @@ fn metrics_that_are_not_numbers_are_refused() {
     let (from, good) = (scene.id(1), scene.contribution(1, b"x"));
     let unnamed = Metric { name: String::new(), sum: 0, count: 1 };
     for bad in [
-        Contribution { train_loss: f64::NAN, ..good.clone() },
-        Contribution { train_loss: f64::INFINITY, ..good.clone() },
+        Contribution { train_loss: Some(f64::NAN), ..good.clone() },
+        Contribution { train_loss: Some(f64::INFINITY), ..good.clone() },
         Contribution { samples: 0, ..good.clone() },
         Contribution { samples: 1 << 21, ..good.clone() },
         Contribution { evaluation: Some(accuracy(11, 10)), ..good.clone() },

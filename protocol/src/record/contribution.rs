@@ -17,8 +17,8 @@ pub struct Contribution {
     pub samples: u64,
     /// The delta: raw little-endian f32.
     pub update: BlobRef,
-    /// Mean training loss over the last epoch, in nats.
-    pub train_loss: f64,
+    /// Mean loss of the training, where it is told: in nats, of the nets that tell classes apart.
+    pub train_loss: Option<f64>,
     /// Evaluation and training, in milliseconds.
     pub train_ms: u64,
     /// The round's starting model on the participant's held-out data; `None` if it has none.
@@ -33,7 +33,7 @@ impl Contribution {
     pub fn is_plausible(&self) -> bool {
         let evaluated = self.evaluation.as_ref().is_none_or(Evaluation::is_plausible);
         let is_named = self.trainer.len() <= NAME_BYTES_MAX && !self.trainer.chars().any(char::is_control);
-        (1..=SAMPLES_MAX).contains(&self.samples) && self.train_loss.is_finite() && evaluated && is_named
+        (1..=SAMPLES_MAX).contains(&self.samples) && self.train_loss.is_none_or(f64::is_finite) && evaluated && is_named
     }
 }
 

@@ -170,8 +170,9 @@ impl Record {
 
     /// Mean training loss over the contributions, weighted by samples.
     pub fn train_loss(&self) -> Option<f64> {
-        let samples = self.contributions().map(|(_, c)| c.samples).fold(0, add);
-        let sum: f64 = self.contributions().map(|(_, c)| c.train_loss * c.samples as f64).sum();
+        let told = || self.contributions().filter_map(|(_, c)| Some((c.train_loss?, c.samples)));
+        let samples: u64 = told().map(|(_, samples)| samples).fold(0, u64::saturating_add);
+        let sum: f64 = told().map(|(loss, samples)| loss * samples as f64).sum();
         (samples > 0).then(|| sum / samples as f64)
     }
 
@@ -198,11 +199,6 @@ impl Committed {
     }
 }
 
-/// The sum of two figures that may not have been checked: a record is also looked at where nobody believes it.
-fn add(a: u64, b: u64) -> u64 {
-    a.saturating_add(b)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,8 +213,15 @@ mod tests {
             let metric = Metric { name: "accuracy".to_owned(), sum: i64::MAX, count: u64::MAX };
             let evaluation = Some(Evaluation { metrics: vec![metric; 2] });
             let (samples, update, trainer) = (u64::MAX, chain.head().model, String::new());
-            let content =
-                Contribution { round: 1, samples, update, train_loss: 0.5, train_ms: u64::MAX, evaluation, trainer };
+            let content = Contribution {
+                round: 1,
+                samples,
+                update,
+                train_loss: Some(0.5),
+                train_ms: u64::MAX,
+                evaluation,
+                trainer,
+            };
             Signed::new(key, &chain.scope(), content)
         };
         let record =

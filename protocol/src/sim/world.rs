@@ -598,7 +598,7 @@ impl Sim {
                 let trained = TrainedUpdate {
                     update: BlobRef { id, len: self.options.model_bytes },
                     samples: 100 + node as u64,
-                    train_loss: 1.0,
+                    train_loss: Some(1.0),
                     train_ms: 1_000,
                     evaluation: Some(accuracy(5, 10)),
                     trainer: String::new(),

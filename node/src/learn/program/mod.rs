@@ -362,12 +362,12 @@ impl Learner for ProgramLearner {
         let new = answer.is_ok().then(|| tensors::read(&self.layout, &result));
         inner.clear();
         let (samples, loss, new) = match (answer?, new) {
-            (Answer::Trained { samples, loss, .. }, Some(new)) => (samples, loss.unwrap_or(0.0), new),
+            (Answer::Trained { samples, loss, .. }, Some(new)) => (samples, loss, new),
             (other, _) => return Err(inner.unexpected(running, &question, &other)),
         };
-        if !(1..=SAMPLES_MAX).contains(&samples) || !loss.is_finite() {
+        if !(1..=SAMPLES_MAX).contains(&samples) || loss.is_some_and(|loss| !loss.is_finite()) {
             return Err(TrainError::Failed(format!(
-                "its trainer says {samples} samples and a loss of {loss}: from 1 to {SAMPLES_MAX}, and a number"
+                "its trainer says {samples} samples and a loss of {loss:?}: from 1 to {SAMPLES_MAX}, and a number"
             )));
         }
         let trained = task.trained(&self.layout, &new.map_err(TrainError::Failed)?, samples, loss)?;

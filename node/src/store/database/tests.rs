@@ -69,7 +69,7 @@ fn contribution() -> Signed<Contribution> {
         round: 3,
         samples: 7,
         update: BlobRef { id: RUN, len: 4 },
-        train_loss: 0.25,
+        train_loss: Some(0.25),
         train_ms: 9,
         evaluation: None,
         trainer: String::new(),

@@ -375,7 +375,7 @@ impl World {
         let trained = TrainedUpdate {
             update: BlobRef { id: update, len: self.rules.params.update_len },
             samples: 100,
-            train_loss: 1.0,
+            train_loss: Some(1.0),
             train_ms: 1_000,
             evaluation: Some(accuracy(5, 10)),
             trainer: String::new(),

@@ -577,7 +577,7 @@ impl Scene {
         let trained = TrainedUpdate {
             update,
             samples: 10,
-            train_loss: 0.5,
+            train_loss: Some(0.5),
             train_ms: 7,
             evaluation: None,
             trainer: String::new(),
@@ -743,7 +743,7 @@ fn contribution(key: &Identity, scope: &Scope, round: u64) -> Signed<Contributio
         round,
         samples: 10,
         update,
-        train_loss: 0.5,
+        train_loss: Some(0.5),
         train_ms: 7,
         evaluation: None,
         trainer: String::new(),
