@@ -49,7 +49,10 @@ pub fn json(bytes: &[u8]) {
     let _: Vec<Multiaddr> = texts.iter().filter_map(|t| t.parse().ok()).collect();
     options(bytes);
     if let Some(round) = reads_back::<Round>(bytes) {
-        let _ = (words::committed_round(&round, Some(&round), 3), words::simulated_round(&round, 3, "accuracy"));
+        let _ = (
+            words::committed_round(&round, Some(&round), 3, str::to_owned),
+            words::simulated_round(&round, 3, "accuracy"),
+        );
         let _ = table::rounds(&[round]).to_string();
     }
     if let Some(status) = reads_back::<Status>(bytes) {

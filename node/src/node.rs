@@ -63,7 +63,7 @@ use crate::inspect;
 use crate::learn::{Aggregator, Basis, ControlVariates, Formats, Progress, Trainer, TrainerContext, cores, tuned};
 use crate::net::{NetOptions, Network};
 use crate::report::{LEFT, NodeInfo, Round, Status};
-use crate::run_file::RunFile;
+use crate::run_file::{self, RunFile};
 use crate::store::{Database, HistoryEntry, Home, HomeLock, Writer, known_addresses, known_ports};
 use crate::weights;
 
@@ -648,12 +648,13 @@ fn same_run(home: &Home, run_file: &RunFile) -> Result<(), NodeError> {
         let before = inspect::run_file(home)?;
         if before.run_id() != run_file.run_id() {
             let error = anyhow!(
-                "{} is the home of run {} ({}); give another --home for run {} ({})",
+                "{} is the home of run {} ({}), and this is run {} ({}); they differ in {}. Without --home it gets a home of its own",
                 home.dir().display(),
                 before.run.name,
                 before.run_id().short(),
                 run_file.run.name,
-                run_file.run_id().short()
+                run_file.run_id().short(),
+                run_file::differences(&before, run_file).join("; ")
             );
             return Err(NodeError::Unusable(error));
         }

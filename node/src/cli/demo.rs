@@ -13,7 +13,7 @@ use super::output::Format;
 use super::run_file::read_run_file;
 use super::shutdown::stdin_ends;
 use crate::cluster::{Cluster, NODES_END};
-use crate::report::Round;
+use crate::report::{Round, short_id};
 use crate::run_file::RunFile;
 use crate::ui::{log, table, words};
 
@@ -101,7 +101,7 @@ async fn show(options: &Options, run_file: &RunFile, dir: &Path, format: Format)
     }
     let on_round = |round: &Round, before: Option<&Round>| {
         if is_text {
-            println!("{}", words::committed_round(round, before, in_all));
+            println!("{}", words::committed_round(round, before, in_all, short_id));
         }
     };
     let mut cluster = Cluster::start(run_file, options.nodes, options.data.as_deref(), dir).await?;

@@ -4,11 +4,14 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use anyhow::anyhow;
+
 use super::error::CliError;
 use super::output::{Format, print, print_json};
 use super::target::Target;
-use crate::report::Status;
-use crate::ui::{status, table};
+use crate::inspect::Node;
+use crate::report::{Status, name_or_id};
+use crate::ui::{log, status, table};
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,13 +66,30 @@ pub(super) fn ticket(target: &Target, format: Format) -> Result<(), CliError> {
     Ok(())
 }
 
-pub(super) fn leave(target: &Target, format: Format) -> Result<(), CliError> {
-    target.node()?.leave()?;
+pub(super) fn leave(target: &Target, yes: bool, format: Format) -> Result<(), CliError> {
+    let node = target.node()?;
+    if !yes && std::io::stdin().is_terminal() && !confirms(&node)? {
+        return Err(CliError::failed(anyhow!("nothing was done: the node stays on the roster")));
+    }
+    node.leave()?;
     match format {
         Format::Json => print_json(&serde_json::json!({ "leaving": true }))?,
         Format::Text => print("The node leaves with the next record, and ends when the others can do without it."),
     }
     Ok(())
+}
+
+/// Asks whoever sits at the terminal.
+fn confirms(node: &Node) -> Result<bool, CliError> {
+    let status = node.status()?;
+    let (me, run) = (name_or_id(&status.name, &status.node_id), &status.run_name);
+    log::say(format_args!(
+        "{me} would come off the roster of {run} for good: to take part again it needs another home, as another node. To stop it \
+         for a while, Ctrl-C is enough. Leave? [y/N]"
+    ));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(anyhow::Error::from)?;
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
 pub(super) fn resume(target: &Target, format: Format) -> Result<(), CliError> {

@@ -15,6 +15,7 @@ mod model;
 mod output;
 mod roster;
 mod run_file;
+mod runs;
 mod shutdown;
 mod simulate;
 mod target;
@@ -102,6 +103,9 @@ enum Command {
     /// The committed rounds.
     #[command(after_help = "Examples:\n  paceline rounds\n  paceline rounds --format json | jq .accuracy")]
     Rounds(Target),
+    /// The runs of this machine, and those that are seen on the LAN.
+    #[command(after_help = "Examples:\n  paceline runs\n  paceline runs --no-lan --format json | jq .homes")]
+    Runs(runs::Options),
     /// Who is there.
     #[command(after_help = "Example:\n  paceline peers")]
     Peers(Target),
@@ -110,7 +114,13 @@ enum Command {
     Ticket(Target),
     /// Come off the roster, for good. A node that is only stopped stays on it.
     #[command(after_help = "Example:\n  paceline leave --home ~/lab")]
-    Leave(Target),
+    Leave {
+        #[command(flatten)]
+        target: Target,
+        /// Don't ask.
+        #[arg(long, short = 'y')]
+        yes: bool,
+    },
     /// Go on with a run that stopped because training failed on all nodes in several rounds in a row.
     #[command(after_help = "Example:\n  paceline resume      after the cause is mended, on any node")]
     Resume(Target),
@@ -179,9 +189,10 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Join(options) => join::run(*options, quiet).await,
         Command::Status { target, watch } => inspect::status(&target, format, watch).await,
         Command::Rounds(target) => inspect::rounds(&target, format),
+        Command::Runs(options) => runs::run(&options, format).await,
         Command::Peers(target) => inspect::peers(&target, format),
         Command::Ticket(target) => inspect::ticket(&target, format),
-        Command::Leave(target) => inspect::leave(&target, format),
+        Command::Leave { target, yes } => inspect::leave(&target, yes, format),
         Command::Resume(target) => inspect::resume(&target, format),
         Command::Roster(command) => roster::run(&command, format),
         Command::Verify(options) => verify::run(&options, format),

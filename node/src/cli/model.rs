@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 
 use super::error::CliError;
 use super::output::{Format, print, print_json};
-use super::target::find_home;
+use super::target::HomeChoice;
 use crate::learn::cores;
 use crate::store::files;
 use crate::trained::{Trained, Which, difference};
@@ -62,11 +62,10 @@ In Python:
 /// Which model a command is about.
 #[derive(Debug, Args)]
 pub(super) struct Chosen {
-    /// The node's home; not needed where there is one alone. Its node may run.
-    #[arg(long, value_name = "DIR")]
-    home: Option<PathBuf>,
+    #[command(flatten)]
+    choice: HomeChoice,
     /// A file that `model export` has written, in place of a home; or a home.
-    #[arg(long, value_name = "FILE | HOME", conflicts_with_all = ["home", "round", "best"])]
+    #[arg(long, value_name = "FILE | HOME", conflicts_with_all = ["home", "run_name", "round", "best"])]
     model: Option<PathBuf>,
     /// The model after this round [default: the last one].
     #[arg(long, value_name = "N")]
@@ -86,7 +85,7 @@ impl Chosen {
             (None, true) => Which::Best,
             (None, false) => Which::Last,
         };
-        Ok(Trained::of(&find_home(self.home.as_deref())?, which)?)
+        Ok(Trained::of(&self.choice.find()?, which)?)
     }
 }
 

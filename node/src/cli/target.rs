@@ -1,22 +1,33 @@
 //! Which node a command is about.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::anyhow;
 use clap::Args;
 
 use super::error::CliError;
-use crate::inspect::Node;
+use crate::inspect::{self, Node};
 use crate::store::Home;
+
+/// Which home a command is about.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct HomeChoice {
+    /// The node's home [default: of the node that runs, else of the run that was active last].
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Or the name of its run, as `paceline runs` lists them.
+    #[arg(long = "run", id = "run_name", value_name = "NAME", conflicts_with = "home")]
+    run: Option<String>,
+}
 
 /// Which node a command asks.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Target {
-    /// The node's home; not needed where there is one alone.
-    #[arg(long, value_name = "DIR")]
-    home: Option<PathBuf>,
+    #[command(flatten)]
+    choice: HomeChoice,
     /// Or the address of its control API, for instance http://127.0.0.1:4100
-    #[arg(long, value_name = "URL", conflicts_with = "home")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["home", "run_name"])]
     node: Option<String>,
 }
 
@@ -25,31 +36,59 @@ impl Target {
     pub(super) fn node(&self) -> Result<Node, CliError> {
         match &self.node {
             Some(url) => Node::at(url).map_err(CliError::not_found),
-            None => Ok(Node::of(find_home(self.home.as_deref())?)?),
+            None => Ok(Node::of(self.choice.find()?)?),
         }
     }
 }
 
-/// The home that is meant: the one given, or the only one there is.
-pub(super) fn find_home(given: Option<&Path>) -> Result<Home, CliError> {
-    if let Some(dir) = given {
-        let home = Home::at(dir);
-        if !home.run_file().exists() {
-            return Err(CliError::not_found(anyhow!("{} is no home of a node: it has no run.toml", dir.display())));
-        }
-        return Ok(home);
-    }
-    match Home::all().as_slice() {
-        [home] => Ok(home.clone()),
-        [] => Err(CliError::not_found(anyhow!(
-            "no node was ever started here; begin with `paceline join`, or give --home or --node"
-        ))),
-        several => {
-            let names: Vec<String> = several.iter().map(|home| home.dir().display().to_string()).collect();
-            Err(CliError::not_found(anyhow!(
-                "there is more than one home; give one of them with --home: {}",
-                names.join(", ")
-            )))
+impl HomeChoice {
+    /// The home that is meant: the one given, or the likeliest.
+    pub(super) fn find(&self) -> Result<Home, CliError> {
+        match &self.home {
+            Some(dir) => given_home(dir),
+            None => likeliest(self.run.as_deref(), Home::is_running),
         }
     }
+}
+
+/// A home that somebody names.
+fn given_home(dir: &Path) -> Result<Home, CliError> {
+    let home = Home::at(dir);
+    match home.run_file().exists() {
+        true => Ok(home),
+        false => Err(CliError::not_found(anyhow!("{} is no home of a node: it has no run.toml", dir.display()))),
+    }
+}
+
+/// Of the homes in the usual folder, of runs of this name if one is given, the one that is preferred, and of several the one
+/// that was used last. Where there was a choice it says which.
+pub(super) fn likeliest(run: Option<&str>, is_preferred: impl Fn(&Home) -> bool) -> Result<Home, CliError> {
+    let all = Home::all();
+    let is_meant = |home: &&Home| run.is_none_or(|name| is_called(home, name));
+    let mut homes: Vec<&Home> = all.iter().filter(is_meant).collect();
+    homes.sort_by_key(|home| (is_preferred(home), last_used(home)));
+    let Some(home) = homes.last() else {
+        return Err(CliError::not_found(match run {
+            Some(name) if !all.is_empty() => {
+                anyhow!("no node of a run called {name} was ever started here; `paceline runs` lists those that were")
+            }
+            _ => anyhow!("no node was ever started here; begin with `paceline join`, or give --home or --node"),
+        }));
+    };
+    if homes.len() > 1 {
+        tracing::info!("of {} homes: {}; another with --run or --home", homes.len(), home.dir().display());
+    }
+    Ok((*home).clone())
+}
+
+/// Whether a home's folder or its run has this name.
+fn is_called(home: &Home, name: &str) -> bool {
+    let folder = home.dir().file_name().is_some_and(|folder| folder == name);
+    folder || inspect::run_file(home).is_ok_and(|run_file| run_file.run.name == name)
+}
+
+/// When a home's node wrote last.
+fn last_used(home: &Home) -> SystemTime {
+    let written = |path: PathBuf| path.metadata().and_then(|file| file.modified()).ok();
+    written(home.database()).or_else(|| written(home.run_file())).unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -8,16 +8,15 @@ use clap::Args;
 
 use super::error::CliError;
 use super::output::{Format, print, print_json};
-use super::target::find_home;
+use super::target::HomeChoice;
 use crate::learn::cores;
 use crate::ui::words;
 use crate::verify::{Retrain, verify};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The node's home; not needed where there is one alone. Its node must not run.
-    #[arg(long, value_name = "DIR")]
-    home: Option<PathBuf>,
+    #[command(flatten)]
+    choice: HomeChoice,
     /// The node's data, as `join` took it: train its own updates again from the models that are kept.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
@@ -30,7 +29,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
-    let home = find_home(options.home.as_deref())?;
+    let home = options.choice.find()?;
     let threads = options.threads.map_or_else(cores, NonZeroUsize::get);
     let retrain = options.retrain || options.data.is_some();
     let found = verify(&home, retrain.then_some(Retrain { data: options.data.as_deref(), threads }))?;

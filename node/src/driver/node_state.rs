@@ -81,6 +81,11 @@ impl NodeState {
         Round::committed(&self.history.read().unwrap_or_else(PoisonError::into_inner), self.info.unit)
     }
 
+    /// Rounds that the run has in all.
+    pub fn rounds_in_all(&self) -> u64 {
+        self.info.rounds
+    }
+
     /// The chain that this node is in, once it can't give itself up any more.
     pub fn settled_chain(&self) -> Option<Hash> {
         settled_chain(&self.history.read().unwrap_or_else(PoisonError::into_inner))

@@ -3,11 +3,13 @@
 
 mod part;
 mod round;
+mod runs;
 mod status;
 mod verification;
 
 pub use part::PartLabels;
 pub use round::{ContributionReport, Round};
+pub use runs::{HomeLine, SeenLine};
 pub use status::{
     Ages, Figure, ForcedChain, LEFT, LastCommit, MemberStatus, NetworkRefusals, NewcomerStatus, NodeInfo,
     ParticipantStatus, Peer, Status, Training,

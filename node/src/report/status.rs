@@ -522,10 +522,11 @@ impl Training {
     }
 }
 
-/// What people call a node: its name, or its id in short.
+/// What people call a node: its name, or its id in short; both where others have the same name.
 pub(crate) fn name_of(roster: &[MemberStatus], id: &str) -> String {
-    let member = roster.iter().find(|m| m.node_id == id);
-    name_or_id(member.map_or("", |m| &m.name), id)
+    let name = roster.iter().find(|m| m.node_id == id).map_or("", |m| &m.name);
+    let is_one_of_several = !name.is_empty() && roster.iter().filter(|m| m.name == name).count() > 1;
+    if is_one_of_several { format!("{name} ({})", short_id(id)) } else { name_or_id(name, id) }
 }
 
 /// A name, or the id in short where there is none.

@@ -16,6 +16,7 @@ mod sections;
 mod tests;
 mod train;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context;
@@ -60,4 +61,31 @@ pub fn parse(text: &str, origin: &str) -> Result<RunFile, RunFileError> {
 /// The commented run file that `paceline init` writes, with these values in place of its own.
 pub fn template(given: &Given) -> String {
     RunFile::template(given)
+}
+
+/// The keys in which two run files differ, each with both values: `[train] lr: 0.05 there, 0.1 here`.
+pub fn differences(there: &RunFile, here: &RunFile) -> Vec<String> {
+    let read = |file: &RunFile| toml::from_str::<toml::Table>(&file.canonical()).unwrap_or_default();
+    let (there, here) = (read(there), read(here));
+    let sections: BTreeSet<&String> = there.keys().chain(here.keys()).collect();
+    let mut found = Vec::new();
+    for section in sections {
+        let of = |file: &toml::Table| file.get(section).and_then(|value| value.as_table()).cloned().unwrap_or_default();
+        let (there, here) = (of(&there), of(&here));
+        let keys: BTreeSet<&String> = there.keys().chain(here.keys()).collect();
+        let told = |value: Option<&toml::Value>| value.map_or_else(|| "nothing".to_owned(), short_value);
+        let differing = keys.into_iter().filter(|key| there.get(*key) != here.get(*key));
+        found.extend(
+            differing
+                .map(|key| format!("[{section}] {key}: {} there, {} here", told(there.get(key)), told(here.get(key)))),
+        );
+    }
+    found
+}
+
+/// A value as a run file has it, in as many letters as fit a line.
+fn short_value(value: &toml::Value) -> String {
+    const MOST: usize = 40;
+    let text = value.to_string().replace('\n', " ");
+    if text.chars().count() <= MOST { text } else { format!("{}...", text.chars().take(MOST).collect::<String>()) }
 }

@@ -120,7 +120,8 @@ pub(crate) fn another_chain(genesis: &str) -> String {
     )
 }
 
-fn newcomer(n: &NewcomerStatus) -> String {
+/// Who wants to come, and whether that may be.
+pub(crate) fn newcomer(n: &NewcomerStatus) -> String {
     let name = name_or_id(&n.name, &n.node_id);
     match &n.refused {
         Some(why) => format!("{name} wants to join and can't: {why}"),

@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::status;
 use super::words::{loss, metric, milliseconds, or_dash, percent, seconds, short_hash, significant, yes_or_no};
-use crate::report::{PartLabels, Peer, Round, Status, name_or_id, short_id};
+use crate::report::{HomeLine, PartLabels, Peer, Round, SeenLine, Status, name_of, short_id};
 use crate::trained::{Measured, Prediction, TensorDifference};
 
 fn table(header: &[&str]) -> Table {
@@ -112,12 +112,39 @@ pub(crate) fn members(s: &Status) -> Table {
     let mut table = table(&["node", "part", "does", "for", "heard of"]);
     for m in &s.roster {
         table.add_row([
-            name_or_id(&m.name, &m.node_id),
+            name_of(&s.roster, &m.node_id),
             m.part.clone().unwrap_or_default(),
             status::does(m),
             status::lasts(m),
             status::heard(m, &s.node_id),
         ]);
+    }
+    table
+}
+
+/// This machine's homes.
+pub(crate) fn homes(homes: &[HomeLine]) -> Table {
+    let mut table = table(&["run", "id", "node", "rounds", "best", "home"]);
+    for line in homes {
+        let status = line.status.as_ref();
+        let best = status.and_then(|s| s.best.as_ref());
+        table.add_row([
+            line.run.clone(),
+            short_hash(&line.run_id),
+            status.map_or_else(|| "busy".to_owned(), |s| s.state.clone()),
+            status.map_or_else(String::new, |s| format!("{} of {}", s.trained, s.rounds)),
+            or_dash(best, |f| format!("{} {}", f.metric, metric(&f.metric, f.value))),
+            line.home.clone(),
+        ]);
+    }
+    table
+}
+
+/// Runs on the LAN.
+pub(crate) fn seen(runs: &[SeenLine]) -> Table {
+    let mut table = table(&["run", "id", "nodes"]);
+    for run in runs {
+        table.add_row([run.run.clone(), short_hash(&run.run_id), run.nodes.to_string()]);
     }
     table
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use paceline_protocol::io::Event;
-use paceline_protocol::{Hash, NodeId};
+use paceline_protocol::{Ballot, Hash, NodeId};
 
 use super::status::another_chain;
-use crate::report::{Finding, MemberStatus, Repeated, Round, Status, Verification, name_of, name_or_id, short_id};
+use crate::report::{Finding, MemberStatus, Repeated, Round, Status, Verification, name_of, name_or_id};
 use paceline_model::ACCURACY;
 use paceline_model::data::{Column, ColumnKind, FolderLook, TableLook};
 
@@ -130,7 +130,7 @@ pub(crate) fn outcome(rounds: &[Round], metrics: &Metrics) -> String {
 
 /// A round of a run of `rounds` as it commits. What its model is worth is known only when the next round's updates tell, so
 /// the accuracy is that of the round before.
-pub(crate) fn committed_round(r: &Round, before: Option<&Round>, rounds: u64) -> String {
+pub(crate) fn committed_round(r: &Round, before: Option<&Round>, rounds: u64, name: impl Fn(&str) -> String) -> String {
     let known = before.map(|before| (before.round, judged(&before.metrics))).filter(|(_, metrics)| !metrics.is_empty());
     let measured = known.map(|(round, metrics)| {
         let told: Vec<String> = metrics
@@ -142,7 +142,7 @@ pub(crate) fn committed_round(r: &Round, before: Option<&Round>, rounds: u64) ->
     format!(
         "round {} of {rounds}: coordinated by {}, {} updates, loss {}, {}{}",
         r.round,
-        or_dash(r.committed_by.as_deref(), short_id),
+        or_dash(r.committed_by.as_deref(), name),
         r.contributions.len(),
         loss(r.train_loss, 3),
         seconds(r.duration_ms),
@@ -183,25 +183,34 @@ pub(crate) fn simulation(s: &Summary<'_>, took: Duration) -> String {
     text
 }
 
+/// Which attempt at a round this is, where it is not the first.
+fn attempt(ballot: &Ballot) -> String {
+    if ballot.attempt == 0 { String::new() } else { format!(" (attempt {})", u64::from(ballot.attempt) + 1) }
+}
+
 /// An event in words; `None` for those that only programs care for. `roster` is asked for names when one is needed.
 pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Option<String> {
     let name = |node: &NodeId| name_of(&roster(), &node.to_string());
     Some(match event {
-        Event::FoundingBegun { members, .. } => format!("proposes to found the run with {members} nodes"),
-        Event::FoundingAborted { .. } => "the founding came to nothing; looks for nodes again".to_owned(),
-        Event::Founded { genesis, members } => {
-            format!("the run begins with {members} nodes, chain {}", genesis.short())
+        // Of what comes before the first round its outcome is enough.
+        Event::Elected { ballot } | Event::CoordinatorSeen { ballot, .. } | Event::AttemptOver { ballot, .. }
+            if ballot.round == 0 =>
+        {
+            return None;
         }
+        Event::FoundingBegun { members, .. } => {
+            format!("proposes to the {members} nodes that are here to begin the run")
+        }
+        Event::FoundingAborted { .. } => "not all of them agreed in time; looks for nodes again".to_owned(),
+        Event::Founded { members, .. } => format!("the run begins with {members} nodes"),
         Event::GoesOnAlone { genesis, round } => {
             format!("goes on alone behind round {round}, in chain {genesis}")
         }
-        Event::Elected { ballot } => format!("round {}: coordinates attempt {}", ballot.round, ballot.attempt),
+        Event::Elected { ballot } => format!("round {}: this node coordinates{}", ballot.round, attempt(ballot)),
         Event::CoordinatorSeen { ballot, coordinator } => {
-            format!("round {}: {} coordinates attempt {}", ballot.round, name(coordinator), ballot.attempt)
+            format!("round {}: {} coordinates{}", ballot.round, name(coordinator), attempt(ballot))
         }
-        Event::AttemptOver { ballot, why } => {
-            format!("round {}: attempt {} is over: {why}", ballot.round, ballot.attempt)
-        }
+        Event::AttemptOver { ballot, why } => format!("round {}: begins again, since {why}", ballot.round),
         Event::UpdateIn { ballot, node } => format!("round {}: the update of {} is in", ballot.round, name(node)),
         Event::Committed { round, model, .. } => format!("round {round}: committed, model {}", model.id.short()),
         Event::Liar { node } => {
@@ -216,12 +225,12 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
         Event::Yielded { from, to } => {
             format!("chain {} had no round yet and gave itself up for chain {}", from.short(), to.short())
         }
-        Event::Following { genesis } => format!("follows chain {}, and asks to join it", genesis.short()),
+        Event::Following { .. } => "found the run under way, and asks to join it".to_owned(),
         Event::LetGo { genesis } => {
             format!("let go of chain {}: no quorum of it was in sight; looks for nodes again", genesis.short())
         }
         Event::Fork { genesis } => another_chain(&genesis.to_string()),
-        Event::Joined { round } => format!("is on the roster from round {round} on"),
+        Event::Joined { round } => format!("takes part from round {round} on"),
         Event::TrainingFailed { round, why } => format!("round {round}: training failed here: {why}"),
         Event::Left => "is off the roster".to_owned(),
         Event::Evicted => "was taken off the roster; joins again".to_owned(),
@@ -389,6 +398,7 @@ fn finding(f: &Finding) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::short_id;
 
     #[test]
     fn a_cause_is_told_once() {
@@ -408,7 +418,7 @@ mod tests {
     #[test]
     fn a_committed_round_tells_the_accuracy_of_the_one_before() {
         let mut before = Round { round: 1, ..round() };
-        let line = |before: Option<&Round>| committed_round(&Round { round: 2, ..round() }, before, 5);
+        let line = |before: Option<&Round>| committed_round(&Round { round: 2, ..round() }, before, 5, short_id);
         assert_eq!(line(Some(&before)), "round 2 of 5: coordinated by -, 0 updates, loss 0.500, 1.5 s");
         before.metrics.insert("accuracy".to_owned(), 0.25);
         assert_eq!(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use paceline_model::{DataSet, Device, Learner};
-use paceline_protocol::base::roster::Part;
+use paceline_protocol::base::roster::{Part, is_name};
 use paceline_protocol::io::Event;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -60,7 +60,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
             let part = options.part.map(|part| (part.index, part.of));
             let wanted = Wanted {
                 command,
-                node: HelloNode { id: node.id()?.to_string(), name: options.name.clone(), part },
+                node: HelloNode { id: node.id()?.to_string(), name: options.name.clone().or_else(host_name), part },
                 data: options.data.clone(),
                 threads: options.threads,
                 patience: options.trainer_patience,
@@ -110,6 +110,15 @@ enum Learning {
     Program(String),
 }
 
+/// What this machine is called, if a node may be called so.
+fn host_name() -> Option<String> {
+    #[cfg(unix)]
+    let name = rustix::system::uname().nodename().to_str().ok()?.split('.').next()?.to_owned();
+    #[cfg(not(unix))]
+    let name = std::env::var("COMPUTERNAME").ok()?;
+    (!name.is_empty() && name != "localhost" && is_name(&name)).then_some(name)
+}
+
 fn node_options(
     options: &JoinOptions,
     weights: Option<Vec<u8>>,
@@ -118,7 +127,7 @@ fn node_options(
 ) -> node::Options {
     let named = options.chain.as_deref().and_then(|text| text.parse().ok());
     node::Options {
-        name: options.name.clone(),
+        name: options.name.clone().or_else(host_name),
         part: options.part,
         threads: options.threads.map(NonZeroUsize::get),
         listen: options.listen.clone(),
@@ -163,7 +172,9 @@ async fn read_data(
 fn say_goodbye(over: Option<Event>, running: &Running, home: &Home) -> Result<(), CliError> {
     let dir = home.dir().display();
     match over {
-        Some(Event::Left) => tracing::info!("left the run"),
+        Some(Event::Left) => {
+            tracing::info!("left the run for good; to take part again, as another node, join with another --home")
+        }
         Some(Event::Halted { round, why }) => {
             return Err(CliError::failed(anyhow!(
                 "the run stopped after round {round}, since training failed on all nodes, several times in a row ({why}); mend that, then go on, on every node, with: paceline join --home {dir} --resume"

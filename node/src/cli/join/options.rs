@@ -24,11 +24,11 @@ pub(in crate::cli) struct JoinOptions {
     #[arg(value_name = "RUN.toml | TICKET")]
     #[serde(skip)]
     pub(super) target: Option<String>,
-    /// Where the node keeps its identity, records and models [default: under the user's data folder].
+    /// Where the node keeps its identity, records and models [default: NAME-ID of the run, under the user's data folder].
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     pub(super) home: Option<PathBuf>,
-    /// What people call this node, at most 64 bytes.
+    /// What people call this node, at most 64 bytes [default: the machine's name].
     #[arg(long, value_parser = name)]
     pub(super) name: Option<String>,
     /// An address to dial first; may be given several times.

@@ -11,7 +11,7 @@ use paceline_protocol::runfile::Published;
 use super::JoinOptions;
 use crate::cli::error::CliError;
 use crate::cli::run_file::read_run_file;
-use crate::cli::target::find_home;
+use crate::cli::target::likeliest;
 use crate::inspect;
 use crate::run_file::{self, RunFile};
 use crate::store::Home;
@@ -39,17 +39,39 @@ async fn find(options: &mut JoinOptions) -> Result<(RunFile, Home), CliError> {
             None => by_lan(options).await?,
         },
     };
-    let home = home_of(options, &run.run.name)?;
+    let home = home_of(options, &run.run.name, run.run_id())?;
+    tell_of_others(&home, &run);
     options.recall(&home)?;
     Ok((run, home))
 }
 
-/// The home that is given, or the usual one of a run of this name.
-fn home_of(options: &JoinOptions, run_name: &str) -> Result<Home, CliError> {
-    Ok(match &options.home {
-        Some(dir) => Home::at(dir),
-        None => Home::at(Home::folder()?.join(run_name)),
-    })
+/// The home that is given, or the usual one of a run: runs of one name, with another value somewhere, have different ones.
+fn home_of(options: &JoinOptions, run_name: &str, run: Hash) -> Result<Home, CliError> {
+    if let Some(dir) = &options.home {
+        return Ok(Home::at(dir));
+    }
+    let folder = Home::folder()?;
+    // Homes of earlier builds have the name alone.
+    let plain = Home::at(folder.join(run_name));
+    let is_plain = kept(&plain, run).is_some();
+    Ok(if is_plain { plain } else { Home::at(folder.join(format!("{run_name}-{}", run.short()))) })
+}
+
+/// Says how this run file differs from the one that a run of the same name had here: who changed a value on one machine has
+/// to do so on all.
+fn tell_of_others(home: &Home, run: &RunFile) {
+    let others = Home::all().into_iter().filter(|other| other.dir() != home.dir());
+    let other = others
+        .filter_map(|home| Some((inspect::run_file(&home).ok()?, home)))
+        .find(|(other, _)| other.run.name == run.run.name && other.run_id() != run.run_id());
+    if let Some((other, there)) = other.filter(|_| !home.run_file().exists()) {
+        tracing::info!(
+            "a new run: {} in {} is another one ({}); all nodes of this one need this run file",
+            run.run.name,
+            there.dir().display(),
+            run_file::differences(&other, run).join("; ")
+        );
+    }
 }
 
 /// Goes on in a home: the one given, or the only one there is.
@@ -58,7 +80,7 @@ fn resumed(options: &mut JoinOptions) -> Result<Option<(RunFile, Home)>, CliErro
         Some(dir) => Home::at(dir),
         None => match Home::all().as_slice() {
             [] => return Ok(None),
-            _ => find_home(None)?,
+            _ => likeliest(None, |home| !home.is_running())?,
         },
     };
     if !home.run_file().exists() {
@@ -76,7 +98,7 @@ fn resumed(options: &mut JoinOptions) -> Result<Option<(RunFile, Home)>, CliErro
 
 async fn by_ticket(options: &mut JoinOptions, text: &str) -> Result<RunFile, CliError> {
     let ticket: Ticket = text.parse().map_err(CliError::bad_input)?;
-    let run = match kept(&home_of(options, &ticket.run_name)?, ticket.run) {
+    let run = match kept(&home_of(options, &ticket.run_name, ticket.run)?, ticket.run) {
         Some(run) => run,
         None => {
             tracing::info!("asks for the run file of {}", ticket.run_name);
