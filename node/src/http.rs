@@ -134,12 +134,21 @@ async fn command(api: &Api, headers: &HeaderMap, command: Command, done: serde_j
     }
 }
 
+/// The memory that this process holds, as Linux tells it.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
 /// Everything that is counted, in Prometheus' text format.
 async fn metrics(State(api): State<Api>) -> Response {
     use prometheus_client::encoding::text::encode;
     use prometheus_client::metrics::counter::ConstCounter;
     use prometheus_client::metrics::family::Family;
-    use prometheus_client::metrics::gauge::ConstGauge;
+    use std::sync::atomic::AtomicU64;
+
+    use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
     use prometheus_client::registry::Registry;
 
     let mut registry = Registry::with_prefix("paceline");
@@ -168,6 +177,41 @@ async fn metrics(State(api): State<Api>) -> Response {
     if let Some(status) = api.node_state.status() {
         registry.register("round", "The round being decided", ConstGauge::new(status.round as i64));
         registry.register("roster", "Members", ConstGauge::new(status.roster.len() as i64));
+        let reachable = status.roster.iter().filter(|m| m.reachable).count();
+        registry.register("reachable", "Members that are heard", ConstGauge::new(reachable as i64));
+        registry.register(
+            "rounds_trained",
+            "Rounds with updates that are committed",
+            ConstGauge::new(status.trained as i64),
+        );
+        let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1_000.0);
+        let last = status.last_commit.as_ref();
+        let gauges = [
+            ("round_age_seconds", "Time since this node has been at its round", seconds(status.round_ms)),
+            (
+                "last_round_duration_seconds",
+                "From the commit before to the last one",
+                seconds(last.and_then(|c| c.duration_ms)),
+            ),
+            ("last_round_train_loss", "Mean training loss of the last round", last.and_then(|c| c.train_loss)),
+        ];
+        for (name, help, value) in gauges {
+            if let Some(value) = value {
+                registry.register(name, help, ConstGauge::new(value));
+            }
+        }
+        // By name, since a learner brings its own.
+        let metrics = Family::<Vec<(String, String)>, Gauge<f64, AtomicU64>>::default();
+        let rounds = api.node_state.rounds();
+        for (name, value) in
+            rounds.iter().rev().find(|r| !r.metrics.is_empty()).map(|r| &r.metrics).into_iter().flatten()
+        {
+            metrics.get_or_create(&vec![("metric".to_owned(), name.clone())]).set(*value);
+        }
+        registry.register("evaluation", "What the members measured last", metrics);
+    }
+    if let Some(bytes) = resident_bytes() {
+        registry.register("resident_memory_bytes", "Memory of this process", ConstGauge::new(bytes as i64));
     }
     let mut text = String::new();
     match encode(&mut text, &registry) {

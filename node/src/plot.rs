@@ -10,6 +10,15 @@ use plotters::prelude::*;
 /// Pixels, across and down.
 const SIZE: (u32, u32) = (800, 500);
 
+/// Labels of an axis at most.
+const LABELS_MAX: usize = 11;
+
+/// The share of a curve's height that is left free above and below.
+const ROOM: f64 = 0.05;
+
+/// Points of a curve that are still told apart.
+const POINTS_MAX: usize = 60;
+
 /// The family that every text is set in.
 const FONT: &str = "sans-serif";
 
@@ -56,7 +65,12 @@ impl Curves {
         let points = || self.curves.iter().flat_map(|curve| &curve.points).copied();
         let reach = |values: &mut dyn Iterator<Item = f64>| {
             let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
-            if low < high { low..high } else { low.min(0.0)..low.max(0.0) + 1.0 }
+            match () {
+                () if low < high => low..high,
+                () if low == high => low.min(0.0)..low.max(0.0) + 1.0,
+                // There are none.
+                () => 0.0..1.0,
+            }
         };
         let (xs, ys) = (reach(&mut points().map(|p| p.0)), reach(&mut points().map(|p| p.1)));
         write(path, &Drawing::Curves(self, xs, ys))
@@ -135,6 +149,13 @@ fn draw_curves<B: DrawingBackend>(
     ys: std::ops::Range<f64>,
 ) -> Drawn<B> {
     area.fill(&WHITE)?;
+    // Rounds are counted: there is none between two.
+    let is_whole = |x: f64| x.fract() == 0.0;
+    let counts = is_whole(xs.start) && is_whole(xs.end);
+    let labels =
+        if counts { ((xs.end - xs.start) as usize).saturating_add(1).clamp(2, LABELS_MAX) } else { LABELS_MAX };
+    let room = (ys.end - ys.start) * ROOM;
+    let ys = ys.start - room..ys.end + room;
     let mut chart = ChartBuilder::on(area)
         .caption(&plot.title, (FONT, 20))
         .margin(12)
@@ -145,6 +166,8 @@ fn draw_curves<B: DrawingBackend>(
         .configure_mesh()
         .x_desc(&plot.x)
         .y_desc(&plot.y)
+        .x_labels(labels)
+        .x_label_formatter(&|x| if counts { format!("{x:.0}") } else { format!("{x:.2}") })
         .label_style((FONT, 15))
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.12))
@@ -153,6 +176,9 @@ fn draw_curves<B: DrawingBackend>(
         let series = LineSeries::new(curve.points.iter().copied(), colour.stroke_width(2));
         let key = move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour.stroke_width(3));
         chart.draw_series(series)?.label(&curve.name).legend(key);
+        if curve.points.len() <= POINTS_MAX {
+            chart.draw_series(curve.points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
+        }
     }
     if plot.curves.len() > 1 {
         let legend = &mut chart.configure_series_labels();

@@ -1,4 +1,4 @@
-//! The commands that look at a node, `status`, `rounds`, `peers` and `ticket`, and those that ask it for something, `leave`
+//! The commands that look at a node, `status`, `peers` and `ticket`, and those that ask it for something, `leave`
 //! and `resume`.
 
 use std::io::IsTerminal;
@@ -36,16 +36,6 @@ pub(super) async fn status(target: &Target, format: Format, watch: bool) -> Resu
 
 fn fetch_status(target: &Target) -> Result<Status, CliError> {
     Ok(target.node()?.status()?)
-}
-
-pub(super) fn rounds(target: &Target, format: Format) -> Result<(), CliError> {
-    let rounds = target.node()?.rounds()?;
-    match format {
-        Format::Json => rounds.iter().try_for_each(print_json)?,
-        Format::Text if rounds.is_empty() => print("No round is committed yet."),
-        Format::Text => print(&table::rounds(&rounds).to_string()),
-    }
-    Ok(())
 }
 
 pub(super) fn peers(target: &Target, format: Format) -> Result<(), CliError> {

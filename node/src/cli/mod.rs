@@ -14,6 +14,7 @@ mod join;
 mod model;
 mod output;
 mod roster;
+mod rounds;
 mod run_file;
 mod runs;
 mod shutdown;
@@ -101,8 +102,17 @@ enum Command {
         watch: bool,
     },
     /// The committed rounds.
-    #[command(after_help = "Examples:\n  paceline rounds\n  paceline rounds --format json | jq .accuracy")]
-    Rounds(Target),
+    #[command(after_help = "Examples:
+  paceline rounds --last 10
+  paceline rounds --format json | jq .accuracy
+  paceline rounds --export csv > rounds.csv
+  paceline rounds --plot curves                     draws curves.svg and curves.png")]
+    Rounds(rounds::Options),
+    /// Two runs side by side: of nodes, or simulated.
+    #[command(after_help = "Examples:
+  paceline compare ~/lab ~/lab-2
+  paceline compare lab-simulation ~/lab --plot both")]
+    Compare(rounds::CompareOptions),
     /// The runs of this machine, and those that are seen on the LAN.
     #[command(after_help = "Examples:\n  paceline runs\n  paceline runs --no-lan --format json | jq .homes")]
     Runs(runs::Options),
@@ -188,7 +198,8 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Check(options) => check::run(&options, format),
         Command::Join(options) => join::run(*options, quiet).await,
         Command::Status { target, watch } => inspect::status(&target, format, watch).await,
-        Command::Rounds(target) => inspect::rounds(&target, format),
+        Command::Rounds(options) => rounds::run(&options, format),
+        Command::Compare(options) => rounds::compare(&options, format),
         Command::Runs(options) => runs::run(&options, format).await,
         Command::Peers(target) => inspect::peers(&target, format),
         Command::Ticket(target) => inspect::ticket(&target, format),

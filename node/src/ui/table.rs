@@ -50,6 +50,23 @@ pub(crate) fn rounds(rounds: &[Round]) -> Table {
     table
 }
 
+/// Two runs, round by round, by a metric; with the bytes that each had received by then.
+pub(crate) fn compared(one: &[Round], other: &[Round], names: [&str; 2], lead: &str) -> Table {
+    let [a, b] = names;
+    let header =
+        ["round".to_owned(), format!("{lead} of {a}"), format!("of {b}"), format!("seconds of {a}"), format!("of {b}")];
+    let mut table = table(&header.each_ref().map(String::as_str));
+    let all: BTreeSet<u64> = one.iter().chain(other).map(|r| r.round).collect();
+    for round in all {
+        let find = |rounds: &[Round]| rounds.iter().find(|r| r.round == round).cloned();
+        let (a, b) = (find(one), find(other));
+        let value = |r: &Option<Round>| or_dash(r.as_ref().and_then(|r| r.metrics.get(lead)), |v| metric(lead, *v));
+        let took = |r: &Option<Round>| seconds(r.as_ref().and_then(|r| r.duration_ms));
+        table.add_row([round.to_string(), value(&a), value(&b), took(&a), took(&b)]);
+    }
+    table
+}
+
 /// What images or rows are taken for: the three most probable classes of each, or the number.
 pub(crate) fn predictions(predictions: &[Prediction]) -> String {
     let is_number = predictions.iter().any(|p| p.number.is_some());

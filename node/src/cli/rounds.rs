@@ -1,0 +1,203 @@
+//! `paceline rounds` and `paceline compare`: what a run has come to, round by round; two runs side by side.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, ValueEnum};
+
+use super::error::CliError;
+use super::output::{Format, print, print_json};
+use super::target::Target;
+use crate::inspect::{self, Node};
+use crate::plot::{Curve, Curves};
+use crate::report::Round;
+use crate::run_file::{self, Metrics};
+use crate::store::Home;
+use crate::ui::table;
+
+/// Which rounds are shown, and how.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    target: Target,
+    /// The last ones alone.
+    #[arg(long, value_name = "N")]
+    last: Option<usize>,
+    /// Print them for other programs.
+    #[arg(long, value_enum, value_name = "KIND")]
+    export: Option<Export>,
+    /// Draw the leading metric and the loss: writes FILE.svg and FILE.png.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+/// What other programs read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Export {
+    Csv,
+    Jsonl,
+}
+
+pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
+    let node = options.target.node()?;
+    let mut rounds = node.rounds()?;
+    let skipped = options.last.map_or(0, |last| rounds.len().saturating_sub(last));
+    rounds.drain(..skipped);
+    match (options.export, format) {
+        (Some(Export::Csv), _) => print_csv(&rounds)?,
+        (Some(Export::Jsonl), _) | (None, Format::Json) => rounds.iter().try_for_each(print_json)?,
+        (None, Format::Text) if rounds.is_empty() => print("No round is committed yet."),
+        (None, Format::Text) => print(&table::rounds(&rounds).to_string()),
+    }
+    if let Some(path) = &options.plot {
+        let name = node.status()?.run_name;
+        let metrics: BTreeSet<&str> = rounds.iter().flat_map(|r| r.metrics.keys().map(String::as_str)).collect();
+        let curves = metrics.into_iter().map(|metric| curve(metric, &rounds, metric)).collect();
+        draw(path, &name, "measured".to_owned(), curves)?;
+    }
+    Ok(())
+}
+
+/// A line for each round and a column for each metric, with the header that names them.
+fn print_csv(rounds: &[Round]) -> Result<(), CliError> {
+    let metrics: BTreeSet<&String> = rounds.iter().flat_map(|r| r.metrics.keys()).collect();
+    let fixed = [
+        "round",
+        "kind",
+        "coordinator",
+        "updates",
+        "samples",
+        "train_loss",
+        "evaluated",
+        "duration_ms",
+        "overhead_ms",
+        "bytes_sent",
+        "bytes_received",
+        "model_hash",
+        "record_hash",
+    ];
+    fn cell(value: Option<impl ToString>) -> String {
+        value.map_or_else(String::new, |value| value.to_string())
+    }
+    let mut out = csv::Writer::from_writer(Vec::new());
+    let written = (|| {
+        out.write_record(fixed.into_iter().chain(metrics.iter().map(|name| name.as_str())))?;
+        for r in rounds {
+            let samples: u64 = r.contributions.iter().map(|c| c.samples).fold(0, u64::saturating_add);
+            let own = [
+                r.round.to_string(),
+                r.kind.clone(),
+                cell(r.committed_by.as_ref()),
+                r.contributions.len().to_string(),
+                samples.to_string(),
+                cell(r.train_loss),
+                cell(r.evaluated),
+                cell(r.duration_ms),
+                cell(r.overhead_ms),
+                r.bytes_sent.to_string(),
+                r.bytes_received.to_string(),
+                r.model_hash.clone(),
+                cell(r.record_hash.as_ref()),
+            ];
+            out.write_record(own.into_iter().chain(metrics.iter().map(|name| cell(r.metrics.get(*name)))))?;
+        }
+        out.flush()
+    })();
+    written.map_err(|error: std::io::Error| CliError::failed(anyhow!(error)))?;
+    let text = out.into_inner().map_err(|error| CliError::failed(anyhow!("{error}")))?;
+    print(String::from_utf8_lossy(&text).trim_end());
+    Ok(())
+}
+
+/// Two runs.
+#[derive(Debug, Args)]
+pub(super) struct CompareOptions {
+    /// A home, or the folder of a simulation.
+    #[arg(value_name = "A")]
+    one: PathBuf,
+    /// Another.
+    #[arg(value_name = "B")]
+    other: PathBuf,
+    /// Draw both curves: writes FILE.svg and FILE.png.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+pub(super) fn compare(options: &CompareOptions, format: Format) -> Result<(), CliError> {
+    let open = |path: &Path| Run::open(path).map_err(CliError::bad_input);
+    let (one, other) = (open(&options.one)?, open(&options.other)?);
+    let lead = one.metrics.lead.clone();
+    if lead != other.metrics.lead {
+        let error = anyhow!("one run is judged by {lead}, the other by {}", other.metrics.lead);
+        return Err(CliError::bad_input(error));
+    }
+    match format {
+        Format::Json => print_json(&serde_json::json!({
+            "metric": lead,
+            "one": one.rounds, "other": other.rounds,
+            "differences": run_file::differences(&one.run_file, &other.run_file),
+        }))?,
+        Format::Text => {
+            print(&table::compared(&one.rounds, &other.rounds, [&one.name, &other.name], &lead).to_string());
+            let differences = run_file::differences(&one.run_file, &other.run_file);
+            differences
+                .iter()
+                .for_each(|line| print(&line.replace(" there,", " in the first,").replace(" here", " in the second")));
+        }
+    }
+    if let Some(path) = &options.plot {
+        let curves = [&one, &other].map(|run| curve(&run.name, &run.rounds, &lead)).to_vec();
+        draw(path, &format!("{} and {}", one.name, other.name), lead.replace('_', " "), curves)?;
+    }
+    Ok(())
+}
+
+/// A run that was, of nodes or simulated.
+struct Run {
+    name: String,
+    run_file: run_file::RunFile,
+    metrics: Metrics,
+    rounds: Vec<Round>,
+}
+
+impl Run {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let home = Home::at(path);
+        if !home.run_file().exists() {
+            bail!("{} is no home of a node and no folder of a simulation: it has no run.toml", path.display());
+        }
+        let run_file = inspect::run_file(&home)?;
+        let simulated = path.join("rounds.jsonl");
+        let rounds = match simulated.exists() {
+            true => {
+                let text = std::fs::read_to_string(&simulated)?;
+                let lines = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+                lines.with_context(|| format!("{} is damaged", simulated.display()))?
+            }
+            false => Node::of(home)?.rounds()?,
+        };
+        let name =
+            path.file_name().map_or_else(|| run_file.run.name.clone(), |name| name.to_string_lossy().into_owned());
+        Ok(Self { name, metrics: run_file.learning.metrics.clone(), run_file, rounds })
+    }
+}
+
+fn curve(name: &str, rounds: &[Round], metric: &str) -> Curve {
+    let points = rounds.iter().filter_map(|r| Some((r.round as f64, *r.metrics.get(metric)?))).collect();
+    Curve { name: name.replace('_', " "), points }
+}
+
+fn draw(path: &Path, title: &str, y: String, curves: Vec<Curve>) -> anyhow::Result<()> {
+    // Who names a picture means that one.
+    let stem = match path.extension().is_some_and(|ending| ending == "svg" || ending == "png") {
+        true => path.with_extension(""),
+        false => path.to_owned(),
+    };
+    let drawn = Curves { title: title.to_owned(), x: "round".to_owned(), y, curves }.write(&stem)?;
+    let mut said = std::io::stderr().lock();
+    // Nobody need read it.
+    drawn.iter().for_each(|file| drop(writeln!(said, "wrote {}", file.display())));
+    Ok(())
+}
