@@ -8,7 +8,7 @@ use cluster::{Cluster, PATIENCE, shapes};
 
 /// Three nodes, the third of which is stopped, and its home copied: the place of the copy is 3.
 fn copied() -> Cluster {
-    let mut cluster = Cluster::new(&shapes(3, 400, 300, "shapes-cnn"));
+    let mut cluster = Cluster::new(&shapes(3, 20_000, 300, "shapes-cnn"));
     cluster.start_all(3);
     cluster.wait("round 2", |c| (c.round(2) >= 2).then_some(()));
     assert!(cluster.terminate(2), "SIGTERM is no failure");
