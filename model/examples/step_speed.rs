@@ -9,9 +9,7 @@
 //! The variables hold candle to one thread: ours are counted by the argument.
 
 use candle_core::{DType, Device, Tensor, Var};
-use paceline_model::{
-    Examples, Layer, Model, NetSpec, Preprocess, Rule, Task, Threads, TrainConfig, TrainJob, Trainable, train,
-};
+use paceline_model::{Examples, Layer, Model, NetSpec, Preprocess, Task, Threads, TrainConfig, TrainJob, train};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -53,15 +51,7 @@ fn rate(net: &str, batch: usize, threads: usize, seconds: f64) -> Result<f64> {
     let data = images(input, batch * 64)?;
     let parent = Model::initial(&spec, &Device::Cpu, 1)?.to_bytes()?;
     let config = TrainConfig::sgd(usize::MAX, batch, 0.01);
-    let task = Task {
-        round: 1,
-        seed: 1,
-        node_key: b"speed",
-        rule: &Rule::FedAvg,
-        state: &parent,
-        control: None,
-        trainable: Trainable::all(),
-    };
+    let task = Task::plain(1, 1, b"speed", &parent);
     let job = TrainJob {
         task,
         spec: &spec,

@@ -263,7 +263,7 @@ mod tests {
     use candle_nn::{Linear, Module, linear, ops};
 
     use super::*;
-    use crate::rule::Rule;
+
     use crate::tuned_learner::Trainable;
 
     /// Points on a line, and whether they are beyond its middle.
@@ -319,15 +319,7 @@ mod tests {
 
     fn train(learner: &dyn Learner, threads: usize) -> Result<Trained, TrainError> {
         let state = learner.initial(1).expect("memory");
-        let task = Task {
-            round: 1,
-            seed: 1,
-            node_key: b"node",
-            rule: &Rule::FedAvg,
-            state: &state,
-            control: None,
-            trainable: Trainable::all(),
-        };
+        let task = Task::plain(1, 1, b"node", &state);
         learner.train(&task, &Threads::new(threads).expect("threads"), &mut |_| ControlFlow::Continue(()))
     }
 
@@ -375,15 +367,7 @@ mod tests {
     fn a_training_is_stopped_by_whoever_watches_it() {
         let learner = learner(slow);
         let state = learner.initial(1).expect("memory");
-        let task = Task {
-            round: 1,
-            seed: 1,
-            node_key: b"node",
-            rule: &Rule::FedAvg,
-            state: &state,
-            control: None,
-            trainable: Trainable::all(),
-        };
+        let task = Task::plain(1, 1, b"node", &state);
         let stopped = learner.train(&task, &Threads::new(1).expect("a thread"), &mut |_| ControlFlow::Break(()));
         assert!(matches!(stopped, Err(TrainError::Cancelled)));
     }

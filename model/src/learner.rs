@@ -36,6 +36,11 @@ pub struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
+    /// One of FedAvg, in which all tensors are trained.
+    pub fn plain(round: u64, seed: u64, node_key: &'a [u8], state: &'a [u8]) -> Self {
+        Self { round, seed, node_key, rule: &Rule::FedAvg, state, control: None, trainable: Trainable::all() }
+    }
+
     /// The weights that training begins with: raw little-endian f32, in the order of the layout.
     pub fn weights(&self) -> &'a [u8] {
         self.rule.weights(self.state)

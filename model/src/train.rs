@@ -417,15 +417,7 @@ mod tests {
         }
 
         fn job<'a>(&'a self, config: &'a TrainConfig) -> TrainJob<'a> {
-            let task = Task {
-                round: 1,
-                seed: 1,
-                node_key: b"node",
-                rule: &Rule::FedAvg,
-                state: &self.parent,
-                control: None,
-                trainable: Trainable::all(),
-            };
+            let task = Task::plain(1, 1, b"node", &self.parent);
             TrainJob {
                 task,
                 spec: &self.spec,

@@ -195,15 +195,7 @@ mod tests {
     }
 
     fn train(learner: &dyn Learner, state: &[u8]) -> Result<Trained, TrainError> {
-        let task = Task {
-            round: 1,
-            seed: 1,
-            node_key: b"node",
-            rule: &Rule::FedAvg,
-            state,
-            control: None,
-            trainable: Trainable::all(),
-        };
+        let task = Task::plain(1, 1, b"node", state);
         learner.train(&task, &Threads::new(1).expect("a thread"), &mut |_| ControlFlow::Continue(()))
     }
 

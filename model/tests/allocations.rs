@@ -3,9 +3,7 @@
 use std::ops::ControlFlow;
 
 use allocation_counter::AllocationInfo;
-use paceline_model::{
-    Device, Model, NetSpec, Preprocess, Rule, Source, Task, Threads, TrainConfig, TrainJob, Trainable, load, train,
-};
+use paceline_model::{Device, Model, NetSpec, Preprocess, Source, Task, Threads, TrainConfig, TrainJob, load, train};
 
 /// Images a step.
 const BATCH: usize = 10;
@@ -17,15 +15,7 @@ fn taken(arch: &str, steps: usize) -> AllocationInfo {
     let spec = NetSpec::preset(arch, data.shape(), data.classes()).expect("it fits");
     let parent = Model::initial(&spec, &Device::Cpu, 1).and_then(|model| model.to_bytes()).expect("a model");
     let config = TrainConfig::sgd(1, BATCH, 0.01);
-    let task = Task {
-        round: 1,
-        seed: 1,
-        node_key: b"node",
-        rule: &Rule::FedAvg,
-        state: &parent,
-        control: None,
-        trainable: Trainable::all(),
-    };
+    let task = Task::plain(1, 1, b"node", &parent);
     let job = TrainJob {
         task,
         spec: &spec,

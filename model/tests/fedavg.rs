@@ -2,7 +2,7 @@
 
 use paceline_model::{
     DataSet, Device, EvaluationJob, ExactSum, Model, NetSpec, Partition, Preprocess, Rule, Source, Task, Threads,
-    TrainConfig, TrainJob, Trainable, Trained, evaluate, load, train,
+    TrainConfig, TrainJob, Trained, evaluate, load, train,
 };
 use std::ops::ControlFlow;
 
@@ -19,15 +19,8 @@ fn data() -> DataSet {
 }
 
 fn trained(spec: &NetSpec, parent: &[u8], part: &DataSet, round: u64, k: usize, threads: &Threads) -> Trained {
-    let task = Task {
-        round,
-        seed: SEED,
-        node_key: &[k as u8],
-        rule: &Rule::FedAvg,
-        state: parent,
-        control: None,
-        trainable: Trainable::all(),
-    };
+    let node_key = [k as u8];
+    let task = Task::plain(round, SEED, &node_key, parent);
     let job = TrainJob {
         task,
         spec,

@@ -63,18 +63,9 @@ pub fn check(plan: &Plan, path: Option<&Path>, part: Option<Part>, threads: usiz
     let (examples, noun, held_out, notes) = (data.train.len(), data.train.noun(), data.test.len(), data.notes.clone());
     let state = plan.initial_state(&plan.drawn_weights()?);
     let learner = plan.learner(data, Device::Cpu);
-    // A trial of the whole net: with given weights a step takes as long.
-    let whole = learner.initial(plan.seed)?;
-    let rule = &paceline_model::Rule::FedAvg;
-    let task = Task {
-        round: 1,
-        seed: plan.seed,
-        node_key: b"check",
-        rule,
-        state: &whole,
-        control: None,
-        trainable: &plan.trainable,
-    };
+    // A trial from drawn weights: from given ones a step takes as long.
+    let drawn = learner.initial(plan.seed)?;
+    let task = Task { trainable: &plan.trainable, ..Task::plain(1, plan.seed, b"check", &drawn) };
     let in_a_round = (examples.div_ceil(plan.config.batch) * plan.config.epochs) as u64;
     // Of a short round every step counts: the first ones are all that there are.
     let warm_up = if in_a_round > 2 * WARM_UP { WARM_UP } else { 0 };

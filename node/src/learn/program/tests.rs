@@ -1,9 +1,6 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use paceline_model::Rule;
-use paceline_model::Trainable;
-
 use super::*;
 
 /// A trainer of Python's standard library, and a folder whose file `act` says what it does.
@@ -50,16 +47,7 @@ impl Bench {
 
     fn train_watched(&self, learner: &ProgramLearner, watch: &mut Watch<'_>) -> Result<Trained, TrainError> {
         let state = learner.initial(0).expect("it is kept");
-        let rule = &Rule::FedAvg;
-        let task = Task {
-            round: 1,
-            seed: 7,
-            node_key: b"node",
-            rule,
-            state: &state,
-            control: None,
-            trainable: Trainable::all(),
-        };
+        let task = Task::plain(1, 7, b"node", &state);
         learner.train(&task, &self.threads, watch)
     }
 }
@@ -178,17 +166,7 @@ fn a_program_that_is_no_trainer_is_an_error_at_the_start() {
 
 #[test]
 fn the_seed_of_a_training_follows_from_run_round_and_node() {
-    let seed = |seed, round, node_key: &[u8]| {
-        line::seed(&Task {
-            round,
-            seed,
-            node_key,
-            rule: &Rule::FedAvg,
-            state: &[],
-            control: None,
-            trainable: Trainable::all(),
-        })
-    };
+    let seed = |seed, round, node_key: &[u8]| line::seed(&Task::plain(round, seed, node_key, &[]));
     let all = [seed(1, 1, b"a"), seed(1, 1, b"b"), seed(1, 2, b"a"), seed(2, 1, b"a")];
     assert!((0..4).all(|i| (0..i).all(|j| all[i] != all[j])) && all.iter().all(|s| *s < 1 << 53), "{all:?}");
     assert_eq!(seed(1, 1, b"a"), all[0]);
