@@ -10,6 +10,7 @@ use paceline_protocol::base::roster::Part;
 use serde::{Deserialize, Serialize};
 
 use crate::learn::{Plan, PlanError};
+use crate::memory;
 
 /// How long the trial trains.
 const TRIAL: Duration = Duration::from_secs(3);
@@ -97,7 +98,7 @@ pub fn check(plan: &Plan, path: Option<&Path>, part: Option<Part>, threads: usiz
         steps: in_a_round,
         step_s,
         round_s: step_s * in_a_round as f64,
-        memory_bytes: peak_memory(),
+        memory_bytes: memory::peak(),
     })
 }
 
@@ -113,11 +114,4 @@ pub enum CheckError {
     /// The system gives no threads.
     #[error(transparent)]
     Threads(#[from] paceline_model::ThreadsError),
-}
-
-/// The most memory that this process has held, as Linux tells it.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::driver::NodeState;
+use crate::memory;
 use crate::net::Network;
 use crate::report::{MemberStatus, NetworkRefusals, Peer};
 
@@ -134,13 +135,6 @@ async fn command(api: &Api, headers: &HeaderMap, command: Command, done: serde_j
     }
 }
 
-/// The memory that this process holds, as Linux tells it.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
-}
-
 /// Everything that is counted, in Prometheus' text format.
 async fn metrics(State(api): State<Api>) -> Response {
     use prometheus_client::encoding::text::encode;
@@ -210,7 +204,7 @@ async fn metrics(State(api): State<Api>) -> Response {
         }
         registry.register("evaluation", "What the members measured last", metrics);
     }
-    if let Some(bytes) = resident_bytes() {
+    if let Some(bytes) = memory::resident() {
         registry.register("resident_memory_bytes", "Memory of this process", ConstGauge::new(bytes as i64));
     }
     let mut text = String::new();

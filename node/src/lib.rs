@@ -19,6 +19,7 @@ pub mod fuzz;
 pub mod http;
 mod inspect;
 pub mod learn;
+mod memory;
 mod model_file;
 pub mod net;
 pub mod node;

@@ -85,7 +85,7 @@ fn training(t: Training) -> String {
 }
 
 /// How good the model is, and how good it was at best.
-fn figures(last: Option<&Figure>, best: Option<&Figure>) -> Option<String> {
+pub(crate) fn figures(last: Option<&Figure>, best: Option<&Figure>) -> Option<String> {
     let (last, best) = (last?, best?);
     let told = |f: &Figure| format!("{} after round {}", metric(&f.metric, f.value), f.round);
     let best =

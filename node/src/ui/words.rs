@@ -7,8 +7,8 @@ use std::time::Duration;
 use paceline_protocol::io::Event;
 use paceline_protocol::{Ballot, Hash, NodeId};
 
-use super::status::another_chain;
-use crate::report::{Finding, MemberStatus, Repeated, Round, Status, Verification, name_of, name_or_id};
+use super::status::{another_chain, figures};
+use crate::report::{Figure, Finding, MemberStatus, Repeated, Round, Status, Verification, name_of, name_or_id};
 use paceline_model::ACCURACY;
 use paceline_model::data::{Column, ColumnKind, FolderLook, TableLook};
 
@@ -111,20 +111,10 @@ pub(crate) fn measured_behind(metrics: &BTreeMap<String, f64>) -> String {
 
 /// What a run came to, judged by its leading metric: that of the last round that was measured, and the best.
 pub(crate) fn outcome(rounds: &[Round], metrics: &Metrics) -> String {
-    let lead = metrics.lead.as_str();
-    let known: Vec<(u64, f64)> = rounds.iter().filter_map(|r| Some((r.round, *r.metrics.get(lead)?))).collect();
-    let better = |best: (u64, f64), this: &(u64, f64)| if metrics.is_better(this.1, best.1) { *this } else { best };
-    let (last, best) = (known.last().copied(), known.first().map(|first| known.iter().fold(*first, better)));
-    match (last, best) {
-        (Some((round, value)), Some((_, best))) if value == best => {
-            format!("done: {lead} {} after round {round}, the best so far", metric(lead, value))
-        }
-        (Some((round, value)), Some((at, best))) => format!(
-            "done: {lead} {} after round {round}; the best was {} after round {at}",
-            metric(lead, value),
-            metric(lead, best)
-        ),
-        _ => format!("done: nobody measured {lead}"),
+    let (last, best) = Figure::last_and_best(rounds, metrics);
+    match figures(last.as_ref(), best.as_ref()) {
+        Some(figures) => format!("done: {figures}"),
+        None => format!("done: nobody measured {}", metrics.lead),
     }
 }
 
