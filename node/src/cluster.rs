@@ -79,6 +79,11 @@ impl Cluster {
         }
     }
 
+    /// The home of the first node.
+    pub(crate) fn first_home(&self) -> &Path {
+        &self.nodes[0].home
+    }
+
     fn any_runs(&mut self) -> anyhow::Result<bool> {
         let mut any = false;
         for node in &mut self.nodes {

@@ -53,7 +53,7 @@ pub fn json(bytes: &[u8]) {
             words::committed_round(&round, Some(&round), 3, str::to_owned),
             words::simulated_round(&round, 3, "accuracy"),
         );
-        let _ = table::rounds(&[round]).to_string();
+        let _ = table::rounds(&[round], crate::report::short_id).to_string();
     }
     if let Some(status) = reads_back::<Status>(bytes) {
         let _ = (crate::ui::status::status(&status), table::members(&status).to_string());

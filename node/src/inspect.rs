@@ -244,7 +244,7 @@ fn has_left(home: &Home) -> anyhow::Result<bool> {
 }
 
 /// The status of a home whose node does not run.
-fn stopped(home: &Home) -> anyhow::Result<Status> {
+pub(crate) fn stopped(home: &Home) -> anyhow::Result<Status> {
     let run_file = run_file(home)?;
     let history = history(home)?;
     let never_started = || anyhow!("{} has no identity yet: its node was never started", home.dir().display());

@@ -29,6 +29,7 @@ pub mod report;
 pub mod run_file;
 pub mod simulate;
 pub mod store;
+mod tensorboard;
 pub mod trained;
 mod ui;
 pub mod verify;

@@ -109,8 +109,10 @@ pub struct Options {
     pub bootstrap: Vec<Multiaddr>,
     /// Neither to look for nodes on the LAN nor to be found there.
     pub no_mdns: bool,
-    /// Where the control API listens; it has none by default.
+    /// Where the control API and the page listen, on loopback; there are none by default.
     pub http: Option<TcpListener>,
+    /// Where the page listens for other machines, which need the home's token ([`Home::http_token`]).
+    pub page: Option<TcpListener>,
     /// The chain to enter, and no other.
     pub chain: Option<Chain>,
     /// Whether to move to that chain from another, which is kept aside.
@@ -236,18 +238,21 @@ impl Node {
         let info = NodeInfo::of(&run_file, me, &name, options.part);
         let (progress_in, progress) = watch::channel(Progress::default());
         let node_state = Arc::new(NodeState::new(info, history.clone(), progress));
-        let mut serving = Serving(None);
-        if let Some(listener) = options.http {
+        let mut serving = Serving::default();
+        if let Some(listener) = &options.http {
             let address = listener.local_addr().map_err(anyhow::Error::from)?;
             home.write("http", address.to_string().as_bytes()).map_err(anyhow::Error::from)?;
+        }
+        for listener in [options.http, options.page].into_iter().flatten() {
             let api = Api {
                 node_state: node_state.clone(),
                 network: network.clone(),
                 commands: commands_in.clone(),
                 run: run_file.run_id(),
                 run_name: run_file.run.name.clone(),
+                token: home.http_token().map_err(anyhow::Error::from)?,
             };
-            serving.0 = Some(tokio::spawn(http::serve(listener, api)));
+            serving.0.push(tokio::spawn(http::serve(listener, api)));
         }
         let mut heard = Vec::new();
         let begins = async {
@@ -437,9 +442,9 @@ fn twin_fix(home: &Home) -> String {
     )
 }
 
-/// The task that serves the control API; it ends with whoever holds this.
-#[derive(Debug)]
-struct Serving(Option<JoinHandle<std::io::Result<()>>>);
+/// The tasks that serve the control API and the page; they end with whoever holds this.
+#[derive(Debug, Default)]
+struct Serving(Vec<JoinHandle<std::io::Result<()>>>);
 
 impl Drop for Serving {
     fn drop(&mut self) {

@@ -1,6 +1,8 @@
 //! `paceline demo`: a whole run on this machine, to see what it is like.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
@@ -11,10 +13,14 @@ use paceline_bootstrap::ServeOptions;
 use super::error::CliError;
 use super::output::Format;
 use super::run_file::read_run_file;
-use super::shutdown::stdin_ends;
+use super::shutdown::{interrupt, stdin_ends};
+use super::watch;
 use crate::cluster::{Cluster, NODES_END};
-use crate::report::{Round, short_id};
+use crate::inspect::Node;
+use crate::report::{Round, name_of, short_id};
 use crate::run_file::RunFile;
+use crate::store::Home;
+use crate::ui::screen::{self, Ended};
 use crate::ui::{log, table, words};
 
 /// How the demo runs.
@@ -32,6 +38,9 @@ pub(super) struct Options {
     /// The data for it, if it needs any.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+    /// Lines in place of the screen that a terminal gets.
+    #[arg(long)]
+    plain: bool,
     /// Keep the nodes' homes and logs in this folder, which must not exist yet.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -99,19 +108,37 @@ async fn show(options: &Options, run_file: &RunFile, dir: &Path, format: Format)
             options.nodes
         );
     }
+    let mut cluster = Cluster::start(run_file, options.nodes, options.data.as_deref(), dir).await?;
+    let has_screen = Arc::new(AtomicBool::new(is_text && screen::is_possible(options.plain)));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let shown = has_screen.load(Ordering::SeqCst).then(|| {
+        let (home, is_over, has_screen) = (cluster.first_home().to_owned(), is_over.clone(), has_screen.clone());
+        tokio::task::spawn_blocking(move || {
+            let ended = watch::demo(&home, &is_over);
+            has_screen.store(false, Ordering::SeqCst);
+            if ended.is_ok_and(|ended| ended == Ended::Interrupted) {
+                interrupt();
+            }
+        })
+    });
     let on_round = |round: &Round, before: Option<&Round>| {
-        if is_text {
+        if is_text && !has_screen.load(Ordering::SeqCst) {
             println!("{}", words::committed_round(round, before, in_all, short_id));
         }
     };
-    let mut cluster = Cluster::start(run_file, options.nodes, options.data.as_deref(), dir).await?;
-    let rounds = cluster.follow(on_round).await?;
+    let followed = cluster.follow(on_round).await;
+    is_over.store(true, Ordering::SeqCst);
+    if let Some(shown) = shown {
+        shown.await?;
+    }
+    let rounds = followed?;
+    let roster = Node::of(Home::at(cluster.first_home())).and_then(|node| node.status())?.roster;
     let model = cluster.agreed_model(&rounds)?;
     if !is_text {
         rounds.iter().try_for_each(|round| serde_json::to_string(round).map(|line| println!("{line}")))?;
         return Ok(());
     }
-    println!("\n{}\n", table::rounds(&rounds));
+    println!("\n{}\n", table::rounds(&rounds, |id| name_of(&roster, id)));
     println!("All {} nodes hold the same model: {model}", options.nodes);
     println!(
         "It took {:.0} s. Now on real machines: `paceline init run.toml`, then `paceline join run.toml` on each.",

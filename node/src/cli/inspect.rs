@@ -9,23 +9,24 @@ use anyhow::anyhow;
 use super::error::CliError;
 use super::output::{Format, print, print_json};
 use super::target::Target;
+use super::watch;
 use crate::inspect::Node;
 use crate::report::{Status, name_or_id};
-use crate::ui::{log, status, table};
+use crate::ui::{log, screen, status, table};
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Clears a terminal and goes to its top.
-const CLEAR: &str = "\x1b[2J\x1b[H";
-
-pub(super) async fn status(target: &Target, format: Format, watch: bool) -> Result<(), CliError> {
-    let clear = if watch && std::io::stdout().is_terminal() { CLEAR } else { "" };
+pub(super) async fn status(target: &Target, format: Format, watch: bool, plain: bool) -> Result<(), CliError> {
+    if watch && format == Format::Text && screen::is_possible(plain) {
+        let target = target.clone();
+        return tokio::task::spawn_blocking(move || watch::node(&target)).await?;
+    }
     loop {
         let status = fetch_status(target)?;
         match format {
             Format::Json => print_json(&status)?,
-            Format::Text => print(&format!("{clear}{}", status::status(&status))),
+            Format::Text => print(&status::status(&status)),
         }
         if !watch {
             return Ok(());

@@ -22,6 +22,7 @@ mod simulate;
 mod target;
 mod trainer;
 mod verify;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use libp2p::Multiaddr;
 
+use crate::ui::log::LogOptions;
 use crate::ui::{log, words};
 
 use error::{CliError, Exit};
@@ -97,9 +99,12 @@ enum Command {
     Status {
         #[command(flatten)]
         target: Target,
-        /// Show it again every second until interrupted.
+        /// Show it until interrupted: on a terminal as a screen, `?` tells its keys.
         #[arg(long)]
         watch: bool,
+        /// With --watch: lines in place of the screen.
+        #[arg(long, requires = "watch")]
+        plain: bool,
     },
     /// The committed rounds.
     #[command(after_help = "Examples:
@@ -171,7 +176,14 @@ Exit codes: 0 all holds; 5 something does not; others as for every command.")]
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    log::start(arguments.verbose, arguments.quiet);
+    let log_options = match &arguments.command {
+        Command::Join(options) => options.log.clone(),
+        _ => LogOptions::default(),
+    };
+    if let Err(error) = log::start(arguments.verbose, arguments.quiet, &log_options) {
+        log::say(format_args!("error: {error:#}"));
+        return ExitCode::from(Exit::Failed as u8);
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -197,7 +209,7 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Init(options) => init::run(&options, format),
         Command::Check(options) => check::run(&options, format),
         Command::Join(options) => join::run(*options, quiet).await,
-        Command::Status { target, watch } => inspect::status(&target, format, watch).await,
+        Command::Status { target, watch, plain } => inspect::status(&target, format, watch, plain).await,
         Command::Rounds(options) => rounds::run(&options, format),
         Command::Compare(options) => rounds::compare(&options, format),
         Command::Runs(options) => runs::run(&options, format).await,

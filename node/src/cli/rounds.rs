@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -12,10 +13,11 @@ use super::output::{Format, print, print_json};
 use super::target::Target;
 use crate::inspect::{self, Node};
 use crate::plot::{Curve, Curves};
-use crate::report::Round;
+use crate::report::{Round, Status, name_of};
 use crate::run_file::{self, Metrics};
 use crate::store::Home;
-use crate::ui::table;
+use crate::tensorboard;
+use crate::ui::{table, words};
 
 /// Which rounds are shown, and how.
 #[derive(Debug, Args)]
@@ -28,6 +30,9 @@ pub(super) struct Options {
     /// Print them for other programs.
     #[arg(long, value_enum, value_name = "KIND")]
     export: Option<Export>,
+    /// The folder for `--export tensorboard` [default: tensorboard/NAME of the run].
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
     /// Draw the leading metric and the loss: writes FILE.svg and FILE.png.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -38,6 +43,8 @@ pub(super) struct Options {
 pub(super) enum Export {
     Csv,
     Jsonl,
+    /// TensorBoard's event file, in the folder that --to gives.
+    Tensorboard,
 }
 
 pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
@@ -47,9 +54,20 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
     rounds.drain(..skipped);
     match (options.export, format) {
         (Some(Export::Csv), _) => print_csv(&rounds)?,
+        (Some(Export::Tensorboard), _) => {
+            let dir = options.to.clone();
+            let file = write_events(&rounds, &node.status()?, dir)?;
+            match format {
+                Format::Json => print_json(&serde_json::json!({ "file": file }))?,
+                Format::Text => print(&words::events_written(&file)),
+            }
+        }
         (Some(Export::Jsonl), _) | (None, Format::Json) => rounds.iter().try_for_each(print_json)?,
         (None, Format::Text) if rounds.is_empty() => print("No round is committed yet."),
-        (None, Format::Text) => print(&table::rounds(&rounds).to_string()),
+        (None, Format::Text) => {
+            let roster = node.status()?.roster;
+            print(&table::rounds(&rounds, |id| name_of(&roster, id)).to_string());
+        }
     }
     if let Some(path) = &options.plot {
         let name = node.status()?.run_name;
@@ -58,6 +76,22 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
         draw(path, &name, "measured".to_owned(), curves)?;
     }
     Ok(())
+}
+
+/// Writes TensorBoard's event file of the rounds into a folder, in place of an earlier one: TensorBoard would show both.
+fn write_events(rounds: &[Round], status: &Status, dir: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let dir = dir.unwrap_or_else(|| Path::new("tensorboard").join(&status.run_name));
+    let fails = || format!("{} can't be written", dir.display());
+    std::fs::create_dir_all(&dir).with_context(fails)?;
+    let end = SystemTime::now();
+    let name = status.name.replace(['/', '\\'], "-");
+    let earlier = std::fs::read_dir(&dir).with_context(fails)?.filter_map(Result::ok).map(|entry| entry.path());
+    for file in earlier.filter(|path| tensorboard::is_event_file(path, &name)) {
+        std::fs::remove_file(&file).with_context(|| format!("{} can't be replaced", file.display()))?;
+    }
+    let file = dir.join(tensorboard::file_name(end, &name));
+    std::fs::write(&file, tensorboard::events(rounds, end)).with_context(fails)?;
+    Ok(file)
 }
 
 /// A line for each round and a column for each metric, with the header that names them.

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 
 use crate::learn::end_all;
+use crate::ui::{log, screen};
 
 /// The exit code of a second signal, as shells have it for SIGINT.
 const AT_ONCE: i32 = 130;
 
-/// Comes with SIGINT, SIGTERM, SIGHUP (a terminal was closed), or the end of stdin if that matters.
+/// Comes with SIGINT, SIGTERM, SIGHUP (a terminal was closed), or the end of stdin if that matters. With a log file SIGHUP opens
+/// that anew, as init systems expect.
 pub(super) fn shutdown(until_stdin_ends: bool) -> anyhow::Result<impl Future<Output = ()>> {
     let mut signals = Signals::listen().context("signals can't be listened to")?;
     Ok(async move {
@@ -44,8 +46,15 @@ pub(super) fn interrupted() -> Arc<AtomicBool> {
     stop
 }
 
+/// Does what Ctrl-C does where the terminal makes no signal of it.
+pub(super) fn interrupt() {
+    #[cfg(unix)]
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::INT);
+}
+
 /// Ends the process, and what it started.
 fn at_once() -> ! {
+    screen::restore();
     end_all();
     std::process::exit(AT_ONCE)
 }
@@ -80,9 +89,9 @@ impl Signals {
     #[cfg(unix)]
     async fn next(&mut self) {
         let hung_up = async {
-            match &mut self.hangup {
-                Some(hangup) => drop(hangup.recv().await),
-                None => std::future::pending().await,
+            let Some(hangup) = &mut self.hangup else { return std::future::pending().await };
+            while hangup.recv().await.is_some() && log::has_file() {
+                log::reopen();
             }
         };
         tokio::select! {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::since::Since;
 use crate::learn::Progress;
-use crate::report::{NodeInfo, Round, Status, Training};
+use crate::report::{NodeInfo, RecordReport, Round, Status, Training};
 use crate::store::{HistoryEntry, settled_chain};
 
 /// Events that a slow listener may be behind before it misses some.
@@ -79,6 +79,24 @@ impl NodeState {
     /// The committed rounds, oldest first.
     pub fn rounds(&self) -> Vec<Round> {
         Round::committed(&self.history.read().unwrap_or_else(PoisonError::into_inner), self.info.unit)
+    }
+
+    /// What is fixed about this node.
+    pub fn info(&self) -> &NodeInfo {
+        &self.info
+    }
+
+    /// The record of a round.
+    pub fn record(&self, round: u64) -> Option<RecordReport> {
+        let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
+        RecordReport::of(&history, round, self.info.unit)
+    }
+
+    /// The chain's genesis, hex, and how many records of it are committed.
+    pub fn committed(&self) -> (String, usize) {
+        let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
+        let genesis = history.first().map(|entry| entry.committed.record.hash().to_string());
+        (genesis.unwrap_or_default(), history.len())
     }
 
     /// Rounds that the run has in all.

@@ -8,10 +8,10 @@ mod status;
 mod verification;
 
 pub use part::PartLabels;
-pub use round::{ContributionReport, Round};
+pub use round::{ContributionReport, Newcomer, RecordReport, Round, Split};
 pub use runs::{HomeLine, SeenLine};
 pub use status::{
-    Ages, Figure, ForcedChain, LEFT, LastCommit, MemberStatus, NetworkRefusals, NewcomerStatus, NodeInfo,
+    Ages, Figure, ForcedChain, LEFT, LastCommit, Lead, MemberStatus, NetworkRefusals, NewcomerStatus, NodeInfo,
     ParticipantStatus, Peer, Status, Training,
 };
 pub(crate) use status::{name_of, name_or_id, short_id};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use paceline_protocol::NodeId;
-use paceline_protocol::record::{Contribution, Evaluation, Kind, Totals};
+use paceline_protocol::base::roster::{Member, Roster};
+use paceline_protocol::record::{Committed, Contribution, Evaluation, Kind, Totals};
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::Manifest;
@@ -47,6 +48,9 @@ pub struct Round {
     pub duration_ms: Option<u64>,
     /// `duration_ms` less the longest `train_ms`.
     pub overhead_ms: Option<u64>,
+    /// From the coordinator's begin of the attempt to its proposal, on its clock; null in a simulation.
+    #[serde(default)]
+    pub open_ms: Option<u64>,
     /// Bytes that this node sent in that time.
     pub bytes_sent: u64,
     /// Bytes that this node received in that time.
@@ -62,6 +66,9 @@ pub struct ContributionReport {
     pub samples: u64,
     /// Hash of the update, hex.
     pub update_hash: String,
+    /// Bytes of the update.
+    #[serde(default)]
+    pub update_bytes: u64,
     /// Mean training loss in nats.
     pub train_loss: Option<f64>,
     /// How long evaluation and training took.
@@ -108,6 +115,7 @@ impl Round {
             metrics: evaluation.metrics,
             duration_ms: stats.duration_ms,
             overhead_ms: stats.overhead_ms,
+            open_ms: Some(record.open_ms),
             bytes_sent: stats.bytes_sent,
             bytes_received: stats.bytes_received,
         }
@@ -141,9 +149,97 @@ impl Round {
             metrics: evaluation.metrics,
             duration_ms: Some(took.as_millis() as u64),
             overhead_ms: None,
+            open_ms: None,
             bytes_sent: updates.iter().map(|update| update.update.len).sum(),
             bytes_received: (updates.len() * state.len()) as u64,
         }
+    }
+}
+
+/// What the time of a round went into, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// The longest training of those whose updates are in.
+    pub train_ms: u64,
+    /// What else there was until the average was proposed: the model and the updates on their way.
+    pub transfer_ms: u64,
+    /// The election before, and the agreement behind.
+    pub agree_ms: u64,
+}
+
+impl Round {
+    /// What its time went into; `None` where that was not measured here.
+    pub fn split(&self) -> Option<Split> {
+        let whole = self.duration_ms?;
+        let train_ms = self.contributions.iter().map(|c| c.train_ms).max().unwrap_or(0).min(whole);
+        // Another node's clock may run at another speed.
+        let open = self.open_ms?.clamp(train_ms, whole);
+        Some(Split { train_ms, transfer_ms: open - train_ms, agree_ms: whole - open })
+    }
+
+    /// Examples that all participants together trained on, over the round's duration; `None` where none is known.
+    pub fn examples_per_second(&self) -> Option<f64> {
+        let samples = self.contributions.iter().map(|c| c.samples).fold(0, u64::saturating_add);
+        let ms = self.duration_ms.filter(|ms| *ms > 0)?;
+        Some(samples as f64 * 1_000.0 / ms as f64)
+    }
+}
+
+/// What the record of a round tells beside what `rounds` shows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RecordReport {
+    /// As in `rounds`.
+    #[serde(flatten)]
+    pub round: Round,
+    /// The rule that made the model of the updates, with its numbers.
+    pub rule: String,
+    /// Members that decided it.
+    pub members: usize,
+    /// Those whose accepts prove it, as PeerIds.
+    pub accepted_by: Vec<String>,
+    /// Who came onto the roster with it.
+    pub joined: Vec<Newcomer>,
+    /// Who left, as PeerIds.
+    pub left: Vec<String>,
+    /// Who was taken off, as PeerIds.
+    pub evicted: Vec<String>,
+}
+
+/// A node that came onto the roster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Newcomer {
+    /// As a PeerId.
+    pub node_id: String,
+    /// The name that it gave itself.
+    pub name: String,
+    /// Its part of the data, `K/N`.
+    pub part: Option<String>,
+}
+
+impl RecordReport {
+    /// That of a round; `None` where its record is not in the history, or is none that people call a round.
+    pub fn of(history: &[HistoryEntry], round: u64, unit: f64) -> Option<Self> {
+        let index = history.iter().position(|entry| is_shown(entry) && entry.committed.record.round == round)?;
+        let Committed { record, accepts } = &history[index].committed;
+        let before = history[..index].iter().map(|entry| &entry.committed.record);
+        let roster = before.fold(Roster::default(), |roster, record| record.roster_after(&roster));
+        let joined = record.joined.iter().map(|join| join.member());
+        Some(Self {
+            round: Round::of(history, index, unit),
+            rule: record.aggregation.0.clone(),
+            members: roster.len(),
+            accepted_by: accepts.iter().map(|accept| accept.by().to_string()).collect(),
+            joined: joined.map(Newcomer::of).collect(),
+            left: record.left.iter().map(|leave| leave.by().to_string()).collect(),
+            evicted: record.evicted.iter().map(|eviction| eviction.node().to_string()).collect(),
+        })
+    }
+}
+
+impl Newcomer {
+    fn of(member: Member) -> Self {
+        let part = member.part.map(|part| part.to_string());
+        Self { node_id: member.node.to_string(), name: member.name, part }
     }
 }
 
@@ -153,6 +249,7 @@ impl ContributionReport {
             node_id: node.to_string(),
             samples: contribution.samples,
             update_hash: contribution.update.id.to_string(),
+            update_bytes: contribution.update.len,
             train_loss: contribution.train_loss,
             train_ms: contribution.train_ms,
             trainer: contribution.trainer.clone(),
@@ -164,6 +261,7 @@ impl ContributionReport {
             node_id: update.part.to_string(),
             samples: update.samples,
             update_hash: update.update.id.to_string(),
+            update_bytes: update.update.len,
             train_loss: update.train_loss,
             train_ms: update.train_ms,
             trainer: update.trainer.clone(),
@@ -207,7 +305,25 @@ mod tests {
 
     fn contribution(samples: u64, train_loss: f64) -> ContributionReport {
         let (node_id, update_hash, trainer) = (String::new(), String::new(), String::new());
-        ContributionReport { node_id, samples, update_hash, train_loss: Some(train_loss), train_ms: 0, trainer }
+        let (train_loss, train_ms, update_bytes) = (Some(train_loss), 0, 0);
+        ContributionReport { node_id, samples, update_hash, update_bytes, train_loss, train_ms, trainer }
+    }
+
+    #[test]
+    fn a_rounds_time_is_split_without_rest() {
+        let mut round: Round = serde_json::from_value(serde_json::json!({
+            "kind": "train", "round": 1, "attempt": 0, "model_hash": "", "contributions": [], "bytes_sent": 0,
+            "bytes_received": 0, "duration_ms": 1_000, "open_ms": 900,
+        }))
+        .expect("what is null may be left out");
+        let split = |round: &Round| round.split().map(|s| [s.train_ms, s.transfer_ms, s.agree_ms]);
+        assert_eq!(split(&round), Some([0, 900, 100]));
+        round.contributions = vec![ContributionReport { train_ms: 700, ..contribution(1, 1.0) }];
+        assert_eq!(split(&round), Some([700, 200, 100]));
+        round.open_ms = Some(5_000);
+        assert_eq!(split(&round), Some([700, 300, 0]), "a clock that runs faster");
+        round.duration_ms = None;
+        assert_eq!(split(&round), None);
     }
 
     #[test]

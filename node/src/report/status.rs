@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Round;
 use crate::learn::Progress;
 use crate::net::NetCounters;
-use crate::run_file::{Metrics, RunFile};
+use crate::run_file::{Better, Metrics, RunFile};
 use crate::store::HistoryEntry;
 
 /// Rounds that tell how long a node usually trains.
@@ -89,6 +89,9 @@ pub struct Status {
     pub newcomers: Vec<NewcomerStatus>,
     /// Who trains in this round.
     pub participants: Vec<ParticipantStatus>,
+    /// By what models are judged.
+    #[serde(default)]
+    pub lead: Option<Lead>,
     /// The metric that leads, as it was measured last.
     #[serde(default)]
     pub evaluated: Option<Figure>,
@@ -155,6 +158,21 @@ impl NetworkRefusals {
             turned_away: counters.turned_away.read(),
             not_let_in: counters.not_let_in.read(),
         }
+    }
+}
+
+/// The metric that says how good a model is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lead {
+    /// Its name.
+    pub metric: String,
+    /// Whether a higher value is the better one.
+    pub higher_is_better: bool,
+}
+
+impl Lead {
+    fn of(metrics: &Metrics) -> Self {
+        Self { metric: metrics.lead.clone(), higher_is_better: metrics.better == Better::Higher }
     }
 }
 
@@ -356,6 +374,7 @@ impl Status {
             collected_in_ms: view.collected_in_ms,
             roster: view.roster.iter().map(seen).collect(),
             newcomers: view.newcomers.iter().map(NewcomerStatus::of).collect(),
+            lead: Some(Lead::of(&info.metrics)),
             evaluated,
             best,
             participants: view.participants.iter().map(ParticipantStatus::of).collect(),
@@ -410,6 +429,7 @@ impl Status {
             model_hash: head.map(|head| head.model.id.to_string()),
             roster: roster.members().iter().map(MemberStatus::unseen).collect(),
             last_commit: LastCommit::of(history, unit),
+            lead: Some(Lead::of(&run_file.learning.metrics)),
             evaluated,
             best,
             ..Self::default()

@@ -11,6 +11,7 @@
 //! peers.json     addresses of nodes seen last
 //! ports.json     the free ports that this node found, to take them again
 //! http           address of the control API while the node runs
+//! http-token     what a browser on another machine has to know, once one may look
 //! lock           held while the node runs
 //! reserve        room on the disk that a start needs
 //! ```
@@ -29,6 +30,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The secret's file.
 const IDENTITY: &str = "identity.key";
+
+/// The file of what a browser on another machine has to know.
+const HTTP_TOKEN: &str = "http-token";
 
 /// The file that keeps room on the disk.
 const RESERVE: &str = "reserve";
@@ -168,6 +172,23 @@ impl Home {
     /// Where the control API's address is written.
     pub fn http(&self) -> PathBuf {
         self.dir.join("http")
+    }
+
+    /// What a browser on another machine has to know: drawn at first use, 32 hex digits.
+    ///
+    /// # Errors
+    /// It can't be read or written.
+    pub fn http_token(&self) -> Result<String, HomeError> {
+        let path = self.dir.join(HTTP_TOKEN);
+        match fs::read_to_string(&path) {
+            Ok(token) if !token.trim().is_empty() => return Ok(token.trim().to_owned()),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(HomeError::Disk { path, source }),
+            _ => {}
+        }
+        let secret = paceline_bootstrap::fresh_secret();
+        let token: String = secret.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        self.write(HTTP_TOKEN, token.as_bytes())?;
+        Ok(token)
     }
 
     /// Makes the folder if it is not there, and takes the lock, which the process's end releases.

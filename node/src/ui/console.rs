@@ -19,9 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Lines about newcomers at most, of which each comes once.
 const NEWCOMERS_MAX: usize = 256;
 
-/// Shows what happens until the node ends.
-pub(crate) async fn follow(node_state: Arc<NodeState>, quiet: bool) {
-    let on_terminal = bar::is_shown(quiet);
+/// Shows what happens until the node ends. Without a bar, since a screen is there, each line goes to the log alone.
+pub(crate) async fn follow(node_state: Arc<NodeState>, with_bar: bool) {
+    let on_terminal = with_bar;
     let bar = TrainingBar::hidden();
     let mut events = node_state.events();
     let progress = node_state.progress();

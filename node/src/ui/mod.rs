@@ -4,6 +4,7 @@
 pub(crate) mod bar;
 pub(crate) mod console;
 pub(crate) mod log;
+pub(crate) mod screen;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod words;

@@ -34,7 +34,7 @@ fn headline(s: &Status) -> String {
 }
 
 /// What a node is to its run, in a few words.
-fn state(name: &str) -> &str {
+pub(crate) fn state(name: &str) -> &str {
     match name {
         "gathering" => "waiting for enough nodes to begin",
         "founding" => "beginning the run with the others",
@@ -67,7 +67,7 @@ fn present_round(s: &Status) -> Option<String> {
 }
 
 /// What goes on in a round, for people.
-fn phase(name: &str) -> &str {
+pub(crate) fn phase(name: &str) -> &str {
     match name {
         "electing" => "the nodes choose who coordinates",
         "recovering" => "takes up what an earlier coordinator began",

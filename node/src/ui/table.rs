@@ -16,8 +16,9 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-/// The rounds of a run.
-pub(crate) fn rounds(rounds: &[Round]) -> Table {
+/// The rounds of a run, with what `name` makes of the ids of nodes. What is the same in every round has no column: that a round
+/// has updates, and was done at the first attempt.
+pub(crate) fn rounds(rounds: &[Round], name: impl Fn(&str) -> String) -> Table {
     // What a trainer measures beside or in place of the accuracy.
     let others: BTreeSet<&str> = rounds.iter().flat_map(|r| r.metrics.keys().map(String::as_str)).collect();
     let others: Vec<&str> = others.into_iter().filter(|name| !["accuracy", "loss"].contains(name)).collect();
@@ -25,14 +26,17 @@ pub(crate) fn rounds(rounds: &[Round]) -> Table {
     fn column<'a>(name: &'a str, cell: impl Fn(&Round) -> String + 'a) -> (&'a str, Cell<'a>) {
         (name, Box::new(cell))
     }
-    let mut columns = vec![
-        column("round", |r| r.round.to_string()),
-        column("kind", |r| r.kind.clone()),
-        column("attempt", |r| r.committed_attempt.unwrap_or(r.attempt).to_string()),
-        column("committed by", |r| r.committed_by.as_deref().map_or_else(String::new, short_id)),
-        column("updates", |r| r.contributions.len().to_string()),
-        column("loss", |r| loss(r.train_loss, 3)),
-    ];
+    let attempt = |r: &Round| r.committed_attempt.unwrap_or(r.attempt);
+    let mut columns = vec![column("round", |r| r.round.to_string())];
+    if rounds.iter().any(|r| r.kind != "train") {
+        columns.push(column("kind", |r| r.kind.clone()));
+    }
+    if rounds.iter().any(|r| attempt(r) > 0) {
+        columns.push(column("attempt", |r| (u64::from(attempt(r)) + 1).to_string()));
+    }
+    columns.push(column("by", |r| r.committed_by.as_deref().map_or_else(String::new, &name)));
+    columns.push(column("updates", |r| r.contributions.len().to_string()));
+    columns.push(column("loss", |r| loss(r.train_loss, 3)));
     if others.is_empty() || rounds.iter().any(|r| r.accuracy.is_some()) {
         columns.push(column("accuracy", |r| percent(r.accuracy, 1)));
     }

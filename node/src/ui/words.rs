@@ -253,6 +253,12 @@ pub(crate) fn exported(about: &About, tensors: &Path, module: Option<&Path>) -> 
     )
 }
 
+/// That an event file was written, and how it is looked at.
+pub(crate) fn events_written(file: &Path) -> String {
+    let dir = file.parent().unwrap_or(Path::new("."));
+    format!("Wrote {}. Look at it with: tensorboard --logdir {}", file.display(), dir.display())
+}
+
 /// What `model eval` found, above the table of classes.
 pub(crate) fn measured(m: &Measured) -> String {
     let About { run, round, model_hash, .. } = &m.about;

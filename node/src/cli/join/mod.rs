@@ -7,27 +7,34 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use paceline_model::{DataSet, Device, Learner};
 use paceline_protocol::base::roster::{Part, is_name};
 use paceline_protocol::io::Event;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::watch as watched;
 
 use super::error::CliError;
 use super::run_file::{at_fault, given_weights, lr_place};
 use super::shutdown::shutdown;
 use super::trainer::{self, Wanted};
+use super::watch;
+use crate::driver::NodeState;
 use crate::learn::{HelloNode, Plan, PlanError, ProgramLearner, end_all};
 use crate::node::{self, Chain, Node, NodeError, Running, blocking};
 use crate::run_file::{Net, RunFile};
 use crate::store::Home;
-use crate::ui::{console, words};
+use crate::ui::{bar, console, log, screen, words};
 
 use options::DeviceKind;
 pub(super) use options::{JoinOptions, part};
 use resolve::resolve;
+
+/// The screen looks whether the node is over a few times a second.
+const SCREEN_END: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), CliError> {
     let (run_file, home) = resolve(&mut options).await?;
@@ -42,13 +49,17 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     };
     // Before a trainer is started: nothing that a node has started outlives it.
     let shutdown = shutdown(options.until_stdin_ends)?;
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watched::channel(false);
     tokio::spawn(async move {
         shutdown.await;
         stop.send_replace(true);
     });
     let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(CliError::usage)?;
     let listener = listen(options.http).await?;
+    let page = match options.page {
+        Some(address) => Some(bind("--page", address).await?),
+        None => None,
+    };
     let node = Node::open(home.dir(), run_file).await?;
     let mut started = None;
     let learner: Arc<dyn Learner> = match learning {
@@ -88,18 +99,42 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         announce(name, &run_file, &home);
         Ok(())
     };
-    let node_options = node_options(&options, weights, listener, &origin);
+    let (http_at, page_at) = (listener.local_addr()?, page.as_ref().map(TcpListener::local_addr).transpose()?);
+    let node_options = node::Options { page, ..node_options(&options, weights, listener, &origin) };
     let mut running = match node.run_until(stopped, learner, node_options, ready).await {
         Err(NodeError::Stopped) => return Ok(()),
         running => running?,
     };
-    tokio::spawn(console::follow(running.state(), quiet));
+    tell_of_page(http_at, page_at, &home)?;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let shown = tokio::spawn(show(running.state(), quiet, options.plain, is_over.clone()));
     let over = running.ended().await;
+    is_over.store(true, Ordering::SeqCst);
+    // The terminal is given back before anything is said.
+    let _ = tokio::time::timeout(SCREEN_END, shown).await;
     if let Some(trainer) = started {
         // Nothing that a node has started outlives it.
         blocking(move || trainer.stop()).await?;
     }
     say_goodbye(over?, &running, &home)
+}
+
+/// Shows the node on the terminal, if there is one, until it is over.
+async fn show(node_state: Arc<NodeState>, quiet: bool, plain: bool, is_over: Arc<AtomicBool>) {
+    let has_bar = bar::is_shown(quiet) && !log::has_file();
+    if quiet || !screen::is_possible(plain) || !has_bar {
+        tokio::spawn(console::follow(node_state, has_bar));
+        return;
+    }
+    let lines = tokio::spawn(console::follow(node_state.clone(), false));
+    if let Err(error) = watch::own(node_state.clone(), is_over.clone()).await {
+        tracing::warn!("{error:#}");
+    }
+    if !is_over.load(Ordering::SeqCst) {
+        lines.abort();
+        log::say(format_args!("The node goes on; Ctrl-C stops it."));
+        tokio::spawn(console::follow(node_state, true));
+    }
 }
 
 /// Who learns.
@@ -134,6 +169,7 @@ fn node_options(
         bootstrap: options.bootstrap.clone(),
         no_mdns: options.no_mdns,
         http: Some(listener),
+        page: None,
         chain: named.map(|genesis| Chain { genesis, is_asked_now: options.target.is_some() }),
         switches: options.switch.is_some(),
         resumes: options.resume,
@@ -213,10 +249,30 @@ fn device(kind: DeviceKind) -> Result<Device, PlanError> {
 async fn listen(address: Option<SocketAddr>) -> Result<TcpListener, CliError> {
     let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     if !address.ip().is_loopback() {
-        let error = anyhow!("--http {address}: the control API is for this machine alone; give a loopback address");
+        let error = anyhow!(
+            "--http {address}: the control API is for this machine alone; give a loopback address. To look at the node from other machines: --page {address}"
+        );
         return Err(CliError::usage(error));
     }
-    Ok(TcpListener::bind(address).await.with_context(|| format!("--http {address} can't be listened on"))?)
+    bind("--http", address).await
+}
+
+/// Listens on an address that an option gives.
+async fn bind(option: &str, address: SocketAddr) -> Result<TcpListener, CliError> {
+    let bound = TcpListener::bind(address).await;
+    Ok(bound.with_context(|| format!("{option} {address} can't be listened on; give another port"))?)
+}
+
+/// Where the page is, for this machine and for others.
+fn tell_of_page(http: SocketAddr, page: Option<SocketAddr>, home: &Home) -> anyhow::Result<()> {
+    tracing::info!("the page of this node: http://{http}/");
+    if let Some(page) = page {
+        let host = if page.ip().is_unspecified() { host_name() } else { None };
+        let host = host.unwrap_or_else(|| page.ip().to_string());
+        let token = home.http_token()?;
+        tracing::info!("and for other machines: http://{host}:{}/?token={token}", page.port());
+    }
+    Ok(())
 }
 
 fn announce(name: &str, run_file: &RunFile, home: &Home) {

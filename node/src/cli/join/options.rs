@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::error::CliError;
 use crate::inspect::node_id;
 use crate::store::Home;
+use crate::ui::log::LogOptions;
 
 /// How a node is started. What is given is remembered in the home for the next start.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -64,10 +65,22 @@ pub(in crate::cli) struct JoinOptions {
     /// Seconds that the trainer may show no progress before it is taken for hung [default: 120].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(super) trainer_patience: Option<u64>,
-    /// Where the control API listens, on this machine only [default: 127.0.0.1 and a free port].
+    /// Where the control API and the page listen, on this machine only [default: 127.0.0.1 and a free port].
     #[arg(long, value_name = "ADDR")]
     #[serde(skip)]
     pub(super) http: Option<SocketAddr>,
+    /// Where other machines may look at the page, with a token that `join` prints: 0.0.0.0:4100 for instance. It only shows.
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) page: Option<SocketAddr>,
+    /// Lines in place of the screen that a terminal gets.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(super) plain: bool,
+    /// Where the log goes, and in which form.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(in crate::cli) log: LogOptions,
     /// End when the run is over rather than go on serving it.
     #[arg(long)]
     #[serde(skip)]
@@ -129,6 +142,7 @@ impl JoinOptions {
         self.data = self.data.take().or(before.data);
         self.threads = self.threads.or(before.threads);
         self.device = self.device.or(before.device);
+        self.page = self.page.or(before.page);
         self.trainer = self.trainer.take().or(before.trainer);
         self.trainer_patience = self.trainer_patience.or(before.trainer_patience);
         // Who comes with a run file or another ticket says anew which chain it is to be.

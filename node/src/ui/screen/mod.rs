@@ -1,0 +1,153 @@
+//! The live screen of `status --watch`, `join` and `demo`: the round, its clock and its members at the top, curves and times
+//! below, what happened at the bottom.
+//!
+//! [`State`] is what it shows and what keys change, `draw` makes a frame of it, and [`show`] has the terminal while it lasts.
+//! It asks nobody: whoever opens it brings snapshots.
+
+mod draw;
+mod members;
+#[cfg(test)]
+mod tests;
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use crate::report::{Round, Status};
+use members::Sort;
+
+/// How often it is drawn anew; keys are answered at once.
+const REFRESH: Duration = Duration::from_millis(250);
+
+/// What there is to show.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    /// The node's status; none before it has begun.
+    pub(crate) status: Option<Status>,
+    /// The committed rounds, oldest first.
+    pub(crate) rounds: Vec<Round>,
+    /// What happened, the newest last.
+    pub(crate) events: Vec<String>,
+    /// Why the above is old, if it is.
+    pub(crate) trouble: Option<String>,
+}
+
+/// How the screen ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By the key that quits.
+    Quit,
+    /// By Ctrl-C.
+    Interrupted,
+    /// There is nothing to show any more.
+    Over,
+}
+
+/// What is on the screen beside the snapshot.
+#[derive(Debug, Default)]
+struct State {
+    snapshot: Snapshot,
+    sort: Sort,
+    /// The place of the chosen member in the table.
+    chosen: usize,
+    shows_details: bool,
+    shows_help: bool,
+    /// No new snapshots are taken.
+    is_paused: bool,
+    /// What `q` does here, for the help.
+    quits: &'static str,
+}
+
+/// What a key asks of who shows the screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    Quit,
+    Interrupt,
+}
+
+impl State {
+    fn on_key(&mut self, key: KeyEvent) -> Asked {
+        if key.kind == KeyEventKind::Release {
+            return Asked::Nothing;
+        }
+        let members = self.snapshot.status.as_ref().map_or(0, |status| status.roster.len());
+        match key.code {
+            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Asked::Interrupt,
+            KeyCode::Char('q') => return Asked::Quit,
+            KeyCode::Esc if self.shows_help || self.shows_details => {
+                (self.shows_help, self.shows_details) = (false, false);
+            }
+            KeyCode::Esc => return Asked::Quit,
+            KeyCode::Char('?' | 'h') => self.shows_help = !self.shows_help,
+            KeyCode::Char('s') => self.sort = self.sort.next(),
+            KeyCode::Char('d') | KeyCode::Enter => self.shows_details = !self.shows_details,
+            KeyCode::Char('p' | ' ') => self.is_paused = !self.is_paused,
+            KeyCode::Down | KeyCode::Char('j') => self.chosen = (self.chosen + 1).min(members.saturating_sub(1)),
+            KeyCode::Up | KeyCode::Char('k') => self.chosen = self.chosen.saturating_sub(1),
+            KeyCode::Home => self.chosen = 0,
+            KeyCode::End => self.chosen = members.saturating_sub(1),
+            _ => {}
+        }
+        Asked::Nothing
+    }
+}
+
+/// Whether a screen can be shown: stdout is a terminal that can move its cursor, and nobody asked for plain lines.
+pub(crate) fn is_possible(plain: bool) -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    !plain && std::io::stdout().is_terminal() && !is_set("NO_COLOR") && (!is_dumb || cfg!(windows))
+}
+
+/// Shows what `look` finds until somebody quits or it finds nothing more. Blocks its thread.
+///
+/// # Errors
+/// The terminal fails, or the first look does.
+pub(crate) fn show(
+    mut look: impl FnMut() -> anyhow::Result<Option<Snapshot>>,
+    quits: &'static str,
+) -> anyhow::Result<Ended> {
+    let Some(snapshot) = look()? else { return Ok(Ended::Over) };
+    let mut state = State { snapshot, quits, ..State::default() };
+    let mut terminal = ratatui::try_init().context("the terminal can't show a screen; --plain shows lines")?;
+    let _restored = Restored;
+    let mut looked = Instant::now();
+    loop {
+        terminal.draw(|frame| draw::draw(frame, &state)).context("the terminal fails")?;
+        let wait = REFRESH.saturating_sub(looked.elapsed());
+        if event::poll(wait).context("the terminal fails")? {
+            if let Event::Key(key) = event::read().context("the terminal fails")? {
+                match state.on_key(key) {
+                    Asked::Quit => return Ok(Ended::Quit),
+                    Asked::Interrupt => return Ok(Ended::Interrupted),
+                    Asked::Nothing => {}
+                }
+            }
+            continue;
+        }
+        looked = Instant::now();
+        match look() {
+            Ok(None) => return Ok(Ended::Over),
+            Ok(Some(snapshot)) if !state.is_paused => state.snapshot = snapshot,
+            Ok(Some(_)) => {}
+            Err(error) => state.snapshot.trouble = Some(super::words::error_chain(&error)),
+        }
+    }
+}
+
+/// Gives the terminal back when it goes.
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Gives the terminal back, for who ends the process at once.
+pub(crate) fn restore() {
+    let _ = ratatui::try_restore();
+}
