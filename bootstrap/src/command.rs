@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use libp2p::Multiaddr;
 use paceline_protocol::runfile::Published;
 use tracing_subscriber::EnvFilter;
 
+use crate::address::Address;
 use crate::serve::{Ready, ServeOptions, serve};
 
 /// The address that a new node dials first. It introduces nodes to each other, hands out the run file and relays; it trains
@@ -20,9 +20,10 @@ struct Arguments {
     /// The run to print a join ticket for, and whose run file to hand out.
     #[arg(long, value_name = "RUN.toml")]
     run: Option<PathBuf>,
-    /// Where to listen [default: TCP and QUIC on every IPv4 interface, any free port].
+    /// Where to listen: host:port for TCP and QUIC (0.0.0.0:4001 for every IPv4 interface), or a multiaddr [default: every IPv4
+    /// interface, any free port].
     #[arg(long, value_name = "ADDR")]
-    listen: Vec<Multiaddr>,
+    listen: Vec<Address>,
     /// Directory for the identity, so that addresses and tickets stay valid after a restart.
     #[arg(long, value_name = "DIR")]
     home: Option<PathBuf>,
@@ -55,7 +56,7 @@ pub fn run(read: impl FnOnce(&Path) -> anyhow::Result<Published>) -> anyhow::Res
         .init();
     let options = ServeOptions {
         run: arguments.run.as_deref().map(read).transpose()?,
-        listen: arguments.listen,
+        listen: Address::all(&arguments.listen),
         home: arguments.home,
         mdns: !arguments.no_mdns,
     };

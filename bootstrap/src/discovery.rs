@@ -31,6 +31,7 @@ use crate::gate::{Closed, Gate};
 use crate::hearing::Hearing;
 use crate::peer_exchange::{self, Answer, Incoming, Record, Request};
 use crate::run_registry::RunRegistry;
+use crate::survey::unix_ms_now;
 use crate::swarm::{BuildError, Links, node_id};
 use crate::twin::{Heard, Met, Twins};
 use crate::{addresses, frame, run_protocol};
@@ -43,6 +44,9 @@ const OBSERVED_MAX: usize = 2;
 
 /// Characters of the cause of a failed dial.
 const CAUSE_CHARS_MAX: usize = 120;
+
+/// Characters of what a peer says of its version.
+const VERSION_CHARS_MAX: usize = 64;
 
 /// Events that wait for the owner. They wait only if it doesn't poll, and then the newest are dropped.
 const EVENTS_MAX: usize = 1024;
@@ -79,6 +83,15 @@ pub enum DiscoveryEvent {
     PeerUp(NodeId),
     /// Its last connection is gone, and an immediate redial failed.
     PeerDown(NodeId),
+    /// A peer was identified, whatever it is. For seekers.
+    Met {
+        /// Who.
+        peer: PeerId,
+        /// What it says of its version.
+        version: String,
+        /// Where it says that it listens.
+        listens: Vec<Multiaddr>,
+    },
     /// A peer that speaks peer exchange was identified, of whatever run. For seekers.
     Identified(PeerId),
     /// The answer to [`Discovery::ask`].
@@ -288,6 +301,10 @@ impl Discovery {
                 let capabilities = self.capabilities(&info);
                 tracing::debug!(peer = %peer_id, ?capabilities, "identified");
                 let useful = addresses::sorted(info.listen_addrs.into_iter().take(ADDRESSES_MAX));
+                if self.role == Role::Seeker {
+                    let version: String = info.protocol_version.chars().take(VERSION_CHARS_MAX).collect();
+                    self.emit(DiscoveryEvent::Met { peer: peer_id, version, listens: useful.clone() });
+                }
                 self.address_book.on_identified(now, peer_id, capabilities, &useful);
             }
             ProtocolsEvent::Mdns(mdns::Event::Discovered(found)) => {
@@ -361,6 +378,7 @@ impl Discovery {
     fn answer(&mut self, now: Instant, peer: PeerId, request: Request) -> Answer {
         match request {
             Request::Runs => Answer::Runs(self.registry.runs(self.role == Role::Node)),
+            Request::Clock => Answer::Clock { unix_ms: unix_ms_now().max(0) as u64 },
             Request::Twin(question) => {
                 self.twins.answer(now, &self.key, &question).map_or(Answer::NotHere, Answer::Twin)
             }

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod addresses;
 pub mod bounds;
 pub mod frame;
@@ -28,16 +29,19 @@ mod peer_exchange;
 mod run_registry;
 mod seek;
 mod serve;
+mod survey;
 mod swarm;
 mod ticket;
 mod token_bucket;
 mod twin;
 
+pub use address::Address;
 pub use discovery::{Discovery, DiscoveryEvent, DiscoveryOptions, Role};
 pub use hearing::Hearing;
 pub use peer_exchange::{Answer, Request, SeenRun};
 pub use seek::{FoundRun, SeekError, discover_runs, fetch_run_file};
 pub use serve::{Ready, ServeError, ServeOptions, serve};
+pub use survey::{Dialled, Met, dial, hears_own_multicast, survey};
 pub use swarm::{BuildError, Links, build_swarm, default_listen, fresh_secret, node_id, peer_id};
 pub use ticket::{Ticket, TicketError};
 pub use token_bucket::TokenBucket;
@@ -47,7 +51,7 @@ use libp2p::StreamProtocol;
 use paceline_protocol::RunId;
 use paceline_protocol::bounds::PROTOCOL_VERSION;
 
-/// The name of a protocol of one run: `/paceline/4/<run id>/<what>`.
+/// The name of a protocol of one run: `/paceline/5/<run id>/<what>`.
 pub fn run_protocol(run: RunId, what: &str) -> StreamProtocol {
     StreamProtocol::try_from_owned(format!("/paceline/{PROTOCOL_VERSION}/{run}/{what}"))
         .expect("the name begins with a slash")

@@ -1,4 +1,4 @@
-//! The protocol `/paceline/4/peer-exchange`: who else is in this run, what is its run file, which runs are there.
+//! The protocol `/paceline/5/peer-exchange`: who else is in this run, what is its run file, which runs are there.
 //!
 //! Every node and every bootstrap serves it, so any of them can be the first address of a new node.
 
@@ -23,8 +23,8 @@ use crate::{addresses, frame};
 
 /// The protocol's name on the wire.
 pub(crate) fn protocol() -> StreamProtocol {
-    const { assert!(PROTOCOL_VERSION == 4) };
-    StreamProtocol::new("/paceline/4/peer-exchange")
+    const { assert!(PROTOCOL_VERSION == 5) };
+    StreamProtocol::new("/paceline/5/peer-exchange")
 }
 
 /// What a peer may ask another, whatever run either is of.
@@ -44,6 +44,8 @@ pub enum Request {
     },
     /// Which runs are known here?
     Runs,
+    /// What does your clock say? No rule hangs on clocks, but people compare logs and say hours.
+    Clock,
     /// You have my identity: which process are you? Asked by a node of whoever answers in its name.
     Twin(TwinQuestion),
 }
@@ -58,6 +60,11 @@ pub enum Answer {
     RunFile(Vec<u8>),
     /// The runs known here, at most `RUNS_MAX`.
     Runs(Vec<SeenRun>),
+    /// The clock.
+    Clock {
+        /// Milliseconds since 1970.
+        unix_ms: u64,
+    },
     /// That is not known here.
     NotHere,
     /// The record is not the sender's, is not signed, or has no or too many addresses.
@@ -162,7 +169,7 @@ impl Answer {
             Self::RunFile(bytes) => bytes.len() <= RUN_FILE_BYTES_MAX,
             Self::Runs(runs) => runs.len() <= RUNS_MAX && runs.iter().all(|r| is_name(&r.name)),
             Self::Twin(answer) => answer.is_within_bounds(),
-            Self::NotHere | Self::BadRecord | Self::TooMany => true,
+            Self::Clock { .. } | Self::NotHere | Self::BadRecord | Self::TooMany => true,
         }
     }
 }

@@ -112,7 +112,7 @@ async fn who_is_turned_away_is_down_and_does_not_come_in_again() {
 async fn malformed_bytes_on_peer_exchange_cost_a_refusal_and_nothing_else() {
     let file = run_file(1);
     let mut a = node(&file, &[]).await;
-    let peer_exchange = StreamProtocol::new("/paceline/4/peer-exchange");
+    let peer_exchange = StreamProtocol::new("/paceline/5/peer-exchange");
     let mut hostile = node_speaking(&file, &addresses(&a), peer_exchange).await;
     // It speaks no run, so it isn't told apart from a bootstrap.
     during(&mut [&mut a, &mut hostile], Duration::from_secs(1)).await;

@@ -116,14 +116,25 @@ impl Node {
         command(url, "leave")
     }
 
-    /// Has the run go on that stopped because training failed everywhere.
-    pub(crate) fn resume(&self) -> anyhow::Result<()> {
+    /// Has the node train nothing, now and after its next starts.
+    pub(crate) fn pause(&self) -> anyhow::Result<()> {
         match self {
-            Self::Running { url } => command(url, "resume"),
+            Self::Running { url } => command(url, "pause"),
+            Self::Stopped { home } => Ok(home.set_paused(true)?),
+        }
+    }
+
+    /// Has a paused node train again, or the run go on that stopped because training failed everywhere.
+    pub(crate) fn resume(&self) -> anyhow::Result<Resumed> {
+        let is_paused = self.status()?.paused.is_some();
+        match self {
+            Self::Running { url } => command(url, "resume")?,
+            Self::Stopped { home } if is_paused => home.set_paused(false)?,
             Self::Stopped { home } => {
                 bail!("the node does not run; start it with `paceline join --home {} --resume`", home.dir().display())
             }
         }
+        Ok(if is_paused { Resumed::Node } else { Resumed::Run })
     }
 
     /// Has the node go on alone, in a chain of its own, and gives its status from then on.
@@ -151,6 +162,15 @@ impl Node {
             self.status()?.reason.unwrap_or_else(|| "nothing is in the way now".to_owned())
         )
     }
+}
+
+/// What went on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resumed {
+    /// A node's training.
+    Node,
+    /// The run.
+    Run,
 }
 
 /// Asks a node for something; what it answers instead of doing it is the error.

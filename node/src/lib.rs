@@ -13,6 +13,7 @@ pub mod blobs;
 pub mod check;
 pub mod cli;
 mod cluster;
+pub mod doctor;
 pub mod driver;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;

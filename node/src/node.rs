@@ -57,7 +57,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::blobs::{BlobStore, Manifest};
-use crate::driver::{Driver, DriverError, INPUTS_MAX, NodeState, Parts, Sources, input_of};
+use crate::driver::{Driver, DriverError, Hours, INPUTS_MAX, NodeState, Parts, Sources, input_of};
 use crate::http::{self, Api};
 use crate::inspect;
 use crate::learn::{Aggregator, Basis, ControlVariates, Formats, Progress, Trainer, TrainerContext, cores, tuned};
@@ -76,6 +76,9 @@ const WRITE_FAILED: &str = "a write failed, so this node stops: what is not on d
 
 /// Events of the network that may wait for the driver.
 const EVENTS_MAX: usize = 4_096;
+
+/// How much training gives way where nobody says.
+const NICE: u8 = 10;
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 16;
@@ -103,6 +106,10 @@ pub struct Options {
     pub part: Option<Part>,
     /// Threads that train; as many as there are cores by default.
     pub threads: Option<usize>,
+    /// How much training threads give way to others, from 0 to 19; 10 by default.
+    pub nice: Option<u8>,
+    /// The hours of the day in which it trains; all by default.
+    pub hours: Option<Hours>,
     /// Where to listen; TCP and QUIC on every IPv4 interface by default.
     pub listen: Vec<Multiaddr>,
     /// Addresses to dial first.
@@ -250,7 +257,7 @@ impl Node {
                 commands: commands_in.clone(),
                 run: run_file.run_id(),
                 run_name: run_file.run.name.clone(),
-                token: home.http_token().map_err(anyhow::Error::from)?,
+                home: home.clone(),
             };
             serving.0.push(tokio::spawn(http::serve(listener, api)));
         }
@@ -296,7 +303,7 @@ impl Node {
         };
         let tell = inputs_in.clone();
         let threads = options.threads.unwrap_or_else(cores);
-        let trainer = Trainer::start(context, threads, progress_in, move |outcome| {
+        let trainer = Trainer::start(context, (threads, options.nice.unwrap_or(NICE)), progress_in, move |outcome| {
             let _ = tell.blocking_send(input_of(outcome));
         });
         let trainer = trainer.map_err(anyhow::Error::from)?;
@@ -315,6 +322,7 @@ impl Node {
             state: formats.state,
             node_state: node_state.clone(),
             home: home.clone(),
+            hours: options.hours,
             keep_updates: run_file.round.keep_updates as usize,
             base: basis.base,
             judged: (run_file.learning.metrics.clone(), history),
@@ -393,6 +401,24 @@ impl Running {
     /// It has ended.
     pub async fn resume(&self) -> Result<(), NodeError> {
         self.command(Command::Resume).await
+    }
+
+    /// Trains nothing, now and after later starts; the node votes and serves as before.
+    ///
+    /// # Errors
+    /// It has ended, or the disk fails.
+    pub async fn pause(&self) -> Result<(), NodeError> {
+        self.home.set_paused(true).map_err(anyhow::Error::from)?;
+        self.command(Command::Pause).await
+    }
+
+    /// Trains again after a pause.
+    ///
+    /// # Errors
+    /// As [`Running::pause`].
+    pub async fn unpause(&self) -> Result<(), NodeError> {
+        self.home.set_paused(false).map_err(anyhow::Error::from)?;
+        self.command(Command::Unpause).await
     }
 
     async fn command(&self, command: Command) -> Result<(), NodeError> {

@@ -29,6 +29,8 @@ pub(crate) struct Context {
     promises: BTreeMap<Hash, Ballot>,
     /// Blobs that are being fetched, each with whom it should come from.
     fetching: BTreeMap<Hash, NodeId>,
+    /// Whether this node's owner lets it train nothing now.
+    pub(crate) is_paused: bool,
     /// When this node's disk last took or gave no blob, unless it has taken one since.
     disk_failed_at: Option<Time>,
     effects: VecDeque<Effect>,
@@ -78,6 +80,7 @@ impl Context {
             blobs,
             promises,
             fetching: BTreeMap::new(),
+            is_paused: false,
             disk_failed_at: None,
             effects: VecDeque::new(),
             held: BTreeMap::new(),

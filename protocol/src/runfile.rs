@@ -8,6 +8,7 @@
 //! A key is one entry of a [`Schema`]: its name, what it is for, its range, its default. The reader, the canonical form, the
 //! hints of errors and the commented file of `paceline init` come from that entry.
 
+pub mod duration;
 mod error;
 mod schema;
 mod source;
@@ -23,12 +24,6 @@ pub use source::{Document, Entry, Known, Result, Section, number, quoted};
 
 /// Largest seed: the largest integer that every TOML reader takes.
 pub const SEED_MAX: u64 = i64::MAX as u64;
-
-/// Shortest `timeout`: below a second a busy machine's scheduler decides who is late.
-const TIMEOUT_MS_MIN: u64 = 1_000;
-
-/// Longest `timeout`, 30 days: longer than anybody waits for a round.
-const TIMEOUT_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
 /// A run file whose every value was checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -188,8 +183,8 @@ const ROUND: Schema<RoundSection> = Schema {
             "timeout",
             "\"10min\"",
             "longest wait for updates: \"90s\", \"10min\", \"2h\"",
-            |entry, round| timeout(entry).map(|ms| round.timeout_ms = ms),
-            |round| Some(quoted(&duration(round.timeout_ms))),
+            |entry, round| duration::read(entry).map(|ms| round.timeout_ms = ms),
+            |round| Some(quoted(&duration::written(round.timeout_ms))),
         ),
         Key::with_default(
             "keep_updates",
@@ -200,28 +195,6 @@ const ROUND: Schema<RoundSection> = Schema {
         ),
     ],
 };
-
-/// Units of a duration, the longest first.
-const DURATION_UNITS: [(&str, u64); 5] =
-    [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
-
-/// A duration in milliseconds.
-fn timeout(entry: &Entry) -> Result<u64> {
-    let wrong = || entry.wrong("a duration from \"1s\" to \"30d\": a whole number and one of ms, s, min, h, d");
-    let text = entry.text().ok_or_else(wrong)?;
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (count, unit) = text.split_at(digits);
-    let count: u64 = count.parse().map_err(|_| wrong())?;
-    let (_, length_ms) = DURATION_UNITS.into_iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
-    count.checked_mul(length_ms).filter(|ms| (TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX).contains(ms)).ok_or_else(wrong)
-}
-
-/// A duration in the longest unit that needs no fraction.
-fn duration(ms: u64) -> String {
-    let (unit, length_ms) =
-        DURATION_UNITS.into_iter().find(|(_, length_ms)| ms != 0 && ms.is_multiple_of(*length_ms)).unwrap_or(("ms", 1));
-    format!("{}{unit}", ms / length_ms)
-}
 
 /// How many of a roster train in a round, and how many of their updates it needs.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -246,6 +246,7 @@ fn words_of_membership() -> Vec<Membership> {
         Activity::Coordinating,
         Activity::Joining,
         Activity::Failed,
+        Activity::Paused,
     ];
     let others =
         [Membership::Join(join()), Membership::JoinRefused { reject: Reject::PartTaken }, Membership::Leave(leave())];

@@ -83,7 +83,8 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
     };
     let (progress_in, progress) = tokio::sync::watch::channel(Default::default());
     let tell = inputs_in.clone();
-    let trainer = Trainer::start(context, 1, progress_in, move |outcome| drop(tell.blocking_send(input_of(outcome))))?;
+    let trainer =
+        Trainer::start(context, (1, 10), progress_in, move |outcome| drop(tell.blocking_send(input_of(outcome))))?;
     let tell = inputs_in.clone();
     let told = move |input| drop(tell.blocking_send(input));
     let aggregator = Aggregator::start(plan.formats, blobs.clone(), told);
@@ -100,6 +101,7 @@ pub(crate) async fn take_part(attack: Arc<Attack>, garbles: bool) -> anyhow::Res
         state: plan.formats.state,
         node_state,
         home,
+        hours: None,
         keep_updates: run.round.keep_updates as usize,
         base: None,
         judged: (Default::default(), vec![]),

@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::output::{Format, print, print_json};
 use super::target::Target;
 use super::watch;
-use crate::inspect::Node;
+use crate::inspect::{Node, Resumed};
 use crate::report::{Status, name_or_id};
 use crate::ui::{log, screen, status, table};
 
@@ -83,11 +83,23 @@ fn confirms(node: &Node) -> Result<bool, CliError> {
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
-pub(super) fn resume(target: &Target, format: Format) -> Result<(), CliError> {
-    target.node()?.resume()?;
+pub(super) fn pause(target: &Target, format: Format) -> Result<(), CliError> {
+    target.node()?.pause()?;
     match format {
-        Format::Json => print_json(&serde_json::json!({ "resuming": true }))?,
-        Format::Text => print("The run goes on as soon as a quorum of its members is there."),
+        Format::Json => print_json(&serde_json::json!({ "paused": true }))?,
+        Format::Text => print("The node trains nothing until `paceline resume`; it votes and serves as before."),
+    }
+    Ok(())
+}
+
+pub(super) fn resume(target: &Target, format: Format) -> Result<(), CliError> {
+    let resumed = target.node()?.resume()?;
+    match format {
+        Format::Json => print_json(&serde_json::json!({ "resuming": true, "paused": false }))?,
+        Format::Text => print(match resumed {
+            Resumed::Node => "The node trains again.",
+            Resumed::Run => "The run goes on as soon as a quorum of its members is there.",
+        }),
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod check;
 mod data;
 mod demo;
+mod doctor;
 mod error;
 mod experiment;
 #[cfg(any(test, feature = "fuzz"))]
@@ -28,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use libp2p::Multiaddr;
+use paceline_bootstrap::Address;
 
 use crate::ui::log::LogOptions;
 use crate::ui::{log, words};
@@ -121,6 +122,14 @@ enum Command {
     /// The runs of this machine, and those that are seen on the LAN.
     #[command(after_help = "Examples:\n  paceline runs\n  paceline runs --no-lan --format json | jq .homes")]
     Runs(runs::Options),
+    /// What on this machine or network would stop a run, and the fix.
+    #[command(after_help = "Examples:
+  paceline doctor                              this machine, its network, and the node that was active last
+  paceline doctor run.toml --data ~/photos     before the first start
+  paceline doctor --peer 192.168.1.20:4001     whether a machine can be reached by TCP and by QUIC
+
+Exit codes: 0 no problem, warnings perhaps; 1 a problem was found.")]
+    Doctor(doctor::Options),
     /// Who is there.
     #[command(after_help = "Example:\n  paceline peers")]
     Peers(Target),
@@ -136,8 +145,15 @@ enum Command {
         #[arg(long, short = 'y')]
         yes: bool,
     },
-    /// Go on with a run that stopped because training failed on all nodes in several rounds in a row.
-    #[command(after_help = "Example:\n  paceline resume      after the cause is mended, on any node")]
+    /// Let a node train nothing for a while: it votes and serves, and the others go on without its updates.
+    #[command(
+        after_help = "Examples:\n  paceline pause\n  paceline pause --run lab\n  paceline resume      trains again"
+    )]
+    Pause(Target),
+    /// Let a paused node train again; or go on with a run that stopped because training failed on all nodes.
+    #[command(
+        after_help = "Example:\n  paceline resume      after a pause; or, on any node, after the cause is mended"
+    )]
     Resume(Target),
     /// The last resort where a majority of the members is gone for good.
     #[command(subcommand)]
@@ -169,7 +185,7 @@ Exit codes: 0 all holds; 5 something does not; others as for every command.")]
         #[arg(long)]
         run: PathBuf,
         #[arg(long)]
-        listen: Vec<Multiaddr>,
+        listen: Vec<Address>,
     },
 }
 
@@ -213,16 +229,18 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Rounds(options) => rounds::run(&options, format),
         Command::Compare(options) => rounds::compare(&options, format),
         Command::Runs(options) => runs::run(&options, format).await,
+        Command::Doctor(options) => doctor::run(options, format).await,
         Command::Peers(target) => inspect::peers(&target, format),
         Command::Ticket(target) => inspect::ticket(&target, format),
         Command::Leave { target, yes } => inspect::leave(&target, yes, format),
+        Command::Pause(target) => inspect::pause(&target, format),
         Command::Resume(target) => inspect::resume(&target, format),
         Command::Roster(command) => roster::run(&command, format),
         Command::Verify(options) => verify::run(&options, format),
         Command::Model(command) => model::run(&command, format, quiet),
         Command::Simulate(options) => simulate::run(options, format, quiet).await,
         Command::Data(options) => data::run(&options, format),
-        Command::Bootstrap { run, listen } => demo::bootstrap(&run, listen).await,
+        Command::Bootstrap { run, listen } => demo::bootstrap(&run, Address::all(&listen)).await,
     }
 }
 

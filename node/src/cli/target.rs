@@ -42,6 +42,11 @@ impl Target {
 }
 
 impl HomeChoice {
+    /// Whether somebody said which.
+    pub(super) fn is_given(&self) -> bool {
+        self.home.is_some() || self.run.is_some()
+    }
+
     /// The home that is meant: the one given, or the likeliest.
     pub(super) fn find(&self) -> Result<Home, CliError> {
         match &self.home {

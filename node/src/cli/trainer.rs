@@ -66,7 +66,7 @@ impl Wanted {
 }
 
 /// A command as a shell splits it.
-fn words(command: &str) -> Result<Vec<String>, CliError> {
+pub(super) fn words(command: &str) -> Result<Vec<String>, CliError> {
     match shlex::split(command) {
         Some(words) if !words.is_empty() => Ok(words),
         _ => {

@@ -9,6 +9,7 @@
 mod best;
 mod fetches;
 mod node_state;
+mod pauses;
 mod since;
 
 use std::collections::BTreeSet;
@@ -38,6 +39,8 @@ use best::Best;
 use fetches::Fetches;
 pub use node_state::NodeState;
 use node_state::Obstacles;
+pub use pauses::Hours;
+use pauses::Pauses;
 
 /// Results of workers that may wait for the driver. It is never away for long.
 pub const INPUTS_MAX: usize = 4_096;
@@ -83,6 +86,9 @@ pub struct Driver {
     /// The weights that the run began with, where others may ask for them.
     base: Option<Hash>,
     best: Best,
+    pauses: Pauses,
+    /// Whether the machine was told that it is paused.
+    is_paused: bool,
     /// When the snapshot was published last, and whether it has changed since.
     published: Instant,
     is_stale: bool,
@@ -158,6 +164,8 @@ pub struct Parts {
     pub keep_updates: usize,
     /// The blob of all weights that the run began with, where they were given or not all are trained.
     pub base: Option<Hash>,
+    /// The hours of the day in which it trains; all by default.
+    pub hours: Option<Hours>,
     /// By what models are judged, and the records so far.
     pub judged: (Metrics, Vec<HistoryEntry>),
     /// Where workers' answers come from.
@@ -198,6 +206,8 @@ impl Driver {
             serving: Arc::new(Semaphore::new(SERVING_MAX)),
             strangers: TokenBucket::new(started.into_std(), STRANGERS_BURST, STRANGERS_EARN_EVERY),
             node_state: parts.node_state,
+            pauses: Pauses { by_owner: parts.home.is_paused(), hours: parts.hours },
+            is_paused: false,
             whereabouts: Whereabouts::of(parts.home),
             started,
             bytes_at_commit: (0, 0),
@@ -231,6 +241,7 @@ impl Driver {
     ) -> Result<Option<Event>, DriverError> {
         let Sources { heard, mut net, mut inputs, mut written, mut commands } = sources;
         tokio::pin!(shutdown);
+        self.pause_if_due();
         heard.into_iter().for_each(|event| self.on_net(event));
         self.drain(&is_over);
         self.publish();
@@ -249,9 +260,12 @@ impl Driver {
                 },
                 Some(event) = net.recv(), if !self.writer.is_behind() => self.on_net(event),
                 Some(input) = inputs.recv() => self.on_input(input),
-                Some(command) = commands.recv() => self.give(Input::Command(command)),
+                Some(command) = commands.recv() => self.on_command(command),
                 () = alarm => self.give(Input::Tick),
-                _ = progress.tick() => self.tell_progress(),
+                _ = progress.tick() => {
+                    self.tell_progress();
+                    self.pause_if_due();
+                }
                 () = publish, if self.is_stale => {}
             }
             self.drain(&is_over);
@@ -282,6 +296,26 @@ impl Driver {
     fn give(&mut self, input: Input) {
         let now = self.now();
         self.machine.handle(now, input);
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Pause | Command::Unpause => {
+                self.pauses.by_owner = command == Command::Pause;
+                self.pause_if_due();
+            }
+            _ => self.give(Input::Command(command)),
+        }
+    }
+
+    /// Tells the machine when a pause begins or ends.
+    fn pause_if_due(&mut self) {
+        let is_due = self.pauses.advice().is_some();
+        if is_due != self.is_paused {
+            self.is_paused = is_due;
+            tracing::info!("{}", if is_due { "paused: trains nothing for a while" } else { "trains again" });
+            self.give(Input::Command(if is_due { Command::Pause } else { Command::Unpause }));
+        }
     }
 
     fn tell_progress(&mut self) {
@@ -411,7 +445,7 @@ impl Driver {
         });
         let disk =
             self.blobs.trouble().map(|why| format!("this node's disk fails ({why}): make room on it, or mend it"));
-        Obstacles { disk, unanswered }
+        Obstacles { disk, unanswered, paused: self.pauses.advice() }
     }
 
     fn carry_out(&mut self, effect: Effect, is_over: &impl Fn(&Event) -> bool) {

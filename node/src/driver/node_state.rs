@@ -21,6 +21,8 @@ const EVENTS_MAX: usize = 256;
 pub(super) struct Obstacles {
     /// What its disk fails with.
     pub(super) disk: Option<String>,
+    /// Since when or until when its owner lets it train nothing, and how it goes on.
+    pub(super) paused: Option<String>,
     /// That nobody answers at the addresses that it was given.
     pub(super) unanswered: Option<String>,
 }
@@ -68,7 +70,8 @@ impl NodeState {
         let ages = self.since.lock().unwrap_or_else(PoisonError::into_inner).ages(Instant::now());
         let mut status = Status::running(&self.info, &view, &ages, &history);
         let obstacles = self.obstacles.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let reasons = [obstacles.disk, status.reason.take(), obstacles.unanswered];
+        status.paused = obstacles.paused.clone();
+        let reasons = [obstacles.disk, status.reason.take(), obstacles.paused, obstacles.unanswered];
         let reasons: Vec<String> = reasons.into_iter().flatten().collect();
         status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         status.training = Training::of(*self.progress.borrow());

@@ -26,7 +26,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::driver::NodeState;
 use crate::net::Network;
+use crate::node::blocking;
 use crate::report::{MemberStatus, NetworkRefusals, Peer, Status};
+use crate::store::Home;
 
 use access::Access;
 
@@ -49,8 +51,8 @@ pub struct Api {
     pub run: RunId,
     /// The run's name, which a ticket shows to people.
     pub run_name: String,
-    /// What who comes from elsewhere than this machine has to know.
-    pub token: String,
+    /// The home: what who comes from elsewhere than this machine has to know is there, and whether the node is paused.
+    pub home: Home,
 }
 
 impl Api {
@@ -64,7 +66,8 @@ impl Api {
 
 /// Serves on `listener` until the process ends.
 pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
-    let access = Access::at(listener.local_addr()?, api.token.clone());
+    let token = api.home.http_token().map_err(std::io::Error::other)?;
+    let access = Access::at(listener.local_addr()?, token);
     let telling = Router::new()
         .route("/", get(page::html))
         .route("/page.css", get(page::css))
@@ -76,10 +79,12 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
         .route("/events", get(live::events))
         .route("/runs", get(page::runs))
         .route("/runs/{home}/rounds", get(page::rounds_of))
-        .route("/metrics", get(metrics::metrics));
+        .route("/metrics", get(metrics::metrics))
+        .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }));
     let taking = Router::new()
         .route("/ticket", get(ticket))
         .route("/leave", post(leave))
+        .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/roster/drop", post(drop_roster));
     let router = if access.is_loopback() { telling.merge(taking) } else { telling };
@@ -131,13 +136,40 @@ async fn leave(State(api): State<Api>, headers: HeaderMap) -> Response {
     command(&api, &headers, Command::Leave, serde_json::json!({ "leaving": true })).await
 }
 
+async fn pause(State(api): State<Api>, headers: HeaderMap) -> Response {
+    set_paused(&api, &headers, true).await
+}
+
+/// A paused node trains again; else a run goes on that stopped.
 async fn resume(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let halted =
-        api.node_state.status().is_some_and(|status| status.state == paceline_protocol::io::State::Halted.name());
-    if !halted {
-        return (StatusCode::CONFLICT, "the run has not stopped: there is nothing to resume\n").into_response();
+    if api.home.is_paused() {
+        return set_paused(&api, &headers, false).await;
     }
-    command(&api, &headers, Command::Resume, serde_json::json!({ "resuming": true })).await
+    let Some(status) = api.node_state.status() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node is just starting\n").into_response();
+    };
+    if status.state == paceline_protocol::io::State::Halted.name() {
+        return command(&api, &headers, Command::Resume, serde_json::json!({ "resuming": true })).await;
+    }
+    let why = match status.paused {
+        Some(hours) => format!("the node goes on by itself: {hours}\n"),
+        None => "neither is this node paused, nor has the run stopped: there is nothing to resume\n".to_owned(),
+    };
+    (StatusCode::CONFLICT, why).into_response()
+}
+
+/// Remembered for the next start before the driver hears of it.
+async fn set_paused(api: &Api, headers: &HeaderMap, is_paused: bool) -> Response {
+    if let Some(refusal) = refused(headers) {
+        return refusal;
+    }
+    let home = api.home.clone();
+    let kept = blocking(move || home.set_paused(is_paused)).await;
+    if let Err(error) = kept.and_then(|kept| Ok(kept?)) {
+        return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response();
+    }
+    let told = if is_paused { Command::Pause } else { Command::Unpause };
+    command(api, headers, told, serde_json::json!({ "paused": is_paused })).await
 }
 
 /// Takes the command where it may do something; whether it did shows in the status, which then has another genesis.
@@ -151,9 +183,15 @@ async fn drop_roster(State(api): State<Api>, headers: HeaderMap) -> Response {
     }
 }
 
+/// What a web page hears that sends a command without asking first.
+fn refused(headers: &HeaderMap) -> Option<Response> {
+    let why = format!("commands need the header {COMMAND_HEADER}\n");
+    (!headers.contains_key(COMMAND_HEADER)).then(|| (StatusCode::FORBIDDEN, why).into_response())
+}
+
 async fn command(api: &Api, headers: &HeaderMap, command: Command, done: serde_json::Value) -> Response {
-    if !headers.contains_key(COMMAND_HEADER) {
-        return (StatusCode::FORBIDDEN, format!("commands need the header {COMMAND_HEADER}\n")).into_response();
+    if let Some(refusal) = refused(headers) {
+        return refusal;
     }
     match api.commands.send(command).await {
         Ok(()) => Json(done).into_response(),

@@ -30,11 +30,11 @@ use paceline_model::{
 };
 use paceline_protocol::base::aggregation::Aggregation;
 use paceline_protocol::bounds::{BLOB_BYTES_MAX, METRICS_MAX};
-use paceline_protocol::chain::Learned;
+use paceline_protocol::chain::{Learned, StopRule};
 use paceline_protocol::record::{Evaluation, Metric, Total};
 use paceline_protocol::{BlobRef, Reject};
 
-use crate::run_file::{ModelSection, RunFile};
+use crate::run_file::{Better, ModelSection, RunFile, Sections};
 
 /// Threads that train where nothing else is asked for: one a core.
 pub fn cores() -> usize {
@@ -98,7 +98,7 @@ impl Formats {
     /// What agreement knows of learning, where this state is the first.
     pub fn learned(&self, run_file: &RunFile, initial_model: BlobRef) -> Learned {
         let aggregation = Aggregation(run_file.learning.aggregation());
-        Learned { initial_model, update_len: self.update.len(), aggregation }
+        Learned { initial_model, update_len: self.update.len(), aggregation, stop: stop_rule(run_file) }
     }
 }
 
@@ -129,6 +129,29 @@ pub fn figure(name: &str, total: Total, unit: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
+/// When a run ends before its rounds do, in the terms of records.
+pub fn stop_rule(run_file: &RunFile) -> StopRule {
+    let Sections { stop, metrics, .. } = &run_file.learning;
+    StopRule {
+        metric: metrics.lead.clone(),
+        higher_is_better: metrics.better == Better::Higher,
+        target: stop.target.map(|target| ratio(&metrics.lead, target, run_file.learning.unit())),
+        patience: stop.patience,
+        time_ms: stop.time_ms,
+    }
+}
+
+/// The ratio whose [`figure`] this is. Every node must come to the same, whatever its CPU.
+fn ratio(name: &str, figure: f64, unit: f64) -> f64 {
+    let in_units = figure / unit;
+    match name {
+        "perplexity" => libm::log(figure),
+        RMSE => in_units * in_units,
+        MEAN_ERROR => in_units,
+        _ => figure,
+    }
+}
+
 /// What a learner measured, as records have it. What can't be is left out, and told: an update does not hang on it.
 pub fn evaluation(measures: &[Measure]) -> Evaluation {
     let mut metrics: Vec<Metric> = Vec::new();
@@ -157,6 +180,17 @@ mod tests {
     use paceline_protocol::record::Totals;
 
     use super::*;
+
+    #[test]
+    fn a_target_is_told_in_the_terms_of_records() {
+        for (name, value) in [("accuracy", 0.9), ("perplexity", 12.5), (RMSE, 3.0), (MEAN_ERROR, 0.7)] {
+            let count = 1 << 20;
+            let metric = Metric::new(name, ratio(name, value, 2.0) * count as f64, count).expect("it fits");
+            let totals: Totals = [Evaluation::of(vec![metric])].iter().collect();
+            let told = figure(name, totals.get(name).expect("it is there"), 2.0).expect("it is a number");
+            assert!((told - value).abs() < 1e-6, "{name}: {told} for {value}");
+        }
+    }
 
     #[test]
     fn a_perplexity_and_an_rmse_are_made_of_their_ratios_over_all_nodes() {

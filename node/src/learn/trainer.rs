@@ -133,22 +133,22 @@ struct Worker {
 }
 
 impl Trainer {
-    /// Starts the thread. `progress` shows how far it is, `done` hears of every outcome.
+    /// Starts the thread, with so many for computing, which give way by `nice`. `progress` shows how far it is, `done` hears of every outcome.
     ///
     /// # Errors
     /// The system gives no threads.
     pub fn start(
         context: TrainerContext,
-        threads: usize,
+        (threads, nice): (usize, u8),
         progress: watch::Sender<Progress>,
         done: impl Fn(Outcome) + Send + 'static,
     ) -> Result<Self, ThreadsError> {
-        let threads = Threads::with_start(threads, |_| lower_priority())?;
+        let threads = Threads::with_start(threads, move |_| lower_priority(nice))?;
         let (jobs, received) = sync_channel::<(u64, Job)>(QUEUE);
         let current = Arc::new(AtomicU64::new(0));
         let worker = Worker { context, threads, current: current.clone(), progress };
         let run = move || {
-            lower_priority();
+            lower_priority(nice);
             while let Ok((id, job)) = received.recv() {
                 // What it works on is read anew with each job, so a panic leaves nothing half done for the next.
                 let worked = catch_unwind(AssertUnwindSafe(|| worker.work(id, job.clone())));
@@ -291,10 +291,10 @@ impl From<TrainError> for Failure {
 }
 
 /// Compute threads give way to everything else: to votes, beats and people who ask for the status.
-fn lower_priority() {
+fn lower_priority(nice: u8) {
     #[cfg(target_os = "linux")]
     {
         // On Linux a priority belongs to a thread. Without permission it stays as it is, which costs speed alone.
-        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), i32::from(nice));
     }
 }

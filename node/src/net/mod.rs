@@ -34,6 +34,7 @@ use tokio::task::JoinHandle;
 use codecs::Asker;
 pub use counters::{Counter, NetCounters};
 pub use ports::Ports;
+pub(crate) use ports::{port, probe as port_is_free, with_port as with_free_port};
 pub use wire::{AskError, BITMAP_BYTES_MAX, BlobAnswer, BlobRequest};
 
 /// How a network is started.

@@ -32,14 +32,15 @@ pub(super) fn is_free(address: &Multiaddr) -> bool {
 }
 
 /// The port of a direct address.
-pub(super) fn port(address: &Multiaddr) -> Option<u16> {
+pub(crate) fn port(address: &Multiaddr) -> Option<u16> {
     match address.iter().nth(1) {
         Some(Protocol::Tcp(port) | Protocol::Udp(port)) => Some(port),
         _ => None,
     }
 }
 
-fn with_port(asked: &Multiaddr, port: u16) -> Option<Multiaddr> {
+/// The address that leaves the port to the system, with this one.
+pub(crate) fn with_port(asked: &Multiaddr, port: u16) -> Option<Multiaddr> {
     asked.replace(1, |part| match part {
         Protocol::Tcp(0) => Some(Protocol::Tcp(port)),
         Protocol::Udp(0) => Some(Protocol::Udp(port)),
@@ -48,7 +49,7 @@ fn with_port(asked: &Multiaddr, port: u16) -> Option<Multiaddr> {
 }
 
 /// Whether nobody has the port. libp2p shares the ports of TCP, so that two nodes would listen at one.
-fn probe(address: &Multiaddr) -> io::Result<()> {
+pub(crate) fn probe(address: &Multiaddr) -> io::Result<()> {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next() {
         Some(Protocol::Ip4(ip)) => ip.into(),

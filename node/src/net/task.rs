@@ -325,13 +325,13 @@ impl Task {
     fn on_discovery(&mut self, event: DiscoveryEvent) {
         match event {
             DiscoveryEvent::PeerUp(node) => {
-                tracing::info!(%node, "peer up");
+                tracing::debug!(%node, "peer up");
                 self.emit(NetEvent::PeerUp(node));
                 self.share();
                 self.flush(Instant::now(), peer_id(node));
             }
             DiscoveryEvent::PeerDown(node) => {
-                tracing::info!(%node, "peer down");
+                tracing::debug!(%node, "peer down");
                 self.emit(NetEvent::PeerDown(node));
                 self.share();
             }
@@ -339,7 +339,10 @@ impl Task {
             DiscoveryEvent::Twin { addresses, is_earlier } => self.emit(NetEvent::Twin { addresses, is_earlier }),
             DiscoveryEvent::Refused(peer) => self.refuse(peer),
             DiscoveryEvent::NotLetIn => self.snapshot.counters.not_let_in.add(1),
-            DiscoveryEvent::Identified(_) | DiscoveryEvent::Answered(..) | DiscoveryEvent::NotAnswered(..) => {}
+            DiscoveryEvent::Met { .. }
+            | DiscoveryEvent::Identified(_)
+            | DiscoveryEvent::Answered(..)
+            | DiscoveryEvent::NotAnswered(..) => {}
         }
     }
 
@@ -537,14 +540,21 @@ fn listen_on(
     let mut free = Vec::new();
     for address in if given { listen } else { default_listen() } {
         let again = ports::again(&address, known).and_then(|again| swarm.listen_on(again).ok());
-        match again.map_or_else(|| swarm.listen_on(address.clone()), Ok) {
+        // libp2p shares the ports of TCP: two nodes would listen at one, and each hear half.
+        let taken = ports::probe(&address).err();
+        let listens = match (again, taken) {
+            (Some(listener), _) => Ok(listener),
+            (None, Some(error)) => Err(error.to_string()),
+            (None, None) => swarm.listen_on(address.clone()).map_err(|error| error.to_string()),
+        };
+        match listens {
             Ok(listener) => {
                 works = true;
                 free.extend(ports::is_free(&address).then_some((listener, address)));
             }
             Err(error) => {
                 tracing::warn!(%address, %error, "can't listen");
-                failed = Some(NetError::Listen { address, reason: error.to_string() });
+                failed = Some(NetError::Listen { address, reason: error });
             }
         }
     }

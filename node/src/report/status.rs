@@ -6,16 +6,17 @@ use std::path::Path;
 use paceline_protocol::NodeId;
 use paceline_protocol::base::roster::{Member, Part, Roster};
 use paceline_protocol::base::timing::LET_GO_MS;
+use paceline_protocol::chain::{StopRule, StopWatch, Stopped};
 use paceline_protocol::io::{MemberView, NewcomerView, State, View};
 use paceline_protocol::membership::message::Activity;
 use paceline_protocol::record::{Kind, Record};
 use serde::{Deserialize, Serialize};
 
 use super::Round;
-use crate::learn::Progress;
+use crate::learn::{Progress, stop_rule};
 use crate::net::NetCounters;
 use crate::run_file::{Better, Metrics, RunFile};
-use crate::store::HistoryEntry;
+use crate::store::{HistoryEntry, Home};
 
 /// Rounds that tell how long a node usually trains.
 const USUAL_ROUNDS: usize = 9;
@@ -53,6 +54,9 @@ pub struct Status {
     /// What is in the way, in words: who is waited for and since when, who is not heard, what fails here, and what helps.
     /// Null while all is well.
     pub reason: Option<String>,
+    /// How a paused node goes on, in words; null for one that is not.
+    #[serde(default)]
+    pub paused: Option<String>,
     /// Votes and accepts that a decision needs.
     pub quorum: usize,
     /// Milliseconds since a quorum of the roster was last in sight; null while one is, in no chain, and where the node does
@@ -89,6 +93,9 @@ pub struct Status {
     pub newcomers: Vec<NewcomerStatus>,
     /// Who trains in this round.
     pub participants: Vec<ParticipantStatus>,
+    /// Why the run ends before its rounds do: target, patience, time; null where it does not.
+    #[serde(default)]
+    pub ends_by: Option<String>,
     /// By what models are judged.
     #[serde(default)]
     pub lead: Option<Lead>,
@@ -317,6 +324,8 @@ pub struct NodeInfo {
     pub metrics: Metrics,
     /// In which unit errors are told.
     pub unit: f64,
+    /// When it ends before its rounds do.
+    pub stop: StopRule,
     /// The node, as a PeerId.
     pub node_id: String,
     /// Its name.
@@ -334,6 +343,7 @@ impl NodeInfo {
             rounds: run_file.run.rounds,
             metrics: run_file.learning.metrics.clone(),
             unit: run_file.learning.unit(),
+            stop: stop_rule(run_file),
             node_id: me.to_string(),
             name: name.to_owned(),
             part: part.map(|p| p.to_string()),
@@ -361,6 +371,7 @@ impl Status {
             is_coordinator: view.coordinator == Some(view.me),
             state: view.state.name().to_owned(),
             reason: view.reason.clone(),
+            paused: None,
             quorum: view.quorum,
             quorum_lost_ms: view.quorum_lost_ms,
             genesis: view.genesis.map(|g| g.to_string()),
@@ -374,6 +385,7 @@ impl Status {
             collected_in_ms: view.collected_in_ms,
             roster: view.roster.iter().map(seen).collect(),
             newcomers: view.newcomers.iter().map(NewcomerStatus::of).collect(),
+            ends_by: ends_by(&info.stop, history),
             lead: Some(Lead::of(&info.metrics)),
             evaluated,
             best,
@@ -422,6 +434,7 @@ impl Status {
             phase: if is_over { "done" } else { "stopped" }.to_owned(),
             state: if has_left { "left" } else { "stopped" }.to_owned(),
             reason: Some(if has_left { LEFT.to_owned() } else { go_on }),
+            paused: Home::at(home).is_paused().then(|| "`paceline resume` goes on".to_owned()),
             quorum: roster.quorum(),
             genesis: records().next().map(|genesis| genesis.hash().to_string()),
             forced: ForcedChain::of(history),
@@ -429,6 +442,7 @@ impl Status {
             model_hash: head.map(|head| head.model.id.to_string()),
             roster: roster.members().iter().map(MemberStatus::unseen).collect(),
             last_commit: LastCommit::of(history, unit),
+            ends_by: ends_by(&stop_rule(run_file), history),
             lead: Some(Lead::of(&run_file.learning.metrics)),
             evaluated,
             best,
@@ -564,6 +578,17 @@ fn trained_by(record: &Record) -> u64 {
     record.forced().map_or(u64::from(matches!(record.kind, Kind::Train)), |forced| forced.trained)
 }
 
+/// Why a run with these records ends before its rounds do.
+fn ends_by(rule: &StopRule, history: &[HistoryEntry]) -> Option<String> {
+    let stopped = StopWatch::over(rule, history.iter().map(|entry| &entry.committed.record)).stopped()?;
+    let name = match stopped {
+        Stopped::Target => "target",
+        Stopped::Patience => "patience",
+        Stopped::Time => "time",
+    };
+    Some(name.to_owned())
+}
+
 /// The word for what a member does of which nothing was heard.
 const UNKNOWN: &str = "unknown";
 
@@ -578,5 +603,6 @@ fn activity(activity: Activity) -> &'static str {
         Activity::Coordinating => "coordinating",
         Activity::Joining => "joining",
         Activity::Failed => "failed",
+        Activity::Paused => "paused",
     }
 }

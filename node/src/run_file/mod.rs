@@ -12,6 +12,7 @@ mod model;
 mod partition;
 mod range;
 mod sections;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod train;
@@ -28,6 +29,7 @@ pub use data::DataSection;
 pub use metrics::{Better, Metrics};
 pub use model::{ModelSection, Net};
 pub use sections::Sections;
+pub use stop::StopSection;
 pub use train::TrainSection;
 
 /// A run file whose every value was checked.

@@ -8,6 +8,7 @@ use super::aggregate::AGGREGATE;
 use super::data::{DATA, DataSection};
 use super::metrics::{Better, METRICS, Metrics};
 use super::model::{MODEL, ModelSection, Net, TRAINER};
+use super::stop::{STOP, StopSection};
 use super::train::{TRAIN, TrainSection};
 
 /// Least learning rate with SCAFFOLD: below it, steps drown in the rounding of the weights.
@@ -26,6 +27,8 @@ pub struct Sections {
     pub rule: Rule,
     /// `[metrics]`
     pub metrics: Metrics,
+    /// `[stop]`
+    pub stop: StopSection,
 }
 
 impl Sections {
@@ -123,10 +126,11 @@ impl Sections {
 }
 
 impl Learning for Sections {
-    const SECTIONS: &'static [&'static str] = &["run", "model", "data", "train", "round", "aggregate", "metrics"];
+    const SECTIONS: &'static [&'static str] =
+        &["run", "model", "data", "train", "round", "aggregate", "metrics", "stop"];
 
     fn known() -> Vec<Known> {
-        vec![MODEL.known(), DATA.known(), TRAIN.known(), AGGREGATE.known(), METRICS.known()]
+        vec![MODEL.known(), DATA.known(), TRAIN.known(), AGGREGATE.known(), METRICS.known(), STOP.known()]
     }
 
     fn read(document: &Document, run: &RunSection) -> Result<Self> {
@@ -143,7 +147,8 @@ impl Learning for Sections {
             Some(Net::Preset(_) | Net::Layers(_)) => DATA.read(document)?,
         };
         let (train, rule, metrics) = (TRAIN.read(document)?, AGGREGATE.read(document)?, METRICS.read(document)?);
-        let sections = Self { model, data, train, rule, metrics };
+        let stop = STOP.read(document)?;
+        let sections = Self { model, data, train, rule, metrics, stop };
         sections.check_scaffold(document, run.rounds)?;
         sections.check_lead(document)?;
         Ok(sections)
@@ -155,7 +160,8 @@ impl Learning for Sections {
             "data" => self.data.source.is_some().then(|| DATA.canonical(&self.data)),
             "train" => Some(TRAIN.canonical(&self.train)),
             "aggregate" => Some(AGGREGATE.canonical(&self.rule)),
-            // Came later than the others: where it says what was so before, the run's id stays.
+            // These came later than the others: where they say what was so before, the run's id stays.
+            "stop" => (self.stop != StopSection::default()).then(|| STOP.canonical(&self.stop)),
             "metrics" => (self.metrics != Metrics::default()).then(|| METRICS.canonical(&self.metrics)),
             _ => None,
         }
@@ -169,6 +175,7 @@ impl Learning for Sections {
             "train" => TRAIN.template(given),
             "aggregate" => AGGREGATE.template(given),
             "metrics" => METRICS.template(given),
+            "stop" => STOP.template(given),
             _ => String::new(),
         }
     }

@@ -342,12 +342,19 @@ fn rules() -> impl Strategy<Value = Rule> {
     ]
 }
 
+fn stops() -> impl Strategy<Value = StopSection> {
+    use prop::option::of;
+    let all = (of(numbers(-1e9..1e9)), of(1..=100_000u64), of(1_000..=2_592_000_000u64));
+    all.prop_map(|(target, patience, time_ms)| StopSection { target, patience, time_ms })
+}
+
 prop_compose! {
     fn run_files()(
         name in "[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", rounds in 1..=100_000u64, min_nodes in 1..=4096u32, seed in 0..=SEED_MAX,
         model in models(), source in datasets(), partition in partitions(), mut config in trains(), rule in rules(),
         fraction in numbers(1e-9..1.0), min_updates in prop::option::of(1..=4096u32),
-        timeout_ms in 1_000..=2_592_000_000u64, keep_updates in 0..=100_000u32, lower in any::<bool>(),
+        timeout_ms in 1_000..=2_592_000_000u64, keep_updates in 0..=100_000u32,
+        (lower, stop) in (any::<bool>(), stops()),
     ) -> RunFile {
         if matches!(rule, Rule::Scaffold { .. }) {
             (config.momentum, config.lr, config.lr_decay) = (0.0, config.lr.max(1e-9), 1.0);
@@ -360,7 +367,7 @@ prop_compose! {
             false => Metrics::default(),
         };
         let data = DataSection { source: Some(source), partition };
-        let learning = Sections { model, data, train: TrainSection { config, settings: None }, rule, metrics };
+        let learning = Sections { model, data, train: TrainSection { config, settings: None }, rule, metrics, stop };
         let round = RoundSection { fraction, min_updates, timeout_ms, keep_updates };
         RunFile { run: RunSection { name, rounds, min_nodes, seed }, round, learning }
     }

@@ -21,12 +21,12 @@ use std::time::Instant;
 use anyhow::{anyhow, bail};
 use paceline_model::{Learner, TrainError};
 use paceline_protocol::base::roster::{Member, Part, Roster};
-use paceline_protocol::chain::samples_of_all;
+use paceline_protocol::chain::{StopRule, StopWatch, samples_of_all};
 use paceline_protocol::record::Evaluation;
 use paceline_protocol::{Hash, NodeId};
 
 use crate::blobs::Manifest;
-use crate::learn::{Client, ClientError, ClientUpdate, Formats, LocalClients, Workers, evaluation, tuned};
+use crate::learn::{Client, ClientError, ClientUpdate, Formats, LocalClients, Workers, evaluation, stop_rule, tuned};
 use crate::report::Round;
 use crate::run_file::{Metrics, RunFile};
 
@@ -99,7 +99,20 @@ impl Simulation {
         let metrics = self.metrics();
         let best = || best_so_far(ranks(self.rounds(), metrics)).last();
         let reached = |value| best().is_some_and(|best| best >= metrics.rank(value));
-        self.rounds().len() as u64 >= self.rounds_in_all() || self.until.is_some_and(reached)
+        self.rounds().len() as u64 >= self.rounds_in_all() || self.until.is_some_and(reached) || self.is_stopped()
+    }
+
+    /// Whether the rounds before the last one end the run. A network knows what a model is worth one round later, and so it is
+    /// here.
+    fn is_stopped(&self) -> bool {
+        let (rule, lead) = (stop_rule(&self.run_file), &self.metrics().lead);
+        let rule = StopRule { target: self.run_file.learning.stop.target, ..rule };
+        let mut watch = StopWatch::default();
+        for (place, round) in self.rounds().iter().enumerate() {
+            let before = place.checked_sub(1).and_then(|before| self.rounds()[before].metrics.get(lead));
+            watch.see(&rule, before.copied(), round.duration_ms.unwrap_or(0));
+        }
+        watch.stopped().is_some()
     }
 
     /// What rounds are judged by.

@@ -12,6 +12,7 @@
 //! ports.json     the free ports that this node found, to take them again
 //! http           address of the control API while the node runs
 //! http-token     what a browser on another machine has to know, once one may look
+//! paused         there while the node's owner lets it train nothing
 //! lock           held while the node runs
 //! reserve        room on the disk that a start needs
 //! ```
@@ -30,6 +31,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The secret's file.
 const IDENTITY: &str = "identity.key";
+
+/// The file that says that the node trains nothing.
+const PAUSED: &str = "paused";
 
 /// The file of what a browser on another machine has to know.
 const HTTP_TOKEN: &str = "http-token";
@@ -172,6 +176,26 @@ impl Home {
     /// Where the control API's address is written.
     pub fn http(&self) -> PathBuf {
         self.dir.join("http")
+    }
+
+    /// Whether the node's owner lets it train nothing.
+    pub fn is_paused(&self) -> bool {
+        self.dir.join(PAUSED).exists()
+    }
+
+    /// Pauses the node, or lets it train again, from its next start on.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn set_paused(&self, is_paused: bool) -> Result<(), HomeError> {
+        if is_paused {
+            return self.write(PAUSED, b"");
+        }
+        let path = self.dir.join(PAUSED);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(HomeError::Disk { path, source }),
+            _ => Ok(()),
+        }
     }
 
     /// What a browser on another machine has to know: drawn at first use, 32 hex digits.

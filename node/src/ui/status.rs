@@ -18,6 +18,7 @@ pub(crate) fn status(s: &Status) -> String {
     lines.extend(present_round(s));
     lines.extend(s.training.map(training));
     lines.extend(figures(s.evaluated.as_ref(), s.best.as_ref()));
+    lines.extend(ends_by(s));
     lines.extend(s.last_commit.as_ref().map(last_commit));
     lines.extend(s.forced.as_ref().map(forced_chain));
     lines.extend(s.fork.as_ref().map(|fork| another_chain(fork)));
@@ -91,6 +92,17 @@ pub(crate) fn figures(last: Option<&Figure>, best: Option<&Figure>) -> Option<St
     let best =
         if best.round == last.round { "the best so far".to_owned() } else { format!("the best was {}", told(best)) };
     Some(format!("{} {}, {best}", last.metric, told(last)))
+}
+
+/// Why the run ends before its rounds do.
+pub(crate) fn ends_by(s: &Status) -> Option<String> {
+    let metric = s.lead.as_ref().map_or("the metric", |lead| lead.metric.as_str());
+    let why = match s.ends_by.as_deref()? {
+        "target" => format!("{metric} came to the target of [stop]"),
+        "patience" => format!("{metric} became no better for as many rounds as [stop] allows"),
+        _ => "the time of [stop] is used up".to_owned(),
+    };
+    Some(format!("the run ends before its {} rounds, since {why}", s.rounds))
 }
 
 fn last_commit(c: &LastCommit) -> String {

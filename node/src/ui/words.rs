@@ -8,7 +8,8 @@ use paceline_protocol::io::Event;
 use paceline_protocol::{Ballot, Hash, NodeId};
 
 use super::status::{another_chain, figures};
-use crate::report::{Figure, Finding, MemberStatus, Repeated, Round, Status, Verification, name_of, name_or_id};
+use crate::doctor::{Finding, Level};
+use crate::report::{self, Figure, MemberStatus, Repeated, Round, Status, Verification, name_of, name_or_id};
 use paceline_model::ACCURACY;
 use paceline_model::data::{Column, ColumnKind, FolderLook, TableLook};
 
@@ -356,6 +357,20 @@ pub(crate) fn looked_at_folder(look: &FolderLook) -> Vec<String> {
     lines
 }
 
+/// What `doctor` found, a line each, and below what is not in order the fix.
+pub(crate) fn findings(all: &[Finding]) -> String {
+    let line = |finding: &Finding| {
+        let mark = match finding.level {
+            Level::Ok => "ok     ",
+            Level::Warning => "warning",
+            Level::Problem => "PROBLEM",
+        };
+        let fix = finding.fix.as_ref().map(|fix| format!("\n           fix: {fix}")).unwrap_or_default();
+        format!("{mark}  {}: {}{fix}", finding.about, finding.what)
+    };
+    all.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// What `verify` found.
 pub(crate) fn verification(v: &Verification) -> String {
     let mut lines = vec![format!("run {} ({})", v.run_name, short_hash(&v.run_id))];
@@ -384,7 +399,7 @@ fn repeated(what: &str, r: Repeated, how: &str) -> String {
 }
 
 /// Where, whose, what.
-fn finding(f: &Finding) -> String {
+fn finding(f: &report::Finding) -> String {
     let round = f.round.map(|round| format!("record {round}: "));
     let by = f.culprit.as_ref().map(|c| format!("{} ({}): ", name_or_id(&c.name, &c.node_id), c.node_id));
     let (round, by) = (round.unwrap_or_default(), by.unwrap_or_default());

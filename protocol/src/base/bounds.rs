@@ -2,7 +2,7 @@
 //! and no allocation.
 
 /// Version of the protocol: part of every protocol name, topic and signature.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Members of a roster. With samples and deltas bounded below, sums of updates stay within 2^62.
 pub const ROSTER_MAX: usize = 4096;

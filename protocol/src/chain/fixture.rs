@@ -1,6 +1,6 @@
 //! What tests begin with: a run, a few identities, and a chain that they founded.
 
-use super::{Chain, RunParams};
+use super::{Chain, RunParams, StopRule};
 use crate::base::aggregation::Aggregation;
 use crate::base::ids::{Ballot, BlobRef, Hash, Identity, NodeId};
 use crate::base::roster::Member;
@@ -21,6 +21,7 @@ pub(crate) fn params() -> RunParams {
         initial_model: BlobRef { id: Hash::of(b"model"), len: 40 },
         update_len: 40,
         aggregation: Aggregation::default(),
+        stop: StopRule::default(),
     }
 }
 

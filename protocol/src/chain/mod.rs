@@ -8,6 +8,7 @@ pub mod check;
 pub(crate) mod fixture;
 pub mod flaws;
 pub mod params;
+pub mod stop;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use crate::record::{Committed, Contribution, Forced, Kind, Record};
 
 pub use check::{check_accepts, check_forced, check_founding, check_outcome, check_votes, highest_accepted};
 pub use params::{Learned, RunParams};
+pub use stop::{StopRule, StopWatch, Stopped};
 
 /// Committed records, without a gap, from the genesis on.
 #[derive(Debug, Clone)]
@@ -38,6 +40,7 @@ pub struct Chain {
     trained: u64,
     /// Rounds since the last update or resumption in which training failed everywhere.
     failed_rounds: u32,
+    stop: StopWatch,
 }
 
 impl Chain {
@@ -74,6 +77,7 @@ impl Chain {
             roster,
             trained,
             failed_rounds: 0,
+            stop: StopWatch::default(),
         })
     }
 
@@ -156,9 +160,9 @@ impl Chain {
         self.failed_rounds >= FAILED_ROUNDS_MAX
     }
 
-    /// Whether all rounds are done, so that only the closing record is due.
+    /// Whether all rounds are done, or the run ends before, so that only the closing record is due.
     pub fn is_trained(&self) -> bool {
-        self.trained >= self.params.rounds
+        self.trained >= self.params.rounds || self.stop.stopped().is_some()
     }
 
     /// Whether the closing record is there.
@@ -251,6 +255,7 @@ impl Chain {
             _ if !record.failures.is_empty() && self.is_hopeless(record.failures.len()) => self.failed_rounds + 1,
             _ => self.failed_rounds,
         };
+        self.stop.see_record(&self.params.stop, record);
         self.head = next.record.hash();
         self.roster = next.record.roster_after(&self.roster);
         self.trained += u64::from(matches!(next.record.kind, Kind::Train));

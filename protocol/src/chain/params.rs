@@ -1,5 +1,6 @@
 //! What the run file fixes for agreement.
 
+use super::stop::StopRule;
 use crate::base::aggregation::Aggregation;
 use crate::base::ids::{BlobRef, RunId};
 use crate::runfile::{Learning, Quota, RunFile};
@@ -23,6 +24,8 @@ pub struct RunParams {
     pub update_len: u64,
     /// How updates become the next model.
     pub aggregation: Aggregation,
+    /// When the run ends before its rounds do.
+    pub stop: StopRule,
 }
 
 /// What agreement knows of learning.
@@ -34,12 +37,14 @@ pub struct Learned {
     pub update_len: u64,
     /// How updates become the next model.
     pub aggregation: Aggregation,
+    /// When the run ends before its rounds do.
+    pub stop: StopRule,
 }
 
 impl RunParams {
     /// The parameters of a run file in which this is learnt.
     pub fn of<L: Learning>(run_file: &RunFile<L>, learned: Learned) -> Self {
-        let Learned { initial_model, update_len, aggregation } = learned;
+        let Learned { initial_model, update_len, aggregation, stop } = learned;
         Self {
             run: run_file.run_id(),
             rounds: run_file.run.rounds,
@@ -49,6 +54,7 @@ impl RunParams {
             initial_model,
             update_len,
             aggregation,
+            stop,
         }
     }
 }

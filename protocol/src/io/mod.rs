@@ -102,6 +102,10 @@ pub enum Command {
     Leave,
     /// Go on with a run that stopped because training failed everywhere.
     Resume,
+    /// Train no more for a while, and stop what is being trained. The node votes and serves as before.
+    Pause,
+    /// Train again.
+    Unpause,
     /// Go on alone, in another chain: the majority of the roster is gone for good.
     DropRoster,
 }

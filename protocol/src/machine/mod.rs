@@ -195,6 +195,12 @@ impl Machine {
                 }
             }
             Input::Command(Command::DropRoster) => self.go_on_alone(),
+            Input::Command(command @ (Command::Pause | Command::Unpause)) => {
+                self.ctx.is_paused = command == Command::Pause;
+                if let Standing::Member(_, round) = &mut self.standing {
+                    round.pause_if_told(&mut self.ctx);
+                }
+            }
             Input::Tick => {}
         }
         self.settle();

@@ -130,7 +130,7 @@ impl Look<'_> {
             None => self.waits().map_or((None, Vec::new()), |(text, named)| (Some(text), named)),
         };
         let unheard = if lost.is_some() { None } else { self.unheard(&named) };
-        let clauses = [disk, own, lost, waits, unheard, self.failed(), self.misled()];
+        let clauses = [disk, own, lost, waits, unheard, self.failed(), self.paused(), self.misled()];
         let clauses: Vec<String> = clauses.into_iter().flatten().collect();
         (!clauses.is_empty()).then(|| clauses.join("; "))
     }
@@ -239,6 +239,25 @@ impl Look<'_> {
             Some((node, why)) => Some(format!("training failed on {} ({}: {why})", names(), self.name(node))),
             None if failed.is_empty() => None,
             None => Some(format!("training failed on {}, whose own status says why", names())),
+        }
+    }
+
+    /// Who trains nothing since its owner said so; and that the round can't do without, if it can't.
+    fn paused(&self) -> Option<String> {
+        let ctx = &self.machine.ctx;
+        let paused = self.round.paused(ctx, self.chain);
+        let is_own = ctx.is_paused.then_some("this node is paused: it votes and serves, and trains nothing");
+        let (needed, of) = (self.chain.updates_needed(), self.round.participants().len());
+        let is_short = of > 0 && of - paused.len() < needed;
+        let short = is_short.then(|| {
+            let (names, verb) = (self.described(&paused), if paused.len() == 1 { "is" } else { "are" });
+            format!("the round needs {needed} updates, and {names} {verb} paused")
+        });
+        match (is_own, short) {
+            (None, None) => None,
+            (Some(own), None) => Some(own.to_owned()),
+            (None, Some(short)) => Some(short),
+            (Some(own), Some(short)) => Some(format!("{own}; {short}")),
         }
     }
 

@@ -69,4 +69,6 @@ pub enum Activity {
     Joining,
     /// Its training failed: unless it is started again, no update of this round will come from it.
     Failed,
+    /// Its owner lets it train nothing for a while.
+    Paused,
 }

@@ -34,7 +34,7 @@ impl Stand {
 
     /// Whether the coordinator does not see by itself what this node does.
     fn is_news(&self) -> bool {
-        matches!(self.activity, Activity::Fetching | Activity::Training { .. } | Activity::Failed)
+        matches!(self.activity, Activity::Fetching | Activity::Training { .. } | Activity::Failed | Activity::Paused)
     }
 }
 

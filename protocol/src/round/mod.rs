@@ -160,8 +160,17 @@ impl Round {
             _ if ctx.is_fetching(chain.head().model.id) => Activity::Fetching,
             OwnPart::Trained(..) if self.has_to_offer(ctx) => Activity::Uploading,
             OwnPart::Trained(..) | OwnPart::Evaluated(_) => Activity::Done,
+            OwnPart::Waiting if ctx.is_paused => Activity::Paused,
             OwnPart::Waiting => Activity::Idle,
             OwnPart::Failed(_) => Activity::Failed,
+        }
+    }
+
+    /// Stops training where this node is paused. It begins anew if it goes on within the round.
+    pub(crate) fn pause_if_told(&mut self, ctx: &mut Context) {
+        if ctx.is_paused && matches!(self.own, OwnPart::Training(_)) {
+            self.own = OwnPart::Waiting;
+            ctx.effect(Effect::StopTraining);
         }
     }
 
@@ -334,18 +343,20 @@ impl Round {
         order[..end].to_vec()
     }
 
-    /// Whether an update can come from a node: it is there, and its training has not failed. One that failed, started again
-    /// and offers an update after all may still be called failed by an older presence: the offer counts.
+    /// Whether an update can come from a node: it is there, is not paused, and its training has not failed. One that failed,
+    /// started again and offers an update after all may still be called failed by an older presence: the offer counts.
     fn can_deliver(&self, ctx: &Context, chain: &Chain, node: NodeId) -> bool {
         if node == ctx.me {
-            return self.failure().is_none();
+            let is_paused = ctx.is_paused && matches!(self.own, OwnPart::Waiting);
+            return !is_paused && self.failure().is_none();
         }
         let has_offered = self.collection.as_ref().is_some_and(|c| c.intake(node).is_some());
         if self.collection.as_ref().is_some_and(|c| c.failures().any(|f| f.by() == node)) {
             return false;
         }
         let said = || ctx.peers.activity(node, chain.genesis(), chain.next_round());
-        !ctx.peers.is_gone(node, ctx.now) && (has_offered || said() != Some(Activity::Failed))
+        !ctx.peers.is_gone(node, ctx.now)
+            && (has_offered || !matches!(said(), Some(Activity::Failed | Activity::Paused)))
     }
 
     /// Begins to train, or to evaluate for the closing record, once a coordinator asks for it and the model is here.
@@ -368,6 +379,9 @@ impl Round {
             }
             Some(Task::Evaluate | Task::Train { .. }) | None => return,
         };
+        if ctx.is_paused && !closing {
+            return;
+        }
         let (round, model) = (chain.next_round(), chain.head().model);
         let is_here = ctx.blobs.contains(&model.id);
         let may_come = ctx.is_fetching(model.id) || !ctx.is_disk_failing();
@@ -376,7 +390,7 @@ impl Round {
         }
         if closing {
             self.own = OwnPart::Evaluating(0);
-            return match is_here {
+            return match is_here && !ctx.is_paused {
                 true => ctx.effect(Effect::Evaluate { round, model }),
                 false => self.evaluated(ctx, chain, None),
             };

@@ -52,7 +52,8 @@ impl Round {
             (Some(Task::Train { participants }), _) => {
                 let is_known = self.collection.is_some() || !self.paxos.progress().is_empty();
                 let does = |n: &NodeId| self.activity_of(ctx, chain, *n);
-                let is_awaited = |n: &&NodeId| does(n) != Some(Activity::Done) && !self.has_failed(ctx, chain, **n);
+                let has_nothing = |n: &NodeId| matches!(does(n), Some(Activity::Done | Activity::Paused));
+                let is_awaited = |n: &&NodeId| !has_nothing(n) && !self.has_failed(ctx, chain, **n);
                 let of: Vec<NodeId> = participants.iter().filter(|n| is_known && is_awaited(n)).copied().collect();
                 let has_trained = |n: &&NodeId| matches!(does(n), Some(Activity::Done | Activity::Uploading));
                 let are_most_trained = 2 * participants.iter().filter(has_trained).count() > participants.len();
@@ -60,6 +61,12 @@ impl Round {
             }
             (Some(Task::Evaluate) | None, _) => Waits::Nothing,
         }
+    }
+
+    /// The participants that are paused.
+    pub(crate) fn paused(&self, ctx: &Context, chain: &Chain) -> Vec<NodeId> {
+        let is_paused = |n: &&NodeId| self.activity_of(ctx, chain, **n) == Some(Activity::Paused);
+        self.participants().iter().filter(is_paused).copied().collect()
     }
 
     /// The other participants whose training failed, and why, where this node was told.

@@ -175,7 +175,7 @@ prop_compose! {
     fn run_files()(
         name in "[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", rounds in 1..=ROUNDS_MAX, min_nodes in 1..=ROSTER_MAX as u32,
         seed in 0..=SEED_MAX, fraction in 1e-9..1.0f64, min_updates in prop::option::of(1..=ROSTER_MAX as u32),
-        timeout_ms in TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX, keep_updates in 0..=ROUNDS_MAX as u32,
+        timeout_ms in duration::MS_MIN..=duration::MS_MAX, keep_updates in 0..=ROUNDS_MAX as u32,
     ) -> Bare {
         let round = RoundSection { fraction, min_updates, timeout_ms, keep_updates };
         RunFile { run: RunSection { name, rounds, min_nodes, seed }, round, learning: () }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{Sim, SimOptions};
 use crate::base::ids::Hash;
 use crate::base::roster::Part;
+use crate::chain::StopRule;
 use crate::io::{Command, Event, State};
 use crate::paxos::message::Phase;
 use crate::record::Kind;
@@ -328,6 +329,70 @@ fn a_member_that_leaves_goes_when_the_others_can_do_without_it() {
         end(&mut sim, 8, seed);
         let roster = sim.chain(0).map(|c| c.roster().len());
         assert_eq!(roster, Some(3), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_paused_member_is_passed_over_and_trains_again_later() {
+    for seed in 0..10 {
+        let mut sim = start(SimOptions::calm(4, 12, seed));
+        reach(&mut sim, 0, 3, seed);
+        sim.command(3, Command::Pause);
+        // In the round at hand its update may be in already.
+        let paused = sim.round(0) + 1;
+        reach(&mut sim, 0, paused + 2, seed);
+        sim.command(3, Command::Unpause);
+        let again = sim.round(0) + 1;
+        end(&mut sim, 12, seed);
+        let brought = |round: u64| {
+            let id = sim.id(3);
+            let record = &sim.chain(0).expect("it is closed").records()[round as usize].record;
+            assert_eq!(record.failures.len(), 0, "seed {seed}: that is no failure");
+            record.contributions().any(|(node, _)| node == id)
+        };
+        assert!(!brought(paused) && !brought(paused + 1), "seed {seed}: it trained in round {paused} or the next");
+        assert!((again..=12).any(brought), "seed {seed}: it never trained again");
+    }
+}
+
+#[test]
+fn rounds_that_lack_paused_members_wait_for_them() {
+    for seed in 0..5 {
+        let mut sim = start(SimOptions::calm(3, 6, seed));
+        reach(&mut sim, 0, 2, seed);
+        sim.command(1, Command::Pause);
+        sim.command(2, Command::Pause);
+        let before = sim.trained(0);
+        pass(&mut sim, 5 * MINUTE_MS);
+        assert!(sim.trained(0) <= before + 1, "seed {seed}: two of three are paused");
+        assert!(sim.reason(0).is_some_and(|r| r.contains("are paused")), "{}", sim.describe());
+        sim.command(1, Command::Unpause);
+        sim.command(2, Command::Unpause);
+        end(&mut sim, 6, seed);
+    }
+}
+
+#[test]
+fn a_run_that_ends_by_its_records_ends_alike_everywhere() {
+    let rule = || StopRule { metric: "accuracy".to_owned(), higher_is_better: true, ..StopRule::default() };
+    let cases = [
+        // Every model is worth 0.5 here: the first trained one, which the second round tells of, is the best.
+        (StopRule { target: Some(0.5), ..rule() }, Some(2)),
+        (StopRule { patience: Some(3), ..rule() }, Some(5)),
+        (StopRule { target: Some(0.6), ..rule() }, None),
+        (StopRule { time_ms: Some(4_000), ..rule() }, Some(0)),
+    ];
+    for (stop, after) in cases {
+        for seed in 0..5 {
+            let mut sim = start(SimOptions { stop: stop.clone(), ..SimOptions::calm(3, 12, seed) });
+            must(&mut sim, 200_000, seed, "the end of the run", Sim::all_closed);
+            assert_eq!(sim.chains().len(), 1, "seed {seed}");
+            match after {
+                None => assert_eq!(sim.trained(0), 12, "seed {seed}: nothing ends it"),
+                Some(0) => assert!((2..12).contains(&sim.trained(0)), "seed {seed}: of a second and a half each"),
+                Some(rounds) => assert_eq!(sim.trained(0), rounds, "seed {seed}"),
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::base::reject::Reject;
 use crate::base::roster::Part;
 use crate::base::signed::{Scope, Verifier};
 use crate::chain::fixture::accuracy;
-use crate::chain::{Chain, RunParams};
+use crate::chain::{Chain, RunParams, StopRule};
 use crate::io::{Effect, Event, FetchFailure, Input, Persist, PersistId, TrainedUpdate};
 use crate::machine::{Config, Machine};
 use crate::message::{Body, Message};
@@ -60,6 +60,8 @@ pub struct SimOptions {
     pub bytes_per_ms: u64,
     /// The longest round.
     pub round_timeout_ms: u64,
+    /// When the run ends before its rounds do.
+    pub stop: StopRule,
 }
 
 impl SimOptions {
@@ -82,6 +84,7 @@ impl SimOptions {
             model_bytes: 4_000,
             bytes_per_ms: 100,
             round_timeout_ms: 60_000,
+            stop: StopRule::default(),
         }
     }
 
@@ -252,6 +255,7 @@ impl Sim {
             initial_model,
             update_len: options.model_bytes,
             aggregation: Aggregation::default(),
+            stop: options.stop.clone(),
         };
         let mut rng = Rng::new(options.seed);
         let nodes: Vec<SimNode> =

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use paceline_bootstrap::Address;
 use paceline_model::{DataSet, Device, Learner};
 use paceline_protocol::base::roster::{Part, is_name};
 use paceline_protocol::io::Event;
@@ -27,7 +28,7 @@ use crate::learn::{HelloNode, Plan, PlanError, ProgramLearner, end_all};
 use crate::node::{self, Chain, Node, NodeError, Running, blocking};
 use crate::run_file::{Net, RunFile};
 use crate::store::Home;
-use crate::ui::{bar, console, log, screen, words};
+use crate::ui::{bar, console, log, screen, status, words};
 
 use options::DeviceKind;
 pub(super) use options::{JoinOptions, part};
@@ -165,8 +166,10 @@ fn node_options(
         name: options.name.clone().or_else(host_name),
         part: options.part,
         threads: options.threads.map(NonZeroUsize::get),
-        listen: options.listen.clone(),
-        bootstrap: options.bootstrap.clone(),
+        nice: options.nice,
+        hours: options.hours,
+        listen: Address::all(&options.listen),
+        bootstrap: Address::all(&options.bootstrap),
         no_mdns: options.no_mdns,
         http: Some(listener),
         page: None,
@@ -222,8 +225,9 @@ fn say_goodbye(over: Option<Event>, running: &Running, home: &Home) -> Result<()
             )));
         }
         Some(_) => tracing::info!(
-            "{}; the model and the records are in {dir}. To take it away: paceline model export --home {dir}",
-            words::outcome(&running.rounds(), &running.run_file().learning.metrics)
+            "{}{}; the model and the records are in {dir}. To take it away: paceline model export --home {dir}",
+            words::outcome(&running.rounds(), &running.run_file().learning.metrics),
+            running.status().and_then(|s| status::ends_by(&s)).map(|why| format!("; {why}")).unwrap_or_default()
         ),
         None => tracing::info!(
             "stopped; this node stays on the roster. Go on with: paceline join --home {dir}   Or, while it runs, take it off with: paceline leave --home {dir}"

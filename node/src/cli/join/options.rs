@@ -6,13 +6,16 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
-use libp2p::Multiaddr;
+use paceline_bootstrap::Address;
 use paceline_protocol::Hash;
 use paceline_protocol::base::roster::{Part, is_name};
 use paceline_protocol::bounds::NAME_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::error::CliError;
+use crate::cli::trainer::words;
+use crate::doctor::Patient;
+use crate::driver::Hours;
 use crate::inspect::node_id;
 use crate::store::Home;
 use crate::ui::log::LogOptions;
@@ -32,12 +35,13 @@ pub(in crate::cli) struct JoinOptions {
     /// What people call this node, at most 64 bytes [default: the machine's name].
     #[arg(long, value_parser = name)]
     pub(super) name: Option<String>,
-    /// An address to dial first; may be given several times.
+    /// An address to dial first, host:port or a multiaddr; may be given several times.
     #[arg(long, value_name = "ADDR")]
-    pub(super) bootstrap: Vec<Multiaddr>,
-    /// Where to listen [default: TCP and QUIC on every IPv4 interface, free ports that it keeps].
+    pub(super) bootstrap: Vec<Address>,
+    /// Where to listen: host:port for TCP and QUIC, for instance 0.0.0.0:4001 where a firewall has one port open; or a
+    /// multiaddr [default: every IPv4 interface, free ports that it keeps].
     #[arg(long, value_name = "ADDR")]
-    pub(super) listen: Vec<Multiaddr>,
+    pub(super) listen: Vec<Address>,
     /// Don't look for nodes on the LAN, and don't be found there.
     #[arg(long)]
     pub(super) no_mdns: bool,
@@ -50,6 +54,14 @@ pub(in crate::cli) struct JoinOptions {
     /// Threads that train [default: one a core].
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<NonZeroUsize>,
+    /// How much training gives way to other programs, from 0 (not at all) to 19 [default: 10].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=19))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) nice: Option<u8>,
+    /// The hours of the day, in local time, in which this node trains: 22:00-06:00. In all others it votes and serves alone.
+    #[arg(long, value_name = "FROM-UNTIL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hours: Option<Hours>,
     /// What trains.
     #[arg(long, value_enum)]
     pub(super) device: Option<DeviceKind>,
@@ -135,12 +147,14 @@ impl JoinOptions {
     ///
     /// # Errors
     /// It can't be read, or is damaged: a node that forgot its `--part` or `--data` would train on something else.
-    pub(super) fn recall(&mut self, home: &Home) -> Result<(), CliError> {
+    pub(in crate::cli) fn recall(&mut self, home: &Home) -> Result<(), CliError> {
         let Some(before) = Self::remembered(home)? else { return Ok(()) };
         self.name = self.name.take().or(before.name);
         self.part = self.part.or(before.part);
         self.data = self.data.take().or(before.data);
         self.threads = self.threads.or(before.threads);
+        self.nice = self.nice.or(before.nice);
+        self.hours = self.hours.or(before.hours);
         self.device = self.device.or(before.device);
         self.page = self.page.or(before.page);
         self.trainer = self.trainer.take().or(before.trainer);
@@ -196,6 +210,17 @@ impl JoinOptions {
     pub(super) fn origin(&self, home: &Home) -> PathBuf {
         let given = self.target.as_ref().map(PathBuf::from).filter(|path| path.is_file());
         given.unwrap_or_else(|| home.run_file())
+    }
+
+    /// What of them `doctor` looks at.
+    pub(in crate::cli) fn examined(self, patient: &mut Patient) -> Result<(), CliError> {
+        patient.data = self.data;
+        patient.part = self.part;
+        patient.trainer = self.trainer.as_deref().map(words).transpose()?;
+        patient.listen = Address::all(&self.listen);
+        patient.peers.extend(Address::all(&self.bootstrap));
+        patient.mdns &= !self.no_mdns;
+        Ok(())
     }
 
     /// Puts them into the home.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use paceline_bootstrap::{Ticket, discover_runs, fetch_run_file};
+use paceline_bootstrap::{Address, Ticket, discover_runs, fetch_run_file};
 use paceline_protocol::Hash;
 use paceline_protocol::runfile::Published;
 
@@ -105,7 +105,7 @@ async fn by_ticket(options: &mut JoinOptions, text: &str) -> Result<RunFile, Cli
             read_published(&fetch_run_file(&ticket.addresses, ticket.run, FETCH_WAIT).await?)?
         }
     };
-    options.bootstrap.extend(ticket.addresses);
+    options.bootstrap.extend(ticket.addresses.into_iter().map(Address::from));
     options.chain = ticket.chain.map(|genesis| genesis.to_string());
     Ok(run)
 }
@@ -129,12 +129,12 @@ fn read_published(published: &Published) -> Result<RunFile, CliError> {
 
 async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
     tracing::info!("looks for runs on the LAN");
-    let runs = discover_runs(&options.bootstrap, DISCOVER_WAIT).await?;
+    let runs = discover_runs(&Address::all(&options.bootstrap), DISCOVER_WAIT).await?;
     match runs.as_slice() {
         [one] => {
             tracing::info!("found run {} with {} nodes", one.name, one.nodes);
             let run = read_published(&fetch_run_file(&one.addresses, one.run, FETCH_WAIT).await?)?;
-            options.bootstrap.extend(one.addresses.iter().cloned());
+            options.bootstrap.extend(one.addresses.iter().cloned().map(Address::from));
             Ok(run)
         }
         [] => Err(CliError::not_found(anyhow!(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base::aggregation::Aggregation;
 use crate::base::ids::{BlobRef, Hash, Identity};
-use crate::chain::{Chain, RunParams};
+use crate::chain::{Chain, RunParams, StopRule};
 use crate::io::Persist;
 use crate::machine::Machine;
 use crate::membership::message::Message as Membership;
@@ -124,6 +124,7 @@ impl Scene {
                 initial_model: BlobRef { id: Hash::of(b"explored model"), len },
                 update_len: len,
                 aggregation: Aggregation::default(),
+                stop: StopRule::default(),
             },
             identities: (0..3).map(identity).collect(),
             round_max: 1,

@@ -381,7 +381,12 @@ impl Scene {
             26 => self.fetch(bytes),
             27 => self.train(bytes),
             28 => self.compute(bytes),
-            29 => self.input(Input::Command(if bytes.byte() & 1 == 0 { Command::Leave } else { Command::Resume })),
+            29 => self.input(Input::Command(match bytes.byte() & 3 {
+                0 => Command::Leave,
+                1 => Command::Resume,
+                2 => Command::Pause,
+                _ => Command::Unpause,
+            })),
             30 => self.crash(bytes),
             _ if bytes.byte() >= 0xE0 && self.known.salt < FLOODS_MAX * FLOOD => self.flood(bytes),
             _ => {

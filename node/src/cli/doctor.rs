@@ -1,0 +1,69 @@
+//! `paceline doctor`: what would stop a run, and the fix.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use clap::Args;
+use paceline_bootstrap::{Address, Ticket};
+
+use super::error::CliError;
+use super::join::JoinOptions;
+use super::output::{Format, print, print_json};
+use super::run_file::read_run_file;
+use super::target::HomeChoice;
+use crate::doctor::{Level, Patient, examine};
+use crate::inspect;
+use crate::store::known_addresses;
+use crate::ui::words;
+
+/// What is looked at.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// A run file that is to be run here, or a ticket; by default the run of the home.
+    #[arg(value_name = "RUN.toml | TICKET")]
+    target: Option<String>,
+    #[command(flatten)]
+    choice: HomeChoice,
+    /// The data, where the home does not know them.
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// An address to try, host:port or a multiaddr; may be given several times.
+    #[arg(long, value_name = "ADDR")]
+    peer: Vec<Address>,
+    /// Don't look for nodes on the LAN.
+    #[arg(long)]
+    no_mdns: bool,
+}
+
+pub(super) async fn run(options: Options, format: Format) -> Result<(), CliError> {
+    let mut patient = Patient { mdns: !options.no_mdns, peers: Address::all(&options.peer), ..Patient::default() };
+    match options.target.as_deref() {
+        Some(text) if text.starts_with("paceline") && text.contains(':') => {
+            let ticket: Ticket = text.parse().map_err(CliError::bad_input)?;
+            patient.peers.extend(ticket.addresses);
+        }
+        Some(file) => patient.run_file = Some(read_run_file(file.as_ref())?),
+        None => {}
+    }
+    // Without any home the machine alone is looked at.
+    let home = if options.choice.is_given() { Some(options.choice.find()?) } else { options.choice.find().ok() };
+    if let Some(home) = home.filter(|_| patient.run_file.is_none()) {
+        patient.run_file = Some(inspect::run_file(&home).map_err(CliError::bad_input)?);
+        patient.peers.extend(known_addresses(&home));
+        let mut join = JoinOptions::default();
+        join.recall(&home)?;
+        join.examined(&mut patient)?;
+        patient.home = Some(home);
+    }
+    patient.data = options.data.or(patient.data);
+    let findings = examine(patient).await?;
+    match format {
+        Format::Json => findings.iter().try_for_each(print_json)?,
+        Format::Text => print(&words::findings(&findings)),
+    }
+    match findings.iter().filter(|finding| finding.level == Level::Problem).count() {
+        0 => Ok(()),
+        1 => Err(CliError::failed(anyhow!("1 problem was found"))),
+        count => Err(CliError::failed(anyhow!("{count} problems were found"))),
+    }
+}
