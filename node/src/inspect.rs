@@ -113,28 +113,32 @@ impl Node {
                 "the node does not run, and only it can sign that it leaves; start it with `paceline join --home DIR`, then leave"
             );
         };
-        command(url, "leave")
+        command(url, "leave").map(drop)
     }
 
     /// Has the node train nothing, now and after its next starts.
     pub(crate) fn pause(&self) -> anyhow::Result<()> {
         match self {
-            Self::Running { url } => command(url, "pause"),
+            Self::Running { url } => command(url, "pause").map(drop),
             Self::Stopped { home } => Ok(home.set_paused(true)?),
         }
     }
 
     /// Has a paused node train again, or the run go on that stopped because training failed everywhere.
     pub(crate) fn resume(&self) -> anyhow::Result<Resumed> {
-        let is_paused = self.status()?.paused.is_some();
         match self {
-            Self::Running { url } => command(url, "resume")?,
-            Self::Stopped { home } if is_paused => home.set_paused(false)?,
+            Self::Running { url } => {
+                let answer = command(url, "resume")?;
+                Ok(if answer.get("paused").is_some() { Resumed::Node } else { Resumed::Run })
+            }
+            Self::Stopped { home } if home.is_paused() => {
+                home.set_paused(false)?;
+                Ok(Resumed::Node)
+            }
             Self::Stopped { home } => {
                 bail!("the node does not run; start it with `paceline join --home {} --resume`", home.dir().display())
             }
         }
-        Ok(if is_paused { Resumed::Node } else { Resumed::Run })
     }
 
     /// Has the node go on alone, in a chain of its own, and gives its status from then on.
@@ -174,12 +178,12 @@ pub(crate) enum Resumed {
 }
 
 /// Asks a node for something; what it answers instead of doing it is the error.
-fn command(url: &str, what: &str) -> anyhow::Result<()> {
+fn command(url: &str, what: &str) -> anyhow::Result<serde_json::Value> {
     let url = format!("{}/{what}", url.trim_end_matches('/'));
     let sent = agent().post(&url).header(COMMAND_HEADER, "1").config().http_status_as_error(false).build().send_empty();
     let mut response = sent.with_context(|| format!("{url} does not answer"))?;
     match response.status().is_success() {
-        true => Ok(()),
+        true => Ok(response.body_mut().read_json()?),
         false => bail!("{}", response.body_mut().read_to_string()?.trim()),
     }
 }

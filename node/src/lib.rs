@@ -22,6 +22,7 @@ mod inspect;
 pub mod learn;
 mod memory;
 mod model_file;
+mod neighbours;
 pub mod net;
 pub mod node;
 pub mod plot;

@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use futures::FutureExt;
 use libp2p::Multiaddr;
 use paceline_bootstrap::Ticket;
 use paceline_model::Learner;
@@ -61,6 +62,7 @@ use crate::driver::{Driver, DriverError, Hours, INPUTS_MAX, NodeState, Parts, So
 use crate::http::{self, Api};
 use crate::inspect;
 use crate::learn::{Aggregator, Basis, ControlVariates, Formats, Progress, Trainer, TrainerContext, cores, tuned};
+use crate::neighbours;
 use crate::net::{NetOptions, Network};
 use crate::report::{LEFT, NodeInfo, Round, Status};
 use crate::run_file::{self, RunFile};
@@ -236,7 +238,7 @@ impl Node {
             identity,
             run: run_file.published(),
             listen: options.listen,
-            bootstrap: options.bootstrap,
+            bootstrap: options.bootstrap.clone(),
             mdns: !options.no_mdns,
             known: known_addresses(&home),
             ports: known_ports(&home),
@@ -245,7 +247,9 @@ impl Node {
         let info = NodeInfo::of(&run_file, me, &name, options.part);
         let (progress_in, progress) = watch::channel(Progress::default());
         let node_state = Arc::new(NodeState::new(info, history.clone(), progress));
-        let mut serving = Serving::default();
+        let search =
+            neighbours::Search { run_file: run_file.clone(), at: options.bootstrap.clone(), mdns: !options.no_mdns };
+        let mut serving = Serving(vec![tokio::spawn(search.run(node_state.clone()).map(Ok))]);
         if let Some(listener) = &options.http {
             let address = listener.local_addr().map_err(anyhow::Error::from)?;
             home.write("http", address.to_string().as_bytes()).map_err(anyhow::Error::from)?;
@@ -468,7 +472,8 @@ fn twin_fix(home: &Home) -> String {
     )
 }
 
-/// The tasks that serve the control API and the page; they end with whoever holds this.
+/// The tasks that serve the control API and the page, and the one that looks for mistaken neighbours; they end with whoever
+/// holds this.
 #[derive(Debug, Default)]
 struct Serving(Vec<JoinHandle<std::io::Result<()>>>);
 

@@ -34,6 +34,8 @@ pub struct NodeState {
     view: watch::Sender<Option<View>>,
     since: Mutex<Since>,
     obstacles: Mutex<Obstacles>,
+    /// Who is here with another run file of the same name.
+    neighbours: Mutex<Option<String>>,
     /// What the driver can't begin without.
     waits_for: Mutex<Option<String>>,
     history: RwLock<Vec<HistoryEntry>>,
@@ -52,6 +54,7 @@ impl NodeState {
             view,
             since: Mutex::default(),
             obstacles: Mutex::default(),
+            neighbours: Mutex::default(),
             waits_for: Mutex::default(),
             history: RwLock::new(history),
             refused: Mutex::default(),
@@ -71,7 +74,8 @@ impl NodeState {
         let mut status = Status::running(&self.info, &view, &ages, &history);
         let obstacles = self.obstacles.lock().unwrap_or_else(PoisonError::into_inner).clone();
         status.paused = obstacles.paused.clone();
-        let reasons = [obstacles.disk, status.reason.take(), obstacles.paused, obstacles.unanswered];
+        let neighbours = self.neighbours.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reasons = [obstacles.disk, status.reason.take(), neighbours, obstacles.paused, obstacles.unanswered];
         let reasons: Vec<String> = reasons.into_iter().flatten().collect();
         status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         status.training = Training::of(*self.progress.borrow());
@@ -130,6 +134,11 @@ impl NodeState {
     /// The driver has not begun, since this is missing; or nothing is any more.
     pub(crate) fn wait_for(&self, why: Option<String>) {
         *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Others are here with another run file of the same name; or none are any more.
+    pub(crate) fn set_neighbours(&self, who: Option<String>) {
+        *self.neighbours.lock().unwrap_or_else(PoisonError::into_inner) = who;
     }
 
     pub(super) fn publish(&self, view: View, obstacles: Obstacles) {

@@ -20,21 +20,23 @@ const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none
 pub(super) enum Access {
     /// On loopback: one of these Host names.
     Names(Arc<[String]>),
-    /// Elsewhere: this token.
-    Token(Arc<str>),
+    /// Elsewhere: this token, or a cookie of this name with it.
+    Token(Arc<str>, Arc<str>),
 }
 
 impl Access {
     /// For who listens there.
-    pub(super) fn at(address: SocketAddr, token: String) -> Self {
-        if !address.ip().is_loopback() {
-            return Self::Token(token.into());
-        }
+    ///
+    /// # Errors
+    /// A token is needed, and `token` has none.
+    pub(super) fn at<E>(address: SocketAddr, token: impl FnOnce() -> Result<String, E>) -> Result<Self, E> {
         let port = address.port();
-        Self::Names(
-            [address.to_string(), format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("[::1]:{port}")]
-                .into(),
-        )
+        if !address.ip().is_loopback() {
+            // Browsers share cookies among the ports of a host.
+            return Ok(Self::Token(token()?.into(), format!("{COOKIE}-{port}").into()));
+        }
+        let names = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
+        Ok(Self::Names(names.into_iter().chain([address.to_string()]).collect()))
     }
 
     pub(super) fn is_loopback(&self) -> bool {
@@ -52,14 +54,14 @@ impl Access {
                     return (StatusCode::FORBIDDEN, "this name is not mine\n").into_response();
                 }
             }
-            Self::Token(token) => {
-                let given = given(headers, request.uri().query().unwrap_or_default());
+            Self::Token(token, name) => {
+                let given = given(headers, request.uri().query().unwrap_or_default(), name);
                 // Of hashes, so that how long it takes tells nothing of the token.
                 if Hash::of(given.as_bytes()) != Hash::of(token.as_bytes()) {
                     let why = "this page needs the token that `paceline join` prints on that machine: add ?token=...\n";
                     return (StatusCode::UNAUTHORIZED, why).into_response();
                 }
-                cookie = HeaderValue::from_str(&format!("{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/")).ok();
+                cookie = HeaderValue::from_str(&format!("{name}={token}; HttpOnly; SameSite=Strict; Path=/")).ok();
             }
         }
         let mut response = next.run(request).await;
@@ -74,11 +76,11 @@ impl Access {
 }
 
 /// The token that a request brings: for scripts in a header, from people in the address, later in a cookie.
-fn given<'a>(headers: &'a HeaderMap, query: &'a str) -> &'a str {
+fn given<'a>(headers: &'a HeaderMap, query: &'a str, cookie: &str) -> &'a str {
     let bearer = text(headers, header::AUTHORIZATION).strip_prefix("Bearer ");
     let in_query = || query.split('&').find_map(|pair| pair.strip_prefix("token="));
     let cookies = text(headers, header::COOKIE);
-    let in_cookie = || cookies.split(';').find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='));
+    let in_cookie = || cookies.split(';').find_map(|pair| pair.trim().strip_prefix(cookie)?.strip_prefix('='));
     bearer.or_else(in_query).or_else(in_cookie).unwrap_or_default()
 }
 
@@ -96,16 +98,20 @@ mod tests {
 
     #[test]
     fn a_token_comes_in_a_header_in_the_address_or_in_a_cookie() {
+        let given = |headers: &HeaderMap, query| given(headers, query, "paceline-1").to_owned();
         assert_eq!(given(&headers(header::AUTHORIZATION, "Bearer abc"), ""), "abc");
         assert_eq!(given(&HeaderMap::new(), "x=1&token=abc"), "abc");
-        assert_eq!(given(&headers(header::COOKIE, "other=1; paceline=abc"), ""), "abc");
-        assert_eq!(given(&headers(header::COOKIE, "pacelinex=abc"), "nottoken=abc"), "");
+        assert_eq!(given(&headers(header::COOKIE, "other=1; paceline-1=abc"), ""), "abc");
+        assert_eq!(given(&headers(header::COOKIE, "paceline-10=abc"), "nottoken=abc"), "");
     }
 
     #[test]
     fn only_loopback_does_without_a_token() {
-        let at = |address: &str| Access::at(address.parse().expect("an address"), "abc".to_owned());
-        assert!(at("127.0.0.1:4100").is_loopback() && at("[::1]:4100").is_loopback());
-        assert!(!at("0.0.0.0:4100").is_loopback() && !at("10.0.0.1:4100").is_loopback());
+        let at = |address: &str| Access::at(address.parse().expect("an address"), || Ok::<_, ()>("abc".to_owned()));
+        let is_loopback = |address| at(address).is_ok_and(|access| access.is_loopback());
+        assert!(is_loopback("127.0.0.1:4100") && is_loopback("[::1]:4100"));
+        assert!(!is_loopback("0.0.0.0:4100") && !is_loopback("10.0.0.1:4100"));
+        let without = Access::at("0.0.0.0:4100".parse().expect("an address"), || Err("no token"));
+        assert_eq!(without.err(), Some("no token"));
     }
 }

@@ -1,4 +1,4 @@
-//! What happens, as server-sent events: the status while it changes, and each round when it is committed or more of it is
+//! What happens, as server-sent events: the status, whose clocks go on all the time, and each round when it is committed or more of it is
 //! known.
 
 use std::convert::Infallible;
@@ -85,7 +85,7 @@ impl Told {
     ) -> Vec<News> {
         let mut news = Vec::new();
         if self.committed.as_ref() != Some(&committed) {
-            if self.committed.as_ref().is_some_and(|(chain, _)| *chain != committed.0) {
+            if self.committed.as_ref().is_some_and(|(chain, _)| !chain.is_empty() && *chain != committed.0) {
                 self.rounds.clear();
                 news.push(News::Reset);
             }

@@ -66,8 +66,7 @@ impl Api {
 
 /// Serves on `listener` until the process ends.
 pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
-    let token = api.home.http_token().map_err(std::io::Error::other)?;
-    let access = Access::at(listener.local_addr()?, token);
+    let access = Access::at(listener.local_addr()?, || api.home.http_token()).map_err(std::io::Error::other)?;
     let telling = Router::new()
         .route("/", get(page::html))
         .route("/page.css", get(page::css))

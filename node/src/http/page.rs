@@ -47,6 +47,9 @@ pub(super) async fn runs(State(api): State<Api>) -> Response {
 }
 
 fn earlier(home: &Home, own: &str) -> Option<EarlierRun> {
+    if home.is_running() {
+        return None;
+    }
     let status = inspect::stopped(home).ok().filter(|status| status.node_id != own && status.trained > 0)?;
     Some(EarlierRun {
         home: folder(home)?,

@@ -58,6 +58,12 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(CliError::usage)?;
     let listener = listen(options.http).await?;
     let page = match options.page {
+        Some(address) if address.ip().is_loopback() => {
+            let error = anyhow!(
+                "--page {address}: on this machine the page is where --http is; give an address that others reach"
+            );
+            return Err(CliError::usage(error));
+        }
         Some(address) => Some(bind("--page", address).await?),
         None => None,
     };
