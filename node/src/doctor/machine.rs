@@ -92,6 +92,9 @@ fn multicast(name: &str, ip: Ipv4Addr) -> Finding {
             ),
             FIX,
         ),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Finding::problem("multicast", format!("{name}: a firewall of this machine lets no multicast out"), FIX)
+        }
         Err(error) => Finding::problem("multicast", format!("{name}: the system refuses multicast ({error})"), FIX),
     }
 }

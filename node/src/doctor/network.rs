@@ -1,13 +1,14 @@
 //! What is around this machine: whom it hears, who answers at the addresses that it knows, by TCP and by QUIC, and how they
 //! differ from it in version, run file and clock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use if_addrs::IfAddr;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
-use paceline_bootstrap::addresses::{Transport, peer_of, transport};
+use paceline_bootstrap::addresses::{Transport, peer_of, transport, with_peer};
 use paceline_bootstrap::{Dialled, Met, dial, fetch_run_file, node_id, survey};
 use paceline_protocol::bounds::PROTOCOL_VERSION;
 
@@ -28,9 +29,22 @@ const CLOCK_MS: i64 = 2_000;
 const ADDRESSES_MAX: usize = 64;
 
 pub(super) async fn examine(patient: &Patient) -> anyhow::Result<Vec<Finding>> {
-    let met = survey(&patient.peers, patient.mdns, WAIT).await?;
+    // Apart, since only what comes by itself shows that multicast works.
+    let lan = async {
+        match patient.mdns {
+            true => survey(&[], true, WAIT).await,
+            false => Ok(Vec::new()),
+        }
+    };
+    let (heard_here, asked) = tokio::try_join!(lan, survey(&patient.peers, false, WAIT))?;
+    let is_new = |met: &Met| heard_here.iter().all(|other| other.peer != met.peer);
+    let met: Vec<Met> = heard_here.iter().cloned().chain(asked.into_iter().filter(is_new)).collect();
     let mut findings = vec![heard(&met, patient.mdns)];
-    findings.extend(addresses(patient, &met).await?);
+    let dialled = dial(&known(patient, &met), WAIT).await?;
+    findings.extend(reached_places(&dialled));
+    if patient.mdns {
+        findings.extend(unheard(&dialled, &heard_here));
+    }
     findings.extend(met.iter().filter_map(version));
     findings.extend(clocks(&met));
     if let Some(run_file) = &patient.run_file {
@@ -78,29 +92,63 @@ fn heard(met: &[Met], mdns: bool) -> Finding {
     }
 }
 
-/// Each address that is known of others, dialled by itself.
-async fn addresses(patient: &Patient, met: &[Met]) -> anyhow::Result<Vec<Finding>> {
-    let with_peer = |met: &Met| {
-        let peer = met.peer;
-        met.addresses
-            .iter()
-            .map(move |address| paceline_bootstrap::addresses::with_peer(address, peer))
-            .collect::<Vec<_>>()
-    };
+/// Each address that is known of others.
+fn known(patient: &Patient, met: &[Met]) -> Vec<Multiaddr> {
     let mut all: BTreeSet<Multiaddr> = patient.peers.iter().cloned().collect();
-    all.extend(met.iter().flat_map(with_peer));
-    let all: Vec<Multiaddr> = all.into_iter().filter(|a| transport(a).is_some()).take(ADDRESSES_MAX).collect();
-    let dialled = dial(&all, WAIT).await?;
-    // By host and peer: TCP and QUIC of one are told together.
-    let mut places: Vec<(Option<String>, Option<PeerId>)> =
-        dialled.iter().map(|d| (host(&d.address), peer_of(&d.address))).collect();
+    all.extend(met.iter().flat_map(|met| met.addresses.iter().map(|address| with_peer(address, met.peer))));
+    all.into_iter().filter(|a| transport(a).is_some()).take(ADDRESSES_MAX).collect()
+}
+
+/// By host and peer: TCP and QUIC of one are told together.
+fn reached_places(dialled: &[Dialled]) -> Vec<Finding> {
+    let place = |d: &Dialled| (host(&d.address), peer_of(&d.address).or(d.outcome.clone().ok()));
+    let mut places: Vec<(Option<String>, Option<PeerId>)> = dialled.iter().map(place).collect();
+    // Who does not answer by one of the two is whoever answers there by the other.
+    let answers: Vec<Option<String>> = places.iter().filter(|p| p.1.is_some()).map(|p| p.0.clone()).collect();
+    places.retain(|(host, peer)| peer.is_some() || !answers.contains(host));
     places.sort();
     places.dedup();
-    Ok(places.iter().map(|place| reached(place, &dialled)).collect())
+    places.iter().map(|place| reached(place, dialled)).collect()
+}
+
+/// Nodes of this very network that answer and were not heard by multicast.
+fn unheard(dialled: &[Dialled], heard: &[Met]) -> Vec<Finding> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let is_near = |address: &Multiaddr| match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => interfaces.iter().any(|interface| match &interface.addr {
+            IfAddr::V4(own) if !own.ip.is_loopback() => {
+                let mask = u32::from(own.netmask);
+                ip != own.ip && u32::from(ip) & mask == u32::from(own.ip) & mask
+            }
+            _ => false,
+        }),
+        _ => false,
+    };
+    let silent = dialled.iter().filter_map(|d| {
+        let peer = d.outcome.as_ref().ok().filter(|peer| heard.iter().all(|met| met.peer != **peer))?;
+        Some((*peer, host(&d.address).filter(|_| is_near(&d.address))?))
+    });
+    let silent: BTreeMap<PeerId, String> = silent.collect();
+    let found = |name: &String| {
+        Finding::warning(
+            "multicast",
+            format!(
+                "{name} answers and is not heard by multicast, though it is in this network: it runs with --no-mdns, or something between drops UDP 5353"
+            ),
+            format!(
+                "sudo ufw allow 5353/udp      on both; or give the node here --bootstrap {name}:PORT, or join with a ticket"
+            ),
+        )
+    };
+    silent.values().map(found).collect()
 }
 
 fn reached(place: &(Option<String>, Option<PeerId>), dialled: &[Dialled]) -> Finding {
-    let here = || dialled.iter().filter(|d| (host(&d.address), peer_of(&d.address)) == *place);
+    let is_it = |d: &&Dialled| {
+        let peer = peer_of(&d.address).or(d.outcome.clone().ok());
+        host(&d.address) == place.0 && (peer == place.1 || peer.is_none())
+    };
+    let here = || dialled.iter().filter(is_it);
     let by = |wanted: Transport| here().filter(move |d| transport(&d.address) == Some(wanted));
     let works = |wanted| by(wanted).any(|d| d.outcome.is_ok());
     let fails = |wanted| by(wanted).find_map(|d| d.outcome.clone().err().map(|why| (d.address.clone(), why)));
@@ -173,11 +221,7 @@ async fn same_names(run_file: &RunFile, met: &[Met]) -> Vec<Finding> {
             if !seen.insert(run.run) {
                 continue;
             }
-            let at: Vec<Multiaddr> = met
-                .addresses
-                .iter()
-                .map(|address| paceline_bootstrap::addresses::with_peer(address, met.peer))
-                .collect();
+            let at: Vec<Multiaddr> = met.addresses.iter().map(|address| with_peer(address, met.peer)).collect();
             let theirs = fetch_run_file(&at, run.run, FILE_WAIT).await.ok();
             let theirs = theirs.and_then(|published| run_file::parse(&published.text, "theirs").ok());
             let differ = theirs.map(|theirs| run_file::differences(&theirs, run_file).join("; ")).unwrap_or_default();
