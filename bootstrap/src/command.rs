@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -41,12 +42,30 @@ enum Format {
     Json,
 }
 
-/// Runs `paceline-bootstrap` with the process's arguments. `read` reads the run file of `--run`.
-///
-/// # Errors
-/// The run file can't be read, an address can't be listened on, or the network can't be set up.
-pub fn run(read: impl FnOnce(&Path) -> anyhow::Result<Published>) -> anyhow::Result<()> {
+/// How it ends, as `paceline` does: it failed; the run file is not usable.
+const FAILED: u8 = 1;
+/// See [`FAILED`].
+const BAD_INPUT: u8 = 4;
+
+/// Runs `paceline-bootstrap` with the process's arguments, and says on stderr what fails. `read` reads the run file of `--run`.
+pub fn run(read: impl FnOnce(&Path) -> anyhow::Result<Published>) -> ExitCode {
     let arguments = Arguments::parse();
+    let published = match arguments.run.as_deref().map(read).transpose() {
+        Ok(published) => published,
+        Err(error) => return failed(&error, BAD_INPUT),
+    };
+    match serve_as_told(arguments, published) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error, FAILED),
+    }
+}
+
+fn failed(error: &anyhow::Error, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::from(code)
+}
+
+fn serve_as_told(arguments: Arguments, run: Option<Published>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,paceline_bootstrap=info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -54,12 +73,8 @@ pub fn run(read: impl FnOnce(&Path) -> anyhow::Result<Published>) -> anyhow::Res
         // Whoever reads stderr may be gone. To tell it so would be a panic.
         .log_internal_errors(false)
         .init();
-    let options = ServeOptions {
-        run: arguments.run.as_deref().map(read).transpose()?,
-        listen: Address::all(&arguments.listen),
-        home: arguments.home,
-        mdns: !arguments.no_mdns,
-    };
+    let options =
+        ServeOptions { run, listen: Address::all(&arguments.listen), home: arguments.home, mdns: !arguments.no_mdns };
     let format = arguments.format;
     let runtime = tokio::runtime::Runtime::new().context("the system gives no threads")?;
     runtime.block_on(async {
@@ -86,6 +101,7 @@ fn print(ready: &Ready, format: Format) {
             if let Some(ticket) = &ready.ticket {
                 let _ = writeln!(out, "ticket  {ticket}");
             }
+            let _ = writeln!(std::io::stderr(), "It serves until Ctrl-C.");
         }
     }
     let _ = out.flush();

@@ -61,6 +61,11 @@ impl Node {
         }
     }
 
+    /// Whether it runs.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+
     pub(crate) fn status(&self) -> anyhow::Result<Status> {
         match self {
             Self::Running { url } => get(url, "/status"),

@@ -1,5 +1,5 @@
-//! While a node waits for others of its run: whether some are here with another run file of the same name. Whoever changed a
-//! value on one machine and forgot another would wait for ever, and so would both.
+//! Whether others are here with another run file of the same name. Whoever changed a value on one machine and forgot another
+//! would wait for ever, and so would both; and who waits beside a run that goes on is told of in that run as well.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use crate::run_file::{self, RunFile};
 
 /// How long a node waits before it looks for the first time: others of its run are found sooner.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+/// States in which nobody is waited for any more.
+const OVER: [&str; 2] = ["left", "finished"];
 
 /// Between two looks at most; the pauses double.
 const LOOK_MAX: Duration = Duration::from_secs(60);
@@ -35,7 +38,7 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// Looks now and then for as long as the node waits for its run to begin, and tells the node's state what is found.
+    /// Looks now and then, more often in the beginning, and tells the node's state what is found.
     pub(crate) async fn run(self, node_state: Arc<NodeState>) {
         if !self.mdns && self.at.is_empty() {
             return;
@@ -44,13 +47,9 @@ impl Search {
         loop {
             tokio::time::sleep(pause).await;
             pause = LOOK_MAX.min(pause * 2);
-            match node_state.status().map(|status| status.state) {
-                Some(state) if state == "gathering" => {}
-                None => continue,
-                Some(_) => {
-                    node_state.set_neighbours(None);
-                    return;
-                }
+            if node_state.status().is_none_or(|status| OVER.contains(&status.state.as_str())) {
+                node_state.set_neighbours(None);
+                continue;
             }
             // Without a network there is nobody to find.
             let found = discover_runs(&self.at, LISTEN).await.unwrap_or_default();

@@ -10,6 +10,9 @@ use plotters::prelude::*;
 /// Pixels, across and down.
 const SIZE: (u32, u32) = (800, 500);
 
+/// Classes that a legend names at most.
+const CLASSES_NAMED: usize = 20;
+
 /// Labels of an axis at most.
 const LABELS_MAX: usize = 11;
 
@@ -82,6 +85,8 @@ impl Curves {
 pub struct Shares {
     /// What stands above.
     pub title: String,
+    /// What the classes are called.
+    pub classes: Vec<String>,
     /// For each part the examples of each class.
     pub counts: Vec<Vec<u64>>,
 }
@@ -104,8 +109,12 @@ enum Drawing<'a> {
 
 fn write(path: &Path, drawing: &Drawing<'_>) -> anyhow::Result<Vec<PathBuf>> {
     register_font()?;
+    // Who says `curves.png` means that, and gets the other beside it.
+    let is_ending =
+        path.extension().is_some_and(|ending| ["svg", "png"].iter().any(|e| ending.eq_ignore_ascii_case(e)));
+    let base = if is_ending { path.with_extension("") } else { path.to_owned() };
     let with_ending = |ending: &str| {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
+        let mut name = base.file_name().unwrap_or_default().to_owned();
         name.push(ending);
         path.with_file_name(name)
     };
@@ -201,22 +210,33 @@ fn draw_shares<B: DrawingBackend>(area: &DrawingArea<B, Shift>, plot: &Shares) -
     chart
         .configure_mesh()
         .x_desc("part")
-        .y_desc("training examples, a colour a class")
+        .y_desc("training examples")
         .x_labels(parts.min(20))
         .x_label_formatter(&|x| format!("{x:.0}"))
         .label_style((FONT, 15))
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .draw()?;
+    // Beyond the palette the same colours come again, lighter.
+    let colour_of = |class: usize| COLOURS[class % COLOURS.len()].mix(1.0 / (1 + class / COLOURS.len()) as f64);
+    for (class, name) in plot.classes.iter().enumerate().take(CLASSES_NAMED) {
+        let colour = colour_of(class);
+        let key = move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled());
+        // Of no size: it is there for its name.
+        chart.draw_series(std::iter::empty::<Rectangle<(f64, f64)>>())?.label(name).legend(key);
+    }
     for (part, classes) in plot.counts.iter().enumerate() {
         let (left, mut below) = (part as f64 + 0.6, 0u64);
         for (class, count) in classes.iter().enumerate() {
-            // Beyond the palette the same colours come again, lighter.
-            let colour = COLOURS[class % COLOURS.len()].mix(1.0 / (1 + class / COLOURS.len()) as f64);
             let corners = [(left, below as f64), (left + 0.8, (below + count) as f64)];
-            chart.draw_series([Rectangle::new(corners, colour.filled())])?;
+            chart.draw_series([Rectangle::new(corners, colour_of(class).filled())])?;
             below += count;
         }
+    }
+    if !plot.classes.is_empty() {
+        let legend = &mut chart.configure_series_labels();
+        legend.position(SeriesLabelPosition::UpperRight).label_font((FONT, 15)).margin(8);
+        legend.background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3)).draw()?;
     }
     Ok(())
 }
@@ -246,10 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn a_plot_that_is_called_by_an_ending_has_it_once() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let shares = Shares { title: String::new(), classes: Vec::new(), counts: Vec::new() };
+        let files = shares.write(&dir.path().join("labels.png")).expect("it is drawn");
+        assert_eq!(files, [dir.path().join("labels.svg"), dir.path().join("labels.png")]);
+    }
+
+    #[test]
     fn shares_are_drawn_with_any_number_of_parts_and_classes() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         for counts in [vec![], vec![vec![0; 3]], vec![vec![5; 20]; 100]] {
-            let shares = Shares { title: "labels".into(), counts };
+            let classes = (0..counts.first().map_or(0, Vec::len)).map(|class| class.to_string()).collect();
+            let shares = Shares { title: "labels".into(), classes, counts };
             assert_eq!(shares.write(&dir.path().join("shares")).expect("it is drawn").len(), 2);
         }
     }

@@ -41,7 +41,8 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
     }
     if let Some(path) = &options.plot {
         let title = format!("{}: {} training {} in {parts} parts", run_file.run.name, labels.len(), data.train.noun());
-        let shares = Shares { title, counts: lines.into_iter().map(|line| line.labels).collect() };
+        let classes = plan.source.class_names();
+        let shares = Shares { title, classes, counts: lines.into_iter().map(|line| line.labels).collect() };
         for file in shares.write(path)? {
             tracing::info!("wrote {}", file.display());
         }

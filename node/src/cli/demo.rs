@@ -17,7 +17,7 @@ use super::shutdown::{interrupt, stdin_ends};
 use super::watch;
 use crate::cluster::{Cluster, NODES_END};
 use crate::inspect::Node;
-use crate::report::{Round, name_of, short_id};
+use crate::report::{Round, name_of};
 use crate::run_file::RunFile;
 use crate::store::Home;
 use crate::ui::screen::{self, Ended};
@@ -104,7 +104,7 @@ async fn show(options: &Options, run_file: &RunFile, dir: &Path, format: Format)
     let (name, in_all, is_text) = (&run_file.run.name, run_file.run.rounds, format == Format::Text);
     if is_text {
         println!(
-            "{} nodes and a bootstrap on this machine train {name} for {in_all} rounds. Each node is a process with a part of the data.",
+            "{} nodes and a bootstrap on this machine train {name}, {in_all} rounds. Each node is a process with a part of the data.",
             options.nodes
         );
     }
@@ -121,9 +121,13 @@ async fn show(options: &Options, run_file: &RunFile, dir: &Path, format: Format)
             }
         })
     });
+    let first = cluster.first_home().to_owned();
     let on_round = |round: &Round, before: Option<&Round>| {
         if is_text && !has_screen.load(Ordering::SeqCst) {
-            println!("{}", words::committed_round(round, before, in_all, short_id));
+            // Its node has just committed, and may have ended since.
+            let status = Node::of(Home::at(&first)).and_then(|node| node.status());
+            let roster = status.map(|status| status.roster).unwrap_or_default();
+            println!("{}", words::committed_round(round, before, in_all, |id| name_of(&roster, id)));
         }
     };
     let followed = cluster.follow(on_round).await;

@@ -7,12 +7,12 @@ use clap::Args;
 use paceline_bootstrap::{Address, Ticket};
 
 use super::error::CliError;
-use super::join::JoinOptions;
+use super::join::{JoinOptions, usual_home};
 use super::output::{Format, print, print_json};
 use super::run_file::read_run_file;
 use super::target::HomeChoice;
 use crate::doctor::{Level, Patient, examine};
-use crate::inspect;
+use crate::inspect::{self, Node};
 use crate::store::known_addresses;
 use crate::ui::words;
 
@@ -36,23 +36,36 @@ pub(super) struct Options {
 }
 
 pub(super) async fn run(options: Options, format: Format) -> Result<(), CliError> {
-    let mut patient = Patient { mdns: !options.no_mdns, peers: Address::all(&options.peer), ..Patient::default() };
-    match options.target.as_deref() {
+    let mut patient = Patient { mdns: !options.no_mdns, asked: Address::all(&options.peer), ..Patient::default() };
+    let home = match options.target.as_deref() {
         Some(text) if text.starts_with("paceline") && text.contains(':') => {
             let ticket: Ticket = text.parse().map_err(CliError::bad_input)?;
-            patient.peers.extend(ticket.addresses);
+            patient.asked.extend(ticket.addresses);
+            None
         }
-        Some(file) => patient.run_file = Some(read_run_file(file.as_ref())?),
-        None => {}
-    }
-    // Without any home the machine alone is looked at.
-    let home = if options.choice.is_given() { Some(options.choice.find()?) } else { options.choice.find().ok() };
-    if let Some(home) = home.filter(|_| patient.run_file.is_none()) {
-        patient.run_file = Some(inspect::run_file(&home).map_err(CliError::bad_input)?);
-        patient.peers.extend(known_addresses(&home));
-        let mut join = JoinOptions::default();
-        join.recall(&home)?;
-        join.examined(&mut patient)?;
+        Some(file) => {
+            let run_file = read_run_file(file.as_ref())?;
+            // Where `join` would have it.
+            let home = usual_home(&run_file.run.name, run_file.run_id())?;
+            patient.run_file = Some(run_file);
+            Some(home)
+        }
+        None if options.choice.is_given() => Some(options.choice.find()?),
+        // Without any home the machine alone is looked at.
+        None => options.choice.find().ok(),
+    };
+    if let Some(home) = home {
+        if patient.run_file.is_none() {
+            patient.run_file = Some(inspect::run_file(&home).map_err(CliError::bad_input)?);
+        }
+        patient.peers = known_addresses(&home);
+        if home.run_file().exists() {
+            let mut join = JoinOptions::default();
+            join.recall(&home)?;
+            join.examined(&mut patient)?;
+            let roster = Node::of(home.clone()).and_then(|node| node.status()).map(|status| status.roster);
+            patient.names = roster.unwrap_or_default().into_iter().map(|m| (m.node_id, m.name)).collect();
+        }
         patient.home = Some(home);
     }
     patient.data = options.data.or(patient.data);

@@ -101,16 +101,17 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
         Format::Text => {
             found.iter().for_each(|line| print(line));
             if let Some(from) = &options.from {
-                let data = from.display();
-                print(&format!("What it costs here: paceline check {name} --data {data}"));
-                print(&format!("Wrote {name}. Edit it, then: paceline join {name} --data {data}"));
+                let (file, data) = (in_shell(&name), in_shell(&from.display().to_string()));
+                print(&format!("What it costs here: paceline check {file} --data {data}"));
+                print(&format!("Wrote {name}. Edit it, then: paceline join {file} --data {data}"));
                 return Ok(());
             }
+            let file = in_shell(&name);
             print(&match &weights {
-                None => format!("Wrote {name}. Edit it, then: paceline join {name}"),
+                None => format!("Wrote {name}. Edit it, then: paceline join {file}"),
                 Some(weights) => format!(
-                    "Wrote {name}. Edit it, then on one machine: paceline join {name} --model {}\nThe others fetch the weights: paceline join {name}",
-                    weights.display()
+                    "Wrote {name}. Edit it, then on one machine: paceline join {file} --model {}\nThe others fetch the weights: paceline join {file}",
+                    in_shell(&weights.display().to_string())
                 ),
             });
         }
@@ -271,4 +272,9 @@ fn foreign(from: &Path) -> anyhow::Result<(String, RunFile, Vec<u8>)> {
     let mut run_file = run_file::parse(&text, "the template")?;
     run_file.learning.model.tensors = Some(layout);
     Ok((format!("the weights in {}", from.display()), run_file, weights))
+}
+
+/// A path as a shell takes it.
+fn in_shell(path: &str) -> String {
+    shlex::try_quote(path).map_or_else(|_| path.to_owned(), |quoted| quoted.into_owned())
 }

@@ -49,7 +49,11 @@ pub(super) fn peers(target: &Target, format: Format) -> Result<(), CliError> {
 }
 
 pub(super) fn ticket(target: &Target, format: Format) -> Result<(), CliError> {
-    let ticket = target.node()?.ticket()?;
+    let node = target.node()?;
+    let ticket = node.ticket()?;
+    if !node.is_running() {
+        tracing::warn!("this node does not run: the ticket leads to others that it knows, if they are up");
+    }
     match format {
         Format::Json => print_json(&serde_json::json!({ "ticket": ticket }))?,
         Format::Text => print(&ticket),

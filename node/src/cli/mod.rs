@@ -12,6 +12,7 @@ pub(crate) mod fuzz;
 mod init;
 mod inspect;
 mod join;
+mod manual;
 mod model;
 mod output;
 mod roster;
@@ -28,7 +29,7 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use paceline_bootstrap::Address;
 
 use crate::ui::log::LogOptions;
@@ -179,6 +180,17 @@ Exit codes: 0 all holds; 5 something does not; others as for every command.")]
   paceline data run.toml --clients 10
   paceline data mnist.toml --clients 100 --data ~/mnist --plot labels      draws labels.svg and labels.png")]
     Data(data::Options),
+    /// What a shell completes after `paceline`.
+    #[command(after_help = "Examples:
+  paceline completions bash > ~/.local/share/bash-completion/completions/paceline
+  paceline completions zsh > ~/.zfunc/_paceline
+  paceline completions fish > ~/.config/fish/completions/paceline.fish")]
+    Completions(manual::CompletionOptions),
+    /// The manual page.
+    #[command(after_help = "Examples:
+  paceline man | man -l -
+  paceline man ~/.local/share/man/man1      the pages of all commands")]
+    Man(manual::ManOptions),
     /// The bootstrap node, for the demo; people start `paceline-bootstrap`.
     #[command(hide = true)]
     Bootstrap {
@@ -207,13 +219,18 @@ pub fn run() -> ExitCode {
             return ExitCode::from(Exit::Failed as u8);
         }
     };
-    let result = runtime.block_on(command(arguments.command, arguments.format, arguments.quiet));
+    let format = arguments.format;
+    let result = runtime.block_on(command(arguments.command, format, arguments.quiet));
     // What still blocks, a look-up of a name perhaps, is not waited for.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(CliError { exit, error }) => {
-            log::say(format_args!("error: {}", words::error_chain(&error)));
+            let text = words::error_chain(&error);
+            match format {
+                Format::Text => log::say(format_args!("error: {text}")),
+                Format::Json => log::say(format_args!("{}", serde_json::json!({ "error": text, "exit": exit as u8 }))),
+            }
             ExitCode::from(exit as u8)
         }
     }
@@ -240,6 +257,11 @@ async fn command(command: Command, format: Format, quiet: bool) -> Result<(), Cl
         Command::Model(command) => model::run(&command, format, quiet),
         Command::Simulate(options) => simulate::run(options, format, quiet).await,
         Command::Data(options) => data::run(&options, format),
+        Command::Completions(options) => {
+            manual::completions(&options, Arguments::command());
+            Ok(())
+        }
+        Command::Man(options) => manual::man(&options, Arguments::command()),
         Command::Bootstrap { run, listen } => demo::bootstrap(&run, Address::all(&listen)).await,
     }
 }
@@ -250,6 +272,6 @@ mod tests {
 
     #[test]
     fn the_arguments_are_consistent() {
-        <Arguments as clap::CommandFactory>::command().debug_assert();
+        Arguments::command().debug_assert();
     }
 }

@@ -5,12 +5,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 
 use super::error::CliError;
 use super::output::{Format, print, print_json};
-use super::target::Target;
+use super::target::{Target, home_of_run};
 use crate::inspect::{self, Node};
 use crate::plot::{Curve, Curves};
 use crate::report::{Round, Status, name_of};
@@ -148,7 +148,7 @@ fn print_csv(rounds: &[Round]) -> Result<(), CliError> {
 /// Two runs.
 #[derive(Debug, Args)]
 pub(super) struct CompareOptions {
-    /// A home, or the folder of a simulation.
+    /// A home, the folder of a simulation, or the name of a run.
     #[arg(value_name = "A")]
     one: PathBuf,
     /// Another.
@@ -198,10 +198,15 @@ struct Run {
 
 impl Run {
     fn open(path: &Path) -> anyhow::Result<Self> {
-        let home = Home::at(path);
-        if !home.run_file().exists() {
-            bail!("{} is no home of a node and no folder of a simulation: it has no run.toml", path.display());
-        }
+        let home = match path.join("run.toml").exists() {
+            true => Home::at(path),
+            false => home_of_run(path).with_context(|| {
+                format!(
+                    "{} is no home of a node, no folder of a simulation, and no run that `paceline runs` lists",
+                    path.display()
+                )
+            })?,
+        };
         let run_file = inspect::run_file(&home)?;
         let simulated = path.join("rounds.jsonl");
         let rounds = match simulated.exists() {

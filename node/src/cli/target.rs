@@ -35,6 +35,10 @@ impl Target {
     /// The node, whether it runs or not.
     pub(super) fn node(&self) -> Result<Node, CliError> {
         match &self.node {
+            // As HOME/http has it.
+            Some(address) if !address.contains("://") => {
+                Node::at(&format!("http://{address}")).map_err(CliError::not_found)
+            }
             Some(url) => Node::at(url).map_err(CliError::not_found),
             None => Ok(Node::of(self.choice.find()?)?),
         }
@@ -60,6 +64,10 @@ impl HomeChoice {
 fn given_home(dir: &Path) -> Result<Home, CliError> {
     let home = Home::at(dir);
     match home.run_file().exists() {
+        true if dir.join("rounds.jsonl").exists() => Err(CliError::not_found(anyhow!(
+            "{0} is the folder of a simulation, whose rounds are in {0}/rounds.jsonl; `paceline compare` takes it as it is",
+            dir.display()
+        ))),
         true => Ok(home),
         false => Err(CliError::not_found(anyhow!("{} is no home of a node: it has no run.toml", dir.display()))),
     }
@@ -86,14 +94,21 @@ pub(super) fn likeliest(run: Option<&str>, is_preferred: impl Fn(&Home) -> bool)
     Ok((*home).clone())
 }
 
+/// The home of a run by its name, the one that was used last.
+pub(super) fn home_of_run(name: &Path) -> Option<Home> {
+    let name = name.to_str()?;
+    Home::all().into_iter().filter(|home| is_called(home, name)).max_by_key(last_used)
+}
+
 /// Whether a home's folder or its run has this name.
 fn is_called(home: &Home, name: &str) -> bool {
     let folder = home.dir().file_name().is_some_and(|folder| folder == name);
     folder || inspect::run_file(home).is_ok_and(|run_file| run_file.run.name == name)
 }
 
-/// When a home's node wrote last.
+/// When a home's node was there last: of files that nobody writes who only looks.
 fn last_used(home: &Home) -> SystemTime {
     let written = |path: PathBuf| path.metadata().and_then(|file| file.modified()).ok();
-    written(home.database()).or_else(|| written(home.run_file())).unwrap_or(SystemTime::UNIX_EPOCH)
+    let all = [home.run_file(), home.options(), home.peers(), home.ports(), home.http()];
+    all.into_iter().filter_map(written).max().unwrap_or(SystemTime::UNIX_EPOCH)
 }

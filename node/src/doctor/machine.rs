@@ -189,8 +189,11 @@ fn data(plan: &Plan, patient: &Patient) -> Finding {
             format!("{} {} to train on, {} held out", data.train.len(), data.train.noun(), data.test.len()),
         ),
         Err(error) => {
-            let place = patient.data.as_ref().map_or_else(|| "PATH".to_owned(), |path| path.display().to_string());
-            Finding::problem("data", error.to_string(), format!("paceline check RUN.toml --data {place}"))
+            let fix = match &patient.data {
+                Some(path) => format!("ls -l {}      and give --data the place where they are", path.display()),
+                None => "give --data PATH, as `paceline join` takes it".to_owned(),
+            };
+            Finding::problem("data", error.to_string(), fix)
         }
     }
 }

@@ -6,6 +6,7 @@
 mod machine;
 mod network;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use libp2p::Multiaddr;
@@ -32,6 +33,10 @@ pub struct Patient {
     pub listen: Vec<Multiaddr>,
     /// Addresses that it dials first, and that its home knows.
     pub peers: Vec<Multiaddr>,
+    /// Addresses that must answer: somebody asks for them.
+    pub asked: Vec<Multiaddr>,
+    /// What is known of nodes: their names, by their PeerIds.
+    pub names: BTreeMap<String, String>,
     /// Whether it looks for others on the local network.
     pub mdns: bool,
 }

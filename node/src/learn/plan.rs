@@ -1,6 +1,6 @@
 //! From the run file to what the model crate understands.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use paceline_model::{
@@ -50,6 +50,12 @@ pub enum PlanError {
     /// The initial model can't be made.
     #[error("the initial model: {0}")]
     Model(#[from] ModelError),
+    /// Files were given for a data set that is generated.
+    #[error(
+        "--data {}: `dataset = \"shapes\"` in [data] is generated and reads no files; name the data set that these are, or leave --data out",
+        .0.display()
+    )]
+    Needless(PathBuf),
     /// This build has no such device.
     #[error("{0}")]
     Device(String),
@@ -139,7 +145,9 @@ impl PlanError {
             Self::Layout(_) => ("model", "layers", None),
             Self::Trainable(_) => ("model", "trainable", None),
             Self::Trainer => ("model", "arch", None),
-            Self::Data(_) | Self::Model(_) | Self::Device(_) | Self::Part(_) | Self::Empty => return None,
+            Self::Data(_) | Self::Model(_) | Self::Device(_) | Self::Part(_) | Self::Empty | Self::Needless(_) => {
+                return None;
+            }
         };
         Some(place(text, origin, section, key, item))
     }
@@ -228,6 +236,7 @@ impl Plan {
     /// Files are missing or malformed or don't go with the run file, the part is not one, nothing is left to train on, or a
     /// step would take too much memory.
     pub fn data(&self, path: Option<&Path>, part: Option<Part>) -> Result<DataSet, PlanError> {
+        self.check_path(path)?;
         let data = match part {
             Some(part) if !part.is_valid() => return Err(PlanError::Part(part)),
             Some(Part { index, of }) => {
@@ -251,6 +260,13 @@ impl Plan {
         let data = paceline_model::load(&self.source, path, self.seed)?;
         self.check_size(&data)?;
         if data.train.is_empty() { Err(PlanError::Empty) } else { Ok(data) }
+    }
+
+    fn check_path(&self, path: Option<&Path>) -> Result<(), PlanError> {
+        match (path, &self.source) {
+            (Some(path), Source::Shapes { .. }) => Err(PlanError::Needless(path.to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// Files of a data set in the format of another may hold images of any size.

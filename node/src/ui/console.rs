@@ -9,7 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 
 use super::bar::{self, TrainingBar};
-use super::{log, status, words};
+use super::{status, words};
 use crate::driver::NodeState;
 use crate::report::{Status, Training, name_of};
 
@@ -30,7 +30,7 @@ pub(crate) async fn follow(node_state: Arc<NodeState>, with_bar: bool) {
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = Told::default();
     let say = |line: &str| match on_terminal {
-        true => bar.suspend(|| log::say(format_args!("{line}"))),
+        true => bar.suspend(|| tracing::info!("{line}")),
         false => tracing::info!("{line}"),
     };
     loop {
@@ -53,6 +53,22 @@ pub(crate) async fn follow(node_state: Arc<NodeState>, with_bar: bool) {
 /// An event in a line; nothing of those that are for programs, and of rounds that others had before this node.
 fn line(event: &Event, node_state: &NodeState) -> Option<String> {
     let roster = || node_state.status().map(|status| status.roster).unwrap_or_default();
+    let status = || node_state.status();
+    match event {
+        // Behind the last round there is one for the end.
+        Event::Elected { .. } | Event::CoordinatorSeen { .. } | Event::AttemptOver { .. }
+            if status().is_some_and(|s| s.trained >= s.rounds || s.ends_by.is_some()) =>
+        {
+            return None;
+        }
+        Event::Finished { complete: true } => {
+            let status = status();
+            let outcome = words::outcome(&node_state.rounds(), &node_state.info().metrics, status.as_ref());
+            let best = words::best_option(status.as_ref());
+            return Some(format!("{outcome}. It goes on serving the others; the model: paceline model export{best}"));
+        }
+        _ => {}
+    }
     let Event::Committed { round, .. } = event else { return words::event(event, roster) };
     let rounds = node_state.rounds();
     let place = rounds.iter().rposition(|shown| shown.round == *round)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use paceline_protocol::io::Event;
 use paceline_protocol::{Ballot, Hash, NodeId};
 
-use super::status::{another_chain, figures};
+use super::status::{another_chain, ends_by, figures};
 use crate::doctor::{Finding, Level};
 use crate::report::{self, Figure, MemberStatus, Repeated, Round, Status, Verification, name_of, name_or_id};
 use paceline_model::ACCURACY;
@@ -110,13 +110,21 @@ pub(crate) fn measured_behind(metrics: &BTreeMap<String, f64>) -> String {
     judged(metrics).iter().map(|(name, value)| format!(", {name} {}", metric(name, *value))).collect()
 }
 
-/// What a run came to, judged by its leading metric: that of the last round that was measured, and the best.
-pub(crate) fn outcome(rounds: &[Round], metrics: &Metrics) -> String {
+/// What a run came to, judged by its leading metric: that of the last round that was measured, and the best; and why it ended,
+/// if that was before its rounds did.
+pub(crate) fn outcome(rounds: &[Round], metrics: &Metrics, status: Option<&Status>) -> String {
     let (last, best) = Figure::last_and_best(rounds, metrics);
+    let ended = status.and_then(ends_by).map(|why| format!("; {why}")).unwrap_or_default();
     match figures(last.as_ref(), best.as_ref()) {
-        Some(figures) => format!("done: {figures}"),
-        None => format!("done: nobody measured {}", metrics.lead),
+        Some(figures) => format!("done: {figures}{ended}"),
+        None => format!("done: nobody measured {}{ended}", metrics.lead),
     }
+}
+
+/// The option that takes the best model, where that is not the last one.
+pub(crate) fn best_option(status: Option<&Status>) -> &'static str {
+    let rounds = status.and_then(|s| Some((s.evaluated.as_ref()?.round, s.best.as_ref()?.round)));
+    if rounds.is_some_and(|(last, best)| last != best) { "   (the best one with --best)" } else { "" }
 }
 
 /// A round of a run of `rounds` as it commits. What its model is worth is known only when the next round's updates tell, so

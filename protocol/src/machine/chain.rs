@@ -444,6 +444,9 @@ impl Machine {
         let Some(c) = self.standing.in_chain_mut() else { return };
         c.questions.answered(from);
         let genesis = c.chain.genesis();
+        // When rounds were committed that others had before, this node does not know.
+        let is_behind = records.len() > 1;
+        c.committed_at = c.committed_at.filter(|_| !is_behind);
         let mut progress = false;
         for committed in records {
             // A yield among them is the last, and this node is in the chain no more.
@@ -453,6 +456,9 @@ impl Machine {
             }
             if let Err(reject) = self.commit(committed) {
                 return self.ctx.reject(from, reject);
+            }
+            if let Some(c) = self.standing.in_chain_mut().filter(|_| is_behind) {
+                c.committed_at = None;
             }
             progress = true;
         }

@@ -14,7 +14,7 @@ use anyhow::{Context, anyhow};
 use paceline_bootstrap::Address;
 use paceline_model::{DataSet, Device, Learner};
 use paceline_protocol::base::roster::{Part, is_name};
-use paceline_protocol::io::Event;
+use paceline_protocol::io::{Event, State};
 use tokio::net::TcpListener;
 use tokio::sync::watch as watched;
 
@@ -28,11 +28,13 @@ use crate::learn::{HelloNode, Plan, PlanError, ProgramLearner, end_all};
 use crate::node::{self, Chain, Node, NodeError, Running, blocking};
 use crate::run_file::{Net, RunFile};
 use crate::store::Home;
-use crate::ui::{bar, console, log, screen, status, words};
+use crate::ui::screen::Ended;
+use crate::ui::{bar, console, log, screen, words};
 
 use options::DeviceKind;
 pub(super) use options::{JoinOptions, part};
 use resolve::resolve;
+pub(super) use resolve::usual_home;
 
 /// The screen looks whether the node is over a few times a second.
 const SCREEN_END: Duration = Duration::from_secs(2);
@@ -134,12 +136,11 @@ async fn show(node_state: Arc<NodeState>, quiet: bool, plain: bool, is_over: Arc
         return;
     }
     let lines = tokio::spawn(console::follow(node_state.clone(), false));
-    if let Err(error) = watch::own(node_state.clone(), is_over.clone()).await {
-        tracing::warn!("{error:#}");
-    }
-    if !is_over.load(Ordering::SeqCst) {
+    let ended = watch::own(node_state.clone(), is_over).await;
+    if !ended.as_ref().is_ok_and(|ended| *ended != Ended::Quit) {
         lines.abort();
-        log::say(format_args!("The node goes on; Ctrl-C stops it."));
+        ended.err().iter().for_each(|error| tracing::warn!("{error:#}"));
+        tracing::info!("the node goes on; Ctrl-C stops it");
         tokio::spawn(console::follow(node_state, true));
     }
 }
@@ -216,6 +217,9 @@ async fn read_data(
 /// What a node that ended did, and how to go on.
 fn say_goodbye(over: Option<Event>, running: &Running, home: &Home) -> Result<(), CliError> {
     let dir = home.dir().display();
+    let status = running.status();
+    // It may have gone on serving until somebody stopped it.
+    let is_finished = over.is_some() || status.as_ref().is_some_and(|s| s.state == State::Finished.name());
     match over {
         Some(Event::Left) => {
             tracing::info!("left the run for good; to take part again, as another node, join with another --home")
@@ -230,12 +234,12 @@ fn say_goodbye(over: Option<Event>, running: &Running, home: &Home) -> Result<()
                 "the run is over, and its last model is not in {dir}: nobody that has it was in sight; while a node that does runs, start this one again: paceline join --home {dir} --exit-when-done"
             )));
         }
-        Some(_) => tracing::info!(
-            "{}{}; the model and the records are in {dir}. To take it away: paceline model export --home {dir}",
-            words::outcome(&running.rounds(), &running.run_file().learning.metrics),
-            running.status().and_then(|s| status::ends_by(&s)).map(|why| format!("; {why}")).unwrap_or_default()
+        _ if is_finished => tracing::info!(
+            "{}; the model and the records are in {dir}. To take it away: paceline model export --home {dir}{}",
+            words::outcome(&running.rounds(), &running.run_file().learning.metrics, status.as_ref()),
+            words::best_option(status.as_ref())
         ),
-        None => tracing::info!(
+        _ => tracing::info!(
             "stopped; this node stays on the roster. Go on with: paceline join --home {dir}   Or, while it runs, take it off with: paceline leave --home {dir}"
         ),
     }
@@ -293,4 +297,10 @@ fn announce(name: &str, run_file: &RunFile, home: &Home) {
         home.dir().display()
     );
     tracing::info!("whoever reaches this node's port may join the run");
+    if let Some(needed) = run_file.round.min_updates.filter(|needed| *needed > run_file.run.min_nodes) {
+        tracing::warn!(
+            "`min_updates` in [round] is {needed}, and the run begins with {} nodes: while fewer than {needed} train, all of them are needed",
+            run_file.run.min_nodes
+        );
+    }
 }

@@ -47,9 +47,14 @@ async fn find(options: &mut JoinOptions) -> Result<(RunFile, Home), CliError> {
 
 /// The home that is given, or the usual one of a run: runs of one name, with another value somewhere, have different ones.
 fn home_of(options: &JoinOptions, run_name: &str, run: Hash) -> Result<Home, CliError> {
-    if let Some(dir) = &options.home {
-        return Ok(Home::at(dir));
+    match &options.home {
+        Some(dir) => Ok(Home::at(dir)),
+        None => usual_home(run_name, run),
     }
+}
+
+/// The home of a run where nobody gives one.
+pub(in crate::cli) fn usual_home(run_name: &str, run: Hash) -> Result<Home, CliError> {
     let folder = Home::folder()?;
     // Homes of earlier builds have the name alone.
     let plain = Home::at(folder.join(run_name));

@@ -22,6 +22,9 @@ const ETA_ROUNDS: usize = 5;
 /// Rounds that the bars of times show at most.
 const BARS_MAX: usize = 12;
 
+/// Lines that a reason and an event have at most.
+const REASON_LINES: usize = 4;
+
 /// Members that are shown where the screen is low.
 const MEMBERS_MIN: u16 = 3;
 
@@ -40,7 +43,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, s: &State) {
         frame.render_widget(Paragraph::new(text).alignment(Alignment::Center), area);
         return;
     };
-    let head = head(status, &s.snapshot.rounds, s.snapshot.trouble.as_deref(), area.width);
+    let head = head(status, s.snapshot.trouble.as_deref(), area.width);
     let members = (status.roster.len() + status.newcomers.len()).max(1) as u16 + 2;
     let below = if area.height >= 34 { 15 } else { 9 };
     let free = area.height.saturating_sub(head.len() as u16 + 2 + below);
@@ -72,7 +75,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, s: &State) {
 }
 
 /// Which run, which round, who coordinates and why, what is in the way.
-fn head(status: &Status, rounds: &[Round], trouble: Option<&str>, width: u16) -> Vec<Line<'static>> {
+fn head(status: &Status, trouble: Option<&str>, width: u16) -> Vec<Line<'static>> {
     let me = name_or_id(&status.name, &status.node_id);
     let mut lines = vec![Line::from(vec![
         Span::styled(format!(" {}", status.run_name), BOLD.fg(LEAD)),
@@ -86,11 +89,10 @@ fn head(status: &Status, rounds: &[Round], trouble: Option<&str>, width: u16) ->
         lines.push(Line::raw(format!(" {by}")));
     }
     if let Some(figures) = figures(status.evaluated.as_ref(), status.best.as_ref()) {
-        let loss_now = rounds.last().map(|r| format!(", training loss {}", loss(r.train_loss, 3)));
-        lines.push(Line::raw(format!(" {figures}{}", loss_now.unwrap_or_default())));
+        lines.push(Line::raw(format!(" {figures}")));
     }
     for (text, colour) in [(status.reason.as_deref(), Color::Yellow), (trouble, Color::Red)] {
-        for line in text.into_iter().flat_map(|text| folded(text, width.saturating_sub(2), 2)) {
+        for line in text.into_iter().flat_map(|text| folded(text, width.saturating_sub(2), REASON_LINES)) {
             lines.push(Line::styled(format!(" {line}"), Style::new().fg(colour)));
         }
     }
@@ -170,16 +172,28 @@ fn member_table(frame: &mut Frame<'_>, area: Rect, s: &State, status: &Status) {
         .iter()
         .map(|n| Row::new([Cell::from(Span::styled(newcomer(n), Style::new().fg(Color::Yellow)))]).style(Style::new()));
     let part = status.roster.iter().filter_map(|m| m.part.as_ref()).map(String::len).max().map_or(0, |len| len.max(4));
-    let (lasts, heard) = if area.width >= 100 { (36, 14) } else { (24, 9) };
+    // Where there is little room, what is known elsewhere goes first.
+    let (part, lasts, heard) = match area.width {
+        100.. => (part, 36, 14),
+        72..100 => (part, 24, 9),
+        60..72 => (0, 24, 0),
+        _ => (0, 0, 0),
+    };
     let widths = [
-        Constraint::Fill(1),
-        Constraint::Length(part as u16),
-        Constraint::Length(26),
-        Constraint::Length(lasts),
-        Constraint::Length(heard),
+        Constraint::Min(10),
+        Constraint::Max(part as u16),
+        Constraint::Max(26),
+        Constraint::Max(lasts),
+        Constraint::Max(heard),
     ];
     let header = Row::new(["node", "part", "does", "for", "heard of"]).style(DIM);
-    let title = format!(" {} members, {} ", status.roster.len(), s.sort.name());
+    let room =
+        usize::from(area.height.saturating_sub(2 + status.newcomers.len().min(usize::from(area.height / 3)) as u16));
+    let all = match members.len() {
+        count if count > room => format!("{room} of {count} members, more with the arrows"),
+        count => format!("{count} members"),
+    };
+    let title = format!(" {all}, {} ", s.sort.name());
     let table = Table::new(rows, widths)
         .header(header)
         .column_spacing(1)
@@ -307,8 +321,11 @@ fn times(frame: &mut Frame<'_>, area: Rect, rounds: &[Round]) {
 fn happenings(frame: &mut Frame<'_>, area: Rect, events: &[String]) {
     let block = Block::new().borders(Borders::TOP).title(" events ").border_style(DIM);
     let room = usize::from(area.height.saturating_sub(1));
-    let lines: Vec<Line<'_>> =
-        events.iter().skip(events.len().saturating_sub(room)).map(|line| Line::raw(format!(" {line}"))).collect();
+    let last = &events[events.len().saturating_sub(room)..];
+    let lines: Vec<String> =
+        last.iter().flat_map(|line| folded(line, area.width.saturating_sub(4), REASON_LINES)).collect();
+    let lines = &lines[lines.len().saturating_sub(room)..];
+    let lines: Vec<Line<'_>> = lines.iter().map(|line| Line::raw(format!(" {line}"))).collect();
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
@@ -347,7 +364,7 @@ fn help(frame: &mut Frame<'_>, area: Rect, quits: &str) {
     frame.render_widget(text, place);
 }
 
-/// A text in lines of a width, so many at most, cut at words.
+/// A text in lines of a width, so many at most, cut at words; all but the first are moved in.
 fn folded(text: &str, width: u16, lines_max: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -361,7 +378,7 @@ fn folded(text: &str, width: u16, lines_max: usize) -> Vec<String> {
                 line.push_str(" ...");
                 break;
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(if count == 0 { word.to_owned() } else { format!("  {word}") }),
         }
     }
     lines

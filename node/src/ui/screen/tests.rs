@@ -127,6 +127,28 @@ fn no_size_of_the_terminal_is_too_small_to_be_drawn() {
 }
 
 #[test]
+fn a_narrow_terminal_keeps_the_names_and_a_low_one_says_that_there_are_more_members() {
+    let mut state = state();
+    let text = drawn(&state, 50, 24);
+    assert!(["pc1", "pc2", "pc3"].iter().all(|name| text.contains(&format!("\n{name}"))), "{text}");
+    let status = state.snapshot.status.as_mut().expect("it has one");
+    status.roster = (1..=12).map(|n| member(&format!("pc{n}"), "idle", 1, None)).collect();
+    let text = drawn(&state, 80, 24);
+    assert!(text.contains("of 12 members, more with the arrows"), "{text}");
+}
+
+#[test]
+fn a_long_reason_and_a_long_event_are_told_whole() {
+    let mut state = state();
+    let long = "another node is here with another run file named photos (43a9): [data] samples: 500 there, 501 here; all \
+                nodes of a run need the same file";
+    state.snapshot.status.as_mut().expect("it has one").reason = Some(long.to_owned());
+    state.snapshot.events = vec![long.replace("photos", "events")];
+    let text = drawn(&state, 80, 24);
+    assert_eq!(text.matches("501 here").count(), 2, "{text}");
+}
+
+#[test]
 fn a_node_that_is_just_starting_or_alone_is_drawn() {
     assert!(drawn(&State::default(), 80, 24).contains("the node is just starting"));
     let gathering = Status { run_name: "photos".to_owned(), state: "gathering".to_owned(), ..Status::default() };
