@@ -55,7 +55,10 @@ impl Node {
             Some(url) => Ok(Self::Running { url }),
             // Its database is the node's own while it runs; in its first moments it has not even an identity.
             None if stays_taken(&home) => {
-                bail!("the node on {} is just starting, or busy; try again", home.dir().display())
+                bail!(
+                    "the node on {} is just starting (reads its data perhaps), or busy; try again",
+                    home.dir().display()
+                )
             }
             None => Ok(Self::Stopped { home }),
         }
@@ -272,11 +275,21 @@ fn has_left(home: &Home) -> anyhow::Result<bool> {
     })
 }
 
+/// The name that a node was started with.
+fn remembered_name(home: &Home) -> Option<String> {
+    let options: serde_json::Value = serde_json::from_slice(&std::fs::read(home.options()).ok()?).ok()?;
+    Some(options.get("name")?.as_str()?.to_owned())
+}
+
 /// The status of a home whose node does not run.
 pub(crate) fn stopped(home: &Home) -> anyhow::Result<Status> {
     let run_file = run_file(home)?;
     let history = history(home)?;
     let never_started = || anyhow!("{} has no identity yet: its node was never started", home.dir().display());
     let me = node_id(home)?.ok_or_else(never_started)?;
-    Ok(Status::stopped(&run_file, me, &history, home.dir(), has_left(home)?))
+    let mut status = Status::stopped(&run_file, me, &history, home.dir(), has_left(home)?);
+    if status.name.is_empty() {
+        status.name = remembered_name(home).unwrap_or_default();
+    }
+    Ok(status)
 }

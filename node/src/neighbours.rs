@@ -75,10 +75,7 @@ impl Search {
         let theirs = fetch_run_file(&other.addresses, other.run, FETCH).await.ok();
         let theirs = theirs.and_then(|published| run_file::parse(&published.text, "theirs").ok());
         let differ = theirs.map(|theirs| format!(": {}", run_file::differences(&theirs, &self.run_file).join("; ")));
-        let nodes = match other.nodes {
-            0 | 1 => "another node is".to_owned(),
-            several => format!("{several} other nodes are"),
-        };
+        let nodes = if other.nodes > 1 { "other nodes are" } else { "another node is" };
         format!(
             "{nodes} here with another run file named {} ({}){}; all nodes of a run need the same file, so copy one to all, or join with a ticket",
             other.name,

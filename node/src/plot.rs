@@ -10,6 +10,9 @@ use plotters::prelude::*;
 /// Pixels, across and down.
 const SIZE: (u32, u32) = (800, 500);
 
+/// Pixels down of one of several drawings.
+const PANEL_HEIGHT: u32 = 300;
+
 /// Classes that a legend names at most.
 const CLASSES_NAMED: usize = 20;
 
@@ -46,6 +49,9 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
+/// From where to where.
+type Reach = std::ops::Range<f64>;
+
 /// Curves over common axes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curves {
@@ -65,6 +71,11 @@ impl Curves {
     /// # Errors
     /// A file can't be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+        write(path, SIZE.1, &Drawing::Curves(std::slice::from_ref(self)))
+    }
+
+    /// How far the points reach, across and up.
+    fn reach(&self) -> (Reach, Reach) {
         let points = || self.curves.iter().flat_map(|curve| &curve.points).copied();
         let reach = |values: &mut dyn Iterator<Item = f64>| {
             let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
@@ -75,9 +86,17 @@ impl Curves {
                 () => 0.0..1.0,
             }
         };
-        let (xs, ys) = (reach(&mut points().map(|p| p.0)), reach(&mut points().map(|p| p.1)));
-        write(path, &Drawing::Curves(self, xs, ys))
+        (reach(&mut points().map(|p| p.0)), reach(&mut points().map(|p| p.1)))
     }
+}
+
+/// Writes `path` with the endings `.svg` and `.png`: several drawings below each other, each with axes of its own.
+///
+/// # Errors
+/// A file can't be written.
+pub fn write_below_each_other(path: &Path, all: &[Curves]) -> anyhow::Result<Vec<PathBuf>> {
+    let height = if all.len() > 1 { PANEL_HEIGHT * all.len() as u32 } else { SIZE.1 };
+    write(path, height, &Drawing::Curves(all))
 }
 
 /// How many examples of each class each part has.
@@ -97,17 +116,18 @@ impl Shares {
     /// # Errors
     /// A file can't be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<Vec<PathBuf>> {
-        write(path, &Drawing::Shares(self))
+        write(path, SIZE.1, &Drawing::Shares(self))
     }
 }
 
 /// What is drawn, on whatever it is drawn.
 enum Drawing<'a> {
-    Curves(&'a Curves, std::ops::Range<f64>, std::ops::Range<f64>),
+    /// Below each other.
+    Curves(&'a [Curves]),
     Shares(&'a Shares),
 }
 
-fn write(path: &Path, drawing: &Drawing<'_>) -> anyhow::Result<Vec<PathBuf>> {
+fn write(path: &Path, height: u32, drawing: &Drawing<'_>) -> anyhow::Result<Vec<PathBuf>> {
     register_font()?;
     // Who says `curves.png` means that, and gets the other beside it.
     let is_ending =
@@ -120,12 +140,13 @@ fn write(path: &Path, drawing: &Drawing<'_>) -> anyhow::Result<Vec<PathBuf>> {
     };
     let (svg, png) = (with_ending(".svg"), with_ending(".png"));
     let failed = |file: &Path| format!("{} can't be written", file.display());
+    let size = (SIZE.0, height);
     let mut text = String::new();
-    draw(SVGBackend::with_string(&mut text, SIZE).into_drawing_area(), drawing)?;
+    draw(SVGBackend::with_string(&mut text, size).into_drawing_area(), drawing)?;
     std::fs::write(&svg, text).with_context(|| failed(&svg))?;
-    let mut pixels = vec![0; 3 * (SIZE.0 * SIZE.1) as usize];
-    draw(BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area(), drawing)?;
-    image::save_buffer(&png, &pixels, SIZE.0, SIZE.1, image::ExtendedColorType::Rgb8).with_context(|| failed(&png))?;
+    let mut pixels = vec![0; 3 * (size.0 * size.1) as usize];
+    draw(BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area(), drawing)?;
+    image::save_buffer(&png, &pixels, size.0, size.1, image::ExtendedColorType::Rgb8).with_context(|| failed(&png))?;
     Ok(vec![svg, png])
 }
 
@@ -143,7 +164,10 @@ fn register_font() -> anyhow::Result<()> {
 
 fn draw<B: DrawingBackend>(area: DrawingArea<B, Shift>, drawing: &Drawing<'_>) -> anyhow::Result<()> {
     let drawn = match drawing {
-        Drawing::Curves(curves, xs, ys) => draw_curves(&area, curves, xs.clone(), ys.clone()),
+        Drawing::Curves(all) => {
+            let areas = area.split_evenly((all.len().max(1), 1));
+            areas.iter().zip(*all).try_for_each(|(area, curves)| draw_curves(area, curves))
+        }
         Drawing::Shares(shares) => draw_shares(&area, shares),
     };
     drawn.and_then(|()| area.present()).map_err(|error| anyhow!("the plot can't be drawn: {error}"))
@@ -151,12 +175,8 @@ fn draw<B: DrawingBackend>(area: DrawingArea<B, Shift>, drawing: &Drawing<'_>) -
 
 type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
-fn draw_curves<B: DrawingBackend>(
-    area: &DrawingArea<B, Shift>,
-    plot: &Curves,
-    xs: std::ops::Range<f64>,
-    ys: std::ops::Range<f64>,
-) -> Drawn<B> {
+fn draw_curves<B: DrawingBackend>(area: &DrawingArea<B, Shift>, plot: &Curves) -> Drawn<B> {
+    let (xs, ys) = plot.reach();
     area.fill(&WHITE)?;
     // Rounds are counted: there is none between two.
     let is_whole = |x: f64| x.fract() == 0.0;

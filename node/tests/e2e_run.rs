@@ -262,7 +262,7 @@ fn a_member_leaves_and_the_others_go_on() {
     let mut cluster = Cluster::new(&shapes(4, 8, 1_200, "shapes-cnn"));
     cluster.start_all(4);
     cluster.wait("round 2", |c| (c.round(3) >= 2).then_some(()));
-    let out = cluster.command(3, &["leave"]);
+    let out = cluster.command(3, &["leave", "--yes"]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     cluster.wait_for_end();
     let roster = |c: &Cluster| {

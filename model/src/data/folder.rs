@@ -152,6 +152,7 @@ pub(super) fn list(path: &Path, classes: &[String], passed: &mut PassedOver) -> 
 fn ending(path: &Path) -> Result<(), String> {
     match path.extension().map(|ending| ending.to_string_lossy().to_lowercase()) {
         _ if path.is_dir() => Err("folders".to_owned()),
+        _ if path.is_symlink() && !path.exists() => Err("links that lead nowhere".to_owned()),
         Some(ending) if ENDINGS.contains(&ending.as_str()) => Ok(()),
         Some(ending) => Err(format!(".{ending}")),
         None => Err("without an ending".to_owned()),

@@ -101,12 +101,12 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
         Format::Text => {
             found.iter().for_each(|line| print(line));
             if let Some(from) = &options.from {
-                let (file, data) = (in_shell(&name), in_shell(&from.display().to_string()));
+                let (file, data) = (in_shell(&name.to_string()), in_shell(&from.display().to_string()));
                 print(&format!("What it costs here: paceline check {file} --data {data}"));
                 print(&format!("Wrote {name}. Edit it, then: paceline join {file} --data {data}"));
                 return Ok(());
             }
-            let file = in_shell(&name);
+            let file = in_shell(&name.to_string());
             print(&match &weights {
                 None => format!("Wrote {name}. Edit it, then: paceline join {file}"),
                 Some(weights) => format!(

@@ -5,12 +5,13 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use paceline_protocol::io::State;
 
 use super::error::CliError;
 use super::output::{Format, print, print_json};
 use super::target::Target;
 use super::watch;
-use crate::inspect::{Node, Resumed};
+use crate::inspect::Resumed;
 use crate::report::{Status, name_or_id};
 use crate::ui::{log, screen, status, table};
 
@@ -63,7 +64,14 @@ pub(super) fn ticket(target: &Target, format: Format) -> Result<(), CliError> {
 
 pub(super) fn leave(target: &Target, yes: bool, format: Format) -> Result<(), CliError> {
     let node = target.node()?;
-    if !yes && std::io::stdin().is_terminal() && !confirms(&node)? {
+    let status = node.status()?;
+    if status.state == State::Finished.name() {
+        return Err(CliError::failed(anyhow!("the run is over: there is no roster to leave; Ctrl-C stops the node")));
+    }
+    if !yes && !std::io::stdin().is_terminal() {
+        return Err(CliError::usage(anyhow!("leaving is for good, and there is no terminal to ask at: say --yes")));
+    }
+    if !yes && !confirms(&status)? {
         return Err(CliError::failed(anyhow!("nothing was done: the node stays on the roster")));
     }
     node.leave()?;
@@ -75,8 +83,7 @@ pub(super) fn leave(target: &Target, yes: bool, format: Format) -> Result<(), Cl
 }
 
 /// Asks whoever sits at the terminal.
-fn confirms(node: &Node) -> Result<bool, CliError> {
-    let status = node.status()?;
+fn confirms(status: &Status) -> Result<bool, CliError> {
     let (me, run) = (name_or_id(&status.name, &status.node_id), &status.run_name);
     log::say(format_args!(
         "{me} would come off the roster of {run} for good: to take part again it needs another home, as another node. To stop it \
@@ -101,7 +108,7 @@ pub(super) fn resume(target: &Target, format: Format) -> Result<(), CliError> {
     match format {
         Format::Json => print_json(&serde_json::json!({ "resuming": true, "paused": false }))?,
         Format::Text => print(match resumed {
-            Resumed::Node => "The node trains again.",
+            Resumed::Node => "The node trains again, within its --hours if it has any.",
             Resumed::Run => "The run goes on as soon as a quorum of its members is there.",
         }),
     }

@@ -1,7 +1,6 @@
 //! `paceline rounds` and `paceline compare`: what a run has come to, round by round; two runs side by side.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,12 +11,12 @@ use super::error::CliError;
 use super::output::{Format, print, print_json};
 use super::target::{Target, home_of_run};
 use crate::inspect::{self, Node};
-use crate::plot::{Curve, Curves};
+use crate::plot::{Curve, Curves, write_below_each_other};
 use crate::report::{Round, Status, name_of};
 use crate::run_file::{self, Metrics};
 use crate::store::Home;
 use crate::tensorboard;
-use crate::ui::{table, words};
+use crate::ui::{log, table, words};
 
 /// Which rounds are shown, and how.
 #[derive(Debug, Args)]
@@ -72,8 +71,13 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
     if let Some(path) = &options.plot {
         let name = node.status()?.run_name;
         let metrics: BTreeSet<&str> = rounds.iter().flat_map(|r| r.metrics.keys().map(String::as_str)).collect();
-        let curves = metrics.into_iter().map(|metric| curve(metric, &rounds, metric)).collect();
-        draw(path, &name, "measured".to_owned(), curves)?;
+        // Each has a scale of its own.
+        let measured = metrics.into_iter().map(|metric| curve(metric, &rounds, metric));
+        let losses = rounds.iter().filter_map(|r| Some((r.round as f64, r.train_loss?))).collect();
+        let losses = Curve { name: "training loss".to_owned(), points: losses };
+        let panels: Vec<Curves> =
+            measured.chain([losses]).map(|curve| curves(&name, &curve.name, vec![curve.clone()])).collect();
+        tell_of_plots(&write_below_each_other(path, &panels)?);
     }
     Ok(())
 }
@@ -182,8 +186,9 @@ pub(super) fn compare(options: &CompareOptions, format: Format) -> Result<(), Cl
         }
     }
     if let Some(path) = &options.plot {
-        let curves = [&one, &other].map(|run| curve(&run.name, &run.rounds, &lead)).to_vec();
-        draw(path, &format!("{} and {}", one.name, other.name), lead.replace('_', " "), curves)?;
+        let both = [&one, &other].map(|run| curve(&run.name, &run.rounds, &lead)).to_vec();
+        let both = curves(&format!("{} and {}", one.name, other.name), &lead.replace('_', " "), both);
+        tell_of_plots(&both.write(path)?);
     }
     Ok(())
 }
@@ -228,15 +233,10 @@ fn curve(name: &str, rounds: &[Round], metric: &str) -> Curve {
     Curve { name: name.replace('_', " "), points }
 }
 
-fn draw(path: &Path, title: &str, y: String, curves: Vec<Curve>) -> anyhow::Result<()> {
-    // Who names a picture means that one.
-    let stem = match path.extension().is_some_and(|ending| ending == "svg" || ending == "png") {
-        true => path.with_extension(""),
-        false => path.to_owned(),
-    };
-    let drawn = Curves { title: title.to_owned(), x: "round".to_owned(), y, curves }.write(&stem)?;
-    let mut said = std::io::stderr().lock();
-    // Nobody need read it.
-    drawn.iter().for_each(|file| drop(writeln!(said, "wrote {}", file.display())));
-    Ok(())
+fn curves(title: &str, y: &str, curves: Vec<Curve>) -> Curves {
+    Curves { title: title.to_owned(), x: "round".to_owned(), y: y.to_owned(), curves }
+}
+
+fn tell_of_plots(files: &[PathBuf]) {
+    files.iter().for_each(|file| log::say(format_args!("wrote {}", file.display())));
 }

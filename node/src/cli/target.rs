@@ -69,6 +69,7 @@ fn given_home(dir: &Path) -> Result<Home, CliError> {
             dir.display()
         ))),
         true => Ok(home),
+        false if home.is_running() => Ok(home),
         false => Err(CliError::not_found(anyhow!("{} is no home of a node: it has no run.toml", dir.display()))),
     }
 }
@@ -102,8 +103,10 @@ pub(super) fn home_of_run(name: &Path) -> Option<Home> {
 
 /// Whether a home's folder or its run has this name.
 fn is_called(home: &Home, name: &str) -> bool {
-    let folder = home.dir().file_name().is_some_and(|folder| folder == name);
-    folder || inspect::run_file(home).is_ok_and(|run_file| run_file.run.name == name)
+    let folder = home.dir().file_name().and_then(|folder| folder.to_str()).unwrap_or_default();
+    // Before its first start a home has its folder's name alone: NAME-ID.
+    let is_usual = folder.rsplit_once('-').is_some_and(|(run, _)| run == name) && !home.run_file().exists();
+    folder == name || is_usual || inspect::run_file(home).is_ok_and(|run_file| run_file.run.name == name)
 }
 
 /// When a home's node was there last: of files that nobody writes who only looks.

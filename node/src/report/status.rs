@@ -422,7 +422,12 @@ impl Status {
         let own = roster.get(me);
         let head = records().next_back();
         let is_over = head.is_some_and(|head| matches!(head.kind, Kind::Closing));
-        let go_on = format!("the node does not run; go on with: paceline join --home {}", home.display());
+        let paused = Home::at(home).is_paused().then(|| "it is paused: `paceline resume` goes on".to_owned());
+        let go_on = format!(
+            "the node does not run; go on with: paceline join --home {}{}",
+            home.display(),
+            paused.as_ref().map(|why| format!("; {why}")).unwrap_or_default()
+        );
         Self {
             run_id: run_file.run_id().to_string(),
             run_name: run_file.run.name.clone(),
@@ -434,7 +439,7 @@ impl Status {
             phase: if is_over { "done" } else { "stopped" }.to_owned(),
             state: if has_left { "left" } else { "stopped" }.to_owned(),
             reason: Some(if has_left { LEFT.to_owned() } else { go_on }),
-            paused: Home::at(home).is_paused().then(|| "`paceline resume` goes on".to_owned()),
+            paused,
             quorum: roster.quorum(),
             genesis: records().next().map(|genesis| genesis.hash().to_string()),
             forced: ForcedChain::of(history),

@@ -32,9 +32,21 @@ fn the_template_parses_and_shows_the_defaults() {
     // Takes the "#" away from the lines that show a default of this template.
     let shows_default = |line: &str| {
         line.strip_prefix("# ").filter(|l| l.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))).is_some()
-            && !["classes", "image", "holdout", "fit", "layers", "settings", "weights", "trainable"]
-                .iter()
-                .any(|k| line.starts_with(&format!("# {k}")))
+            && ![
+                "classes",
+                "image",
+                "holdout",
+                "fit",
+                "layers",
+                "settings",
+                "weights",
+                "trainable",
+                "target",
+                "patience",
+                "time =",
+            ]
+            .iter()
+            .any(|k| line.starts_with(&format!("# {k}")))
     };
     let uncommented: String =
         text.lines().map(|l| if shows_default(l) { format!("{}\n", &l[2..]) } else { format!("{l}\n") }).collect();

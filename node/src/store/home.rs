@@ -117,13 +117,15 @@ impl Home {
         Ok(project.data_dir().to_owned())
     }
 
-    /// The homes under the usual folder.
+    /// The homes under the usual folder, those whose node reads its data before its first start among them.
     pub fn all() -> Vec<Home> {
         let Ok(entries) = Self::folder().and_then(|dir| fs::read_dir(&dir).map_err(disk(&dir))) else {
             return Vec::new();
         };
-        let mut homes: Vec<Home> =
-            entries.filter_map(|e| Some(Home::at(e.ok()?.path()))).filter(|h| h.run_file().exists()).collect();
+        let mut homes: Vec<Home> = entries
+            .filter_map(|e| Some(Home::at(e.ok()?.path())))
+            .filter(|h| h.run_file().exists() || h.is_running())
+            .collect();
         homes.sort_by(|a, b| a.dir.cmp(&b.dir));
         homes
     }

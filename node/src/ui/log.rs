@@ -80,7 +80,8 @@ pub(crate) fn start(verbose: u8, quiet: bool, options: &LogOptions) -> anyhow::R
         *lock(&FILE) = Some(LogFile::open(path)?);
     }
     let is_watched = options.log_file.is_none() && io::stderr().is_terminal();
-    let output = layer(options.log_format, if is_watched { CLOCK } else { STAMP }, is_watched, || Out);
+    let is_coloured = is_watched && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let output = layer(options.log_format, if is_watched { CLOCK } else { STAMP }, is_coloured, || Out);
     let kept = layer(LogFormat::Text, CLOCK, false, || Kept);
     tracing_subscriber::registry().with(filter).with(output).with(kept).init();
     Ok(())

@@ -51,6 +51,9 @@ fn present_round(s: &Status) -> Option<String> {
     if s.round == 0 || ["stopped", "left", "finished"].contains(&s.state.as_str()) {
         return None;
     }
+    if s.state == "joining" {
+        return Some(format!("round {} is under way, and this node joins behind it", s.round));
+    }
     let attempt = if s.attempt > 0 { format!(", attempt {}", u64::from(s.attempt) + 1) } else { String::new() };
     let since = s.round_ms.map(|ms| format!(" for {}", clock(ms))).unwrap_or_default();
     let mut line = format!("round {}{since}{attempt}: {}", s.round, phase(&s.phase));

@@ -163,7 +163,7 @@ pub(crate) fn homes(homes: &[HomeLine]) -> Table {
 
 /// Runs on the LAN.
 pub(crate) fn seen(runs: &[SeenLine]) -> Table {
-    let mut table = table(&["run", "id", "nodes"]);
+    let mut table = table(&["run", "id", "nodes seen lately"]);
     for run in runs {
         table.add_row([run.run.clone(), short_hash(&run.run_id), run.nodes.to_string()]);
     }
@@ -179,7 +179,8 @@ pub(crate) fn peers(peers: &[Peer]) -> Table {
             peer.member.name.clone(),
             peer.member.state.clone(),
             yes_or_no(peer.member.reachable).to_owned(),
-            peer.addresses.first().cloned().unwrap_or_default(),
+            // Whose it is stands before it.
+            peer.addresses.first().map(|a| a.split("/p2p/").next().unwrap_or(a).to_owned()).unwrap_or_default(),
         ]);
     }
     table

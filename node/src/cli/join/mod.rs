@@ -73,7 +73,11 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     let mut started = None;
     let learner: Arc<dyn Learner> = match learning {
         Learning::Plan(plan) => {
-            let data = read_data(&plan, options.data.clone(), options.part, &origin).await?;
+            let mut is_stopped = stopped.clone();
+            let data = tokio::select! {
+                data = read_data(&plan, options.data.clone(), options.part, &origin) => data?,
+                _ = is_stopped.wait_for(|stopped| *stopped) => return Ok(()),
+            };
             Arc::new(plan.learner(data, device))
         }
         Learning::Program(command) => {
@@ -239,6 +243,9 @@ fn say_goodbye(over: Option<Event>, running: &Running, home: &Home) -> Result<()
             words::outcome(&running.rounds(), &running.run_file().learning.metrics, status.as_ref()),
             words::best_option(status.as_ref())
         ),
+        _ if status.as_ref().is_none_or(|s| s.state != State::Member.name()) => {
+            tracing::info!("stopped; go on with: paceline join --home {dir}");
+        }
         _ => tracing::info!(
             "stopped; this node stays on the roster. Go on with: paceline join --home {dir}   Or, while it runs, take it off with: paceline leave --home {dir}"
         ),

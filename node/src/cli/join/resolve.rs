@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use paceline_bootstrap::{Address, Ticket, discover_runs, fetch_run_file};
+use paceline_bootstrap::{Address, SeekError, Ticket, discover_runs, fetch_run_file};
 use paceline_protocol::Hash;
 use paceline_protocol::runfile::Published;
 
@@ -107,7 +107,18 @@ async fn by_ticket(options: &mut JoinOptions, text: &str) -> Result<RunFile, Cli
         Some(run) => run,
         None => {
             tracing::info!("asks for the run file of {}", ticket.run_name);
-            read_published(&fetch_run_file(&ticket.addresses, ticket.run, FETCH_WAIT).await?)?
+            let fetched = fetch_run_file(&ticket.addresses, ticket.run, FETCH_WAIT).await;
+            let fetched = fetched.map_err(|error| match error {
+                SeekError::NotFound { found, .. } => CliError::not_found(anyhow!(
+                    "nobody at the {} addresses of the ticket handed out the run file of {} within {} s ({found}); see that one of its \
+                     nodes runs and can be reached from here, or ask for a new ticket",
+                    ticket.addresses.len(),
+                    ticket.run_name,
+                    FETCH_WAIT.as_secs()
+                )),
+                other => other.into(),
+            });
+            read_published(&fetched?)?
         }
     };
     options.bootstrap.extend(ticket.addresses.into_iter().map(Address::from));
@@ -137,7 +148,7 @@ async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
     let runs = discover_runs(&Address::all(&options.bootstrap), DISCOVER_WAIT).await?;
     match runs.as_slice() {
         [one] => {
-            tracing::info!("found run {} with {} nodes", one.name, one.nodes);
+            tracing::info!("found run {}, nodes of it seen lately: {}", one.name, one.nodes);
             let run = read_published(&fetch_run_file(&one.addresses, one.run, FETCH_WAIT).await?)?;
             options.bootstrap.extend(one.addresses.iter().cloned().map(Address::from));
             Ok(run)
@@ -146,8 +157,10 @@ async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
             "no run was seen on the LAN; give a run file or a ticket, or begin with `paceline init`"
         ))),
         several => {
-            let names: Vec<String> =
-                several.iter().map(|r| format!("{} ({} nodes, {})", r.name, r.nodes, r.run.short())).collect();
+            let names: Vec<String> = several
+                .iter()
+                .map(|r| format!("{} ({}, nodes seen lately: {})", r.name, r.run.short(), r.nodes))
+                .collect();
             let error =
                 anyhow!("several runs are seen on the LAN: {}; join one with its run file or ticket", names.join(", "));
             Err(CliError::not_found(error))

@@ -104,6 +104,9 @@ fn round_line(s: &Status) -> Option<String> {
     if s.round == 0 || ["stopped", "left", "finished"].contains(&s.state.as_str()) {
         return None;
     }
+    if s.state == "joining" {
+        return Some(format!("round {} is under way, and this node joins behind it", s.round));
+    }
     let since = s.round_ms.map(|ms| format!(" for {}", clock(ms))).unwrap_or_default();
     let mut line = format!("round {}{since}: {}", s.round, phase(&s.phase));
     if let (Some(count), Some(needed)) = (s.updates_in, s.updates_needed) {
@@ -191,6 +194,7 @@ fn member_table(frame: &mut Frame<'_>, area: Rect, s: &State, status: &Status) {
         usize::from(area.height.saturating_sub(2 + status.newcomers.len().min(usize::from(area.height / 3)) as u16));
     let all = match members.len() {
         count if count > room => format!("{room} of {count} members, more with the arrows"),
+        1 => "1 member".to_owned(),
         count => format!("{count} members"),
     };
     let title = format!(" {all}, {} ", s.sort.name());
@@ -352,7 +356,7 @@ fn help(frame: &mut Frame<'_>, area: Rect, quits: &str) {
         &quits,
         "Ctrl-C      stop",
         "",
-        "LATE: a member trains twice as long as it usually does, or longer.",
+        "LATE: a member trains twice as long as it usually does, and 5 s more.",
         "time: train is the slowest member's training, transfer what came",
         "until the average was proposed, agree the rest.",
     ];
