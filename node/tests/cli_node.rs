@@ -196,7 +196,7 @@ fn a_terminal_that_is_closed_stops_a_node_in_order() {
     node.signal("-HUP");
     node.ends_with_success();
     let log = std::fs::read_to_string(node.dir.path().join("log")).expect("it logs");
-    assert!(log.contains("stopped; this node stays on the roster"), "{log}");
+    assert!(log.contains("stopped; go on with: paceline join"), "{log}");
 }
 
 #[test]

@@ -190,7 +190,9 @@ fn whatever_a_node_had_said_is_on_its_disk_after_a_cut_anywhere() {
     let home = dir.path().join("home");
     let walks: Vec<(Vec<Said>, Vec<Known>)> = (0..NODES).map(|i| walk(&recorded, i, &home)).collect();
     let said: Vec<Said> = walks.iter().flat_map(|(said, _)| said.iter().copied()).collect();
-    assert!((0..NODES).all(|i| said.iter().any(|s| s.by == recorded.nodes[i].0)), "nobody was seen to say anything");
+    // Who was too late for every quorum said nothing that others keep.
+    let seen = (0..NODES).filter(|i| said.iter().any(|s| s.by == recorded.nodes[*i].0)).count();
+    assert!(2 * seen > NODES, "only {seen} of {NODES} were seen to say anything");
     let (mut images, mut verified) = (0, 0);
     for (index, (me, recording)) in recorded.nodes.iter().enumerate() {
         let known = &walks[index].1;

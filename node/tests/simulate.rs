@@ -32,6 +32,14 @@ fn rounds(run: &Path, out: &Path, more: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON alone is on stdout")).collect()
 }
 
+/// The error that ended it: with `--format json` the last line of stderr is an object.
+fn told(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let last: Value = serde_json::from_str(text.lines().last().unwrap_or_default()).expect("JSON");
+    assert!(last["exit"].is_u64(), "{last}");
+    last["error"].as_str().expect("it says why").to_owned()
+}
+
 fn column(rounds: &[Value], key: &str) -> Vec<String> {
     rounds.iter().map(|round| round[key].to_string()).collect()
 }
@@ -166,7 +174,7 @@ fn refused_with(run_file: &str, more: &[&str], prepare: impl FnOnce(&Path)) -> (
     prepare(dir.path());
     let mut command = simulate(&run, &out, more);
     let output = command.current_dir(dir.path()).output().expect("the program starts");
-    let error = String::from_utf8_lossy(&output.stderr).replace(&dir.path().display().to_string(), "DIR");
+    let error = told(&output.stderr).replace(&dir.path().display().to_string(), "DIR");
     (output.status.code(), error)
 }
 
