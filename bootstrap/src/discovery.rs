@@ -1,7 +1,7 @@
 //! The behaviour by which nodes meet: identify, mDNS, ping, peer exchange, relays, and the dialling that follows from
 //! them. What goes on by itself stays inside; what the owner should know comes out as a [`DiscoveryEvent`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,9 @@ const OBSERVED_MAX: usize = 2;
 
 /// Characters of the cause of a failed dial.
 const CAUSE_CHARS_MAX: usize = 120;
+
+/// Nodes of other versions that are told of.
+const OTHER_VERSIONS_MAX: usize = 16;
 
 /// Characters of what a peer says of its version.
 const VERSION_CHARS_MAX: usize = 64;
@@ -155,6 +158,8 @@ pub struct Discovery {
     files_asked: Vec<(request_response::OutboundRequestId, RunId)>,
     /// Introductions on the way, with the run that the records will be of.
     introduced: Vec<(request_response::OutboundRequestId, RunId)>,
+    /// Nodes of other versions that were told of.
+    other_versions: BTreeSet<PeerId>,
     twins: Twins,
     /// Addresses at which this node's identity was said to be, and which are not its own.
     suspected: Vec<Multiaddr>,
@@ -204,6 +209,7 @@ impl Discovery {
             asked: Vec::new(),
             files_asked: Vec::new(),
             introduced: Vec::new(),
+            other_versions: BTreeSet::new(),
             twins: Twins::new(now),
             suspected: Vec::new(),
             asking: None,
@@ -301,6 +307,7 @@ impl Discovery {
                 let capabilities = self.capabilities(&info);
                 tracing::debug!(peer = %peer_id, ?capabilities, "identified");
                 let useful = addresses::sorted(info.listen_addrs.into_iter().take(ADDRESSES_MAX));
+                self.warn_of_version(peer_id, &info.protocol_version, useful.first());
                 if self.role == Role::Seeker {
                     let version: String = info.protocol_version.chars().take(VERSION_CHARS_MAX).collect();
                     self.emit(DiscoveryEvent::Met { peer: peer_id, version, listens: useful.clone() });
@@ -316,6 +323,21 @@ impl Discovery {
             ProtocolsEvent::Mdns(mdns::Event::Expired(_)) => {}
             ProtocolsEvent::PeerExchange(event) => self.on_peer_exchange(now, event),
             _ => {}
+        }
+    }
+
+    /// Nodes of another version speak other protocols, and none of both would ever say why nobody comes.
+    fn warn_of_version(&mut self, peer: PeerId, version: &str, address: Option<&Multiaddr>) {
+        let theirs = version.strip_prefix("/paceline/").and_then(|number| number.parse::<u32>().ok());
+        let Some(theirs) = theirs.filter(|theirs| *theirs != PROTOCOL_VERSION && self.role == Role::Node) else {
+            return;
+        };
+        if self.other_versions.len() < OTHER_VERSIONS_MAX && self.other_versions.insert(peer) {
+            let at = address.map_or_else(|| peer.to_string(), Multiaddr::to_string);
+            tracing::warn!(
+                "a node at {at} speaks version {theirs} of the protocol, and this program version {PROTOCOL_VERSION}: they can't be in one \
+                 run; run the same paceline on all machines"
+            );
         }
     }
 

@@ -151,7 +151,8 @@ fn deepest(error: &dyn std::error::Error) -> String {
             let text = error.to_string();
             // libp2p joins what several transports said.
             let last = text.rsplit(": ").find(|part| !part.trim().is_empty()).unwrap_or(&text);
-            last.trim_end_matches([')', ']', ' ']).to_owned()
+            let words = last.split(" (os error").next().unwrap_or(last);
+            words.trim_end_matches([')', ']', ' ']).to_owned()
         }
     }
 }

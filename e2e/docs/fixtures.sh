@@ -1,10 +1,10 @@
-# What the hidden lines of the documents have at hand; `check` reads it before a document's blocks. ROOT is the folder of
-# the document, in which each machine has a folder of its own.
+# What the hidden lines of the documents have at hand; `check` reads it before a document's blocks. ROOT is the folder
+# of the document, in which each machine has a folder of its own.
 
 declare -A NODE_PID
 
-# Says which line of the document failed: of the frames that are on the way, the one that is in a block. `check` has given
-# the block's file the document's line numbers.
+# Says which line of the document failed: of the frames that are on the way, the one that is in a block. `check` has
+# given the block's file the document's line numbers.
 failed() {
   local i
   for ((i = 1; i < ${#BASH_SOURCE[@]}; i++)); do

@@ -19,6 +19,9 @@ use crate::run_file::{self, RunFile};
 /// How long others may take to be heard and to answer.
 const WAIT: Duration = Duration::from_secs(4);
 
+/// How long a dialled address may take to answer: a machine that trains answers late.
+const DIAL_WAIT: Duration = Duration::from_secs(10);
+
 /// How long a run file may take.
 const FILE_WAIT: Duration = Duration::from_secs(3);
 
@@ -50,7 +53,7 @@ pub(super) async fn examine(patient: &Patient) -> anyhow::Result<Vec<Finding>> {
     let met: Vec<Met> = met.into_iter().filter(|met| Some(met.peer.to_string()) != me).collect();
     let around = Around { patient, met: &met };
     let mut findings = vec![around.heard()];
-    let dialled = dial(&around.known(me.as_deref()), WAIT).await?;
+    let dialled = dial(&around.known(me.as_deref()), DIAL_WAIT).await?;
     findings.extend(around.reached_places(&dialled));
     if patient.mdns {
         findings.extend(unheard(&dialled, &heard_here));

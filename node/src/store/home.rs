@@ -222,13 +222,31 @@ impl Home {
     /// # Errors
     /// Another process holds it, or the disk fails.
     pub fn lock(&self) -> Result<HomeLock, HomeError> {
-        fs::create_dir_all(&self.dir).map_err(disk(&self.dir))?;
+        self.make_dir().map_err(disk(&self.dir))?;
         let path = self.dir.join("lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(disk(&path))?;
         match file.try_lock() {
             Ok(()) => Ok(HomeLock { _file: file }),
             Err(TryLockError::WouldBlock) => Err(HomeError::Locked(self.dir.clone())),
             Err(TryLockError::Error(source)) => Err(HomeError::Disk { path, source }),
+        }
+    }
+
+    /// Makes the folder, for its owner alone, if it is not there.
+    fn make_dir(&self) -> io::Result<()> {
+        if self.dir.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = self.dir.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        match builder.create(&self.dir) {
+            // Somebody else was faster.
+            Err(_) if self.dir.is_dir() => Ok(()),
+            made => made,
         }
     }
 

@@ -81,6 +81,8 @@ fn line(event: &Event, node_state: &NodeState) -> Option<String> {
 #[derive(Debug, Default)]
 struct Told {
     reason: Option<String>,
+    /// What was the reason at the look before: one that goes by at once is not told.
+    seen: Option<String>,
     newcomers: BTreeSet<String>,
 }
 
@@ -89,10 +91,11 @@ impl Told {
     fn news(&mut self, status: &Status) -> Vec<String> {
         let mut lines = Vec::new();
         let reason = status.reason.clone().filter(|_| ["gathering", "joining"].contains(&status.state.as_str()));
-        if reason != self.reason {
+        if reason != self.reason && reason == self.seen {
             lines.extend(reason.clone());
-            self.reason = reason;
+            self.reason.clone_from(&reason);
         }
+        self.seen = reason;
         for newcomer in status.newcomers.iter().filter(|n| n.refused.is_some()) {
             let line = status::newcomer(newcomer);
             if self.newcomers.len() < NEWCOMERS_MAX && self.newcomers.insert(line.clone()) {
@@ -119,12 +122,11 @@ mod tests {
             ..Status::default()
         };
         let mut told = Told::default();
-        assert_eq!(
-            told.news(&status),
-            ["1 of the 3 nodes that the run needs are here", "pc6 wants to join and can't: the part is taken"]
-        );
+        assert_eq!(told.news(&status), ["pc6 wants to join and can't: the part is taken"], "a reason may go by");
+        assert_eq!(told.news(&status), ["1 of the 3 nodes that the run needs are here"]);
         assert!(told.news(&status).is_empty());
         status.reason = Some("2 of the 3 nodes that the run needs are here".to_owned());
+        assert!(told.news(&status).is_empty());
         assert_eq!(told.news(&status).len(), 1);
         status.state = "member".to_owned();
         assert!(told.news(&status).is_empty(), "while it takes part, status says what it waits for");

@@ -69,7 +69,7 @@ static LINES: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 /// The log file can't be written.
 pub(crate) fn start(verbose: u8, quiet: bool, options: &LogOptions) -> anyhow::Result<()> {
     let level = match (quiet, verbose) {
-        (true, _) => "error",
+        (true, _) => "warn",
         (false, 0) => "warn,paceline=info,trainer=info",
         (false, 1) => "info,paceline=debug,paceline_bootstrap=debug",
         // What libp2p tells at `debug` is for who works on it: RUST_LOG=debug.

@@ -1,12 +1,14 @@
 //! What is in the way of a node, in words, for people who ask for its status: who is waited for and since when, who is not
 //! heard, and what helps.
 
+use std::collections::BTreeMap;
+
 use super::Machine;
 use super::chain::failures_of;
 use crate::base::bounds::FAILED_ROUNDS_MAX;
 use crate::base::ids::{NodeId, Time};
 use crate::base::reject::Reject;
-use crate::base::roster::Member;
+use crate::base::roster::{Member, Part};
 use crate::base::timing::{HUSH_MS, LET_GO_MS, NAMED_MS};
 use crate::chain::Chain;
 use crate::io::State;
@@ -44,7 +46,7 @@ impl Machine {
             State::Halted => {
                 let failures = self.chain().map(failures_of).unwrap_or_default();
                 Some(format!(
-                    "the run stopped: training failed on all nodes in {FAILED_ROUNDS_MAX} rounds in a row ({failures}); mend that, then `paceline resume` on any node"
+                    "the run stopped: training failed on all nodes in {FAILED_ROUNDS_MAX} rounds in a row ({failures}); mend that, then `paceline resume` on any node; what stands in the run file is mended by another run, from this model on: `paceline init --model`"
                 ))
             }
             State::Finished => {
@@ -86,7 +88,27 @@ impl Machine {
         let lacks = format!(
             "{here} of the {needed} nodes that the run needs are here; start more, with the run file or with what `paceline ticket` prints"
         );
-        (here < needed).then_some(lacks)
+        if here < needed {
+            return Some(lacks);
+        }
+        self.reason_of_parts(needed)
+    }
+
+    /// That nodes have one part, of whom a roster takes one alone, where too few are left without.
+    fn reason_of_parts(&self, needed: usize) -> Option<String> {
+        let mut by_part: BTreeMap<Part, Vec<String>> = BTreeMap::new();
+        let mut others = 0;
+        for (node, name, part) in self.candidates() {
+            let name = if name.is_empty() { node.short() } else { name.to_owned() };
+            match part {
+                Some(part) => by_part.entry(part).or_default().push(name),
+                None => others += 1,
+            }
+        }
+        let (part, names) = by_part.iter().find(|(_, names)| names.len() > 1)?;
+        let names = list(names.iter().cloned());
+        (others + by_part.len() < needed)
+            .then(|| format!("{names} have the same part of the data, {part}; give each node another --part"))
     }
 
     fn reason_to_join(&self) -> String {

@@ -32,6 +32,10 @@ pub(in crate::cli) struct JoinOptions {
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     pub(super) home: Option<PathBuf>,
+    /// Go on with the run of this name, as `paceline runs` lists it.
+    #[arg(long = "run", id = "run_name", value_name = "NAME", conflicts_with_all = ["target", "home"])]
+    #[serde(skip)]
+    pub(super) run: Option<String>,
     /// What people call this node, at most 64 bytes [default: the machine's name].
     #[arg(long, value_parser = name)]
     pub(super) name: Option<String>,

@@ -84,8 +84,8 @@ fn resumed(options: &mut JoinOptions) -> Result<Option<(RunFile, Home)>, CliErro
     let home = match &options.home {
         Some(dir) => Home::at(dir),
         None => match Home::all().as_slice() {
-            [] => return Ok(None),
-            _ => likeliest(None, |home| !home.is_running())?,
+            [] if options.run.is_none() => return Ok(None),
+            _ => likeliest(options.run.as_deref(), |home| !home.is_running())?,
         },
     };
     if !home.run_file().exists() {

@@ -370,8 +370,10 @@ fn help(frame: &mut Frame<'_>, area: Rect, quits: &str) {
 
 /// A text in lines of a width, so many at most, cut at words; all but the first are moved in.
 fn folded(text: &str, width: u16, lines_max: usize) -> Vec<String> {
+    // A number stays with its unit.
+    let text = text.replace(" %", "\u{a0}%");
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
         let count = lines.len();
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= usize::from(width) => {
