@@ -33,6 +33,9 @@ fn nobody_waits_for_a_frozen_node() {
         (reason.contains(&name) && reason.contains("see whether it runs")).then_some(())
     };
     cluster.wait("the frozen node's name in the status", names_it);
+    let text = String::from_utf8_lossy(&cluster.command(survivor, &["status"]).stdout).into_owned();
+    let line = text.lines().find(|line| line.trim_start().starts_with(&name)).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("silent") && line.contains(" s ago"), "what is only remembered is shown as such: {text}");
     let rounds = cluster.rounds(survivor);
     let overheads: Vec<u64> = rounds
         .iter()

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 use paceline_bootstrap::TokenBucket;
+use paceline_bootstrap::addresses::{Transport, transport};
 use paceline_model::StateFormat;
 use paceline_protocol::bounds::GOSSIP_BYTES_MAX;
 use paceline_protocol::io::{Command, Effect, Event, Input, Persist, PersistId, Recovered};
@@ -31,7 +32,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::blobs::{BlobStore, serve};
 use crate::learn::{Aggregator, Job, Outcome, Trainer};
-use crate::net::{GossipReceipt, NetEvent, Network};
+use crate::net::{GossipReceipt, NetEvent, Network, port};
 use crate::run_file::Metrics;
 use crate::store::{HistoryEntry, Home, StoreError, Whereabouts, Writer, Written};
 
@@ -86,6 +87,8 @@ pub struct Driver {
     /// The weights that the run began with, where others may ask for them.
     base: Option<Hash>,
     best: Best,
+    /// The ports that were told of.
+    listens: BTreeSet<(Transport, u16)>,
     pauses: Pauses,
     /// Whether the machine was told that it is paused.
     is_paused: bool,
@@ -206,6 +209,7 @@ impl Driver {
             serving: Arc::new(Semaphore::new(SERVING_MAX)),
             strangers: TokenBucket::new(started.into_std(), STRANGERS_BURST, STRANGERS_EARN_EVERY),
             node_state: parts.node_state,
+            listens: BTreeSet::new(),
             pauses: Pauses { by_owner: parts.home.is_paused(), hours: parts.hours },
             is_paused: false,
             whereabouts: Whereabouts::of(parts.home),
@@ -377,7 +381,14 @@ impl Driver {
                 self.refuse(from, Reject::Malformed, &format!("{protocol}: {reason}"));
             }
             NetEvent::Listening(address) => {
-                tracing::info!("listens on {address}");
+                tracing::debug!("listens on {address}");
+                let (link, port) = (transport(&address), port(&address));
+                if let (Some(link), Some(port)) = (link, port)
+                    && self.listens.insert((link, port))
+                {
+                    let name = if link == Transport::Tcp { "TCP" } else { "UDP" };
+                    tracing::info!("listens on {name} port {port}");
+                }
                 self.whereabouts.keep_ports(self.network.ports());
             }
             NetEvent::Twin { addresses, is_earlier: true } => self.twin = Some(addresses),

@@ -20,7 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const NEWCOMERS_MAX: usize = 256;
 
 /// Shows what happens until the node ends. Without a bar, since a screen is there, each line goes to the log alone.
-pub(crate) async fn follow(node_state: Arc<NodeState>, with_bar: bool) {
+/// Whether it `serves_on` when the run is over: else its end says what that came to.
+pub(crate) async fn follow(node_state: Arc<NodeState>, with_bar: bool, serves_on: bool) {
     let on_terminal = with_bar;
     let bar = TrainingBar::hidden();
     let mut events = node_state.events();
@@ -36,7 +37,7 @@ pub(crate) async fn follow(node_state: Arc<NodeState>, with_bar: bool) {
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Ok(event) => line(&event, &node_state).iter().for_each(|line| say(line)),
+                Ok(event) => line(&event, &node_state, serves_on).iter().for_each(|line| say(line)),
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
@@ -51,7 +52,7 @@ pub(crate) async fn follow(node_state: Arc<NodeState>, with_bar: bool) {
 }
 
 /// An event in a line; nothing of those that are for programs, and of rounds that others had before this node.
-fn line(event: &Event, node_state: &NodeState) -> Option<String> {
+fn line(event: &Event, node_state: &NodeState, serves_on: bool) -> Option<String> {
     let roster = || node_state.status().map(|status| status.roster).unwrap_or_default();
     let status = || node_state.status();
     match event {
@@ -61,7 +62,7 @@ fn line(event: &Event, node_state: &NodeState) -> Option<String> {
         {
             return None;
         }
-        Event::Finished { complete: true } => {
+        Event::Finished { complete: true } if serves_on => {
             let status = status();
             let outcome = words::outcome(&node_state.rounds(), &node_state.info().metrics, status.as_ref());
             let best = words::best_option(status.as_ref());

@@ -1,7 +1,7 @@
 //! The text of `status`: what the node is about in lines, then who is there as a table.
 
 use super::table;
-use super::words::{loss, metric, or_dash, seconds, short_hash};
+use super::words::{counted, loss, metric, or_dash, seconds, short_hash};
 use crate::report::{
     Figure, ForcedChain, LastCommit, MemberStatus, NewcomerStatus, Status, Training, name_of, name_or_id,
 };
@@ -93,7 +93,7 @@ pub(crate) fn figures(last: Option<&Figure>, best: Option<&Figure>) -> Option<St
     let (last, best) = (last?, best?);
     let told = |f: &Figure| format!("{} after round {}", metric(&f.metric, f.value), f.round);
     let best =
-        if best.round == last.round { "the best so far".to_owned() } else { format!("the best was {}", told(best)) };
+        if best.value == last.value { "the best so far".to_owned() } else { format!("the best was {}", told(best)) };
     Some(format!("{} {}, {best}", last.metric, told(last)))
 }
 
@@ -110,9 +110,9 @@ pub(crate) fn ends_by(s: &Status) -> Option<String> {
 
 fn last_commit(c: &LastCommit) -> String {
     format!(
-        "last round: {}, {} updates, loss {}, {}, model {}",
+        "last round: {}, {}, loss {}, {}, model {}",
         c.round,
-        c.updates,
+        counted(c.updates, "update"),
         loss(c.train_loss, 3),
         seconds(c.duration_ms),
         short_hash(&c.model_hash)

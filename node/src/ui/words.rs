@@ -49,6 +49,11 @@ pub(crate) fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> St
     value.map_or_else(|| "-".to_owned(), text)
 }
 
+/// So many of them: `1 node`, `3 nodes`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 pub(crate) fn yes_or_no(is_so: bool) -> &'static str {
     if is_so { "yes" } else { "no" }
 }
@@ -139,10 +144,10 @@ pub(crate) fn committed_round(r: &Round, before: Option<&Round>, rounds: u64, na
         format!("; {}", told.join(", "))
     });
     format!(
-        "round {} of {rounds}: coordinated by {}, {} updates, loss {}, {}{}",
+        "round {} of {rounds}: coordinated by {}, {}, loss {}, {}{}",
         r.round,
         or_dash(r.committed_by.as_deref(), name),
-        r.contributions.len(),
+        counted(r.contributions.len(), "update"),
         loss(r.train_loss, 3),
         seconds(r.duration_ms),
         measured.unwrap_or_default()
@@ -198,10 +203,10 @@ pub(crate) fn event(event: &Event, roster: impl Fn() -> Vec<MemberStatus>) -> Op
             return None;
         }
         Event::FoundingBegun { members, .. } => {
-            format!("proposes to the {members} nodes that are here to begin the run")
+            format!("proposes to the {} here to begin the run", counted(*members, "node"))
         }
         Event::FoundingAborted { .. } => "not all of them agreed in time; looks for nodes again".to_owned(),
-        Event::Founded { members, .. } => format!("the run begins with {members} nodes"),
+        Event::Founded { members, .. } => format!("the run begins with {}", counted(*members, "node")),
         Event::GoesOnAlone { genesis, round } => {
             format!("goes on alone behind round {round}, in chain {genesis}")
         }

@@ -120,7 +120,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     };
     tell_of_page(http_at, page_at, &home)?;
     let is_over = Arc::new(AtomicBool::new(false));
-    let shown = tokio::spawn(show(running.state(), quiet, options.plain, is_over.clone()));
+    let shown = tokio::spawn(show(running.state(), quiet, (options.plain, !options.exit_when_done), is_over.clone()));
     let over = running.ended().await;
     is_over.store(true, Ordering::SeqCst);
     // The terminal is given back before anything is said.
@@ -133,19 +133,19 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
 }
 
 /// Shows the node on the terminal, if there is one, until it is over.
-async fn show(node_state: Arc<NodeState>, quiet: bool, plain: bool, is_over: Arc<AtomicBool>) {
+async fn show(node_state: Arc<NodeState>, quiet: bool, (plain, serves_on): (bool, bool), is_over: Arc<AtomicBool>) {
     let has_bar = bar::is_shown(quiet) && !log::has_file();
     if quiet || !screen::is_possible(plain) || !has_bar {
-        tokio::spawn(console::follow(node_state, has_bar));
+        tokio::spawn(console::follow(node_state, has_bar, serves_on));
         return;
     }
-    let lines = tokio::spawn(console::follow(node_state.clone(), false));
+    let lines = tokio::spawn(console::follow(node_state.clone(), false, serves_on));
     let ended = watch::own(node_state.clone(), is_over).await;
     if !ended.as_ref().is_ok_and(|ended| *ended != Ended::Quit) {
         lines.abort();
         ended.err().iter().for_each(|error| tracing::warn!("{error:#}"));
         tracing::info!("the node goes on; Ctrl-C stops it");
-        tokio::spawn(console::follow(node_state, true));
+        tokio::spawn(console::follow(node_state, true, serves_on));
     }
 }
 

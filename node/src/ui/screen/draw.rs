@@ -14,7 +14,7 @@ use super::State;
 use super::members::{Concern, concern, sorted};
 use crate::report::{MemberStatus, Round, Split, Status, name_of, name_or_id};
 use crate::ui::status::{clock, does, figures, heard, lasts, newcomer, phase, state};
-use crate::ui::words::{loss, metric, seconds, short_hash};
+use crate::ui::words::{counted, loss, metric, seconds, short_hash};
 
 /// Rounds whose mean tells how long those to come take.
 const ETA_ROUNDS: usize = 5;
@@ -194,8 +194,7 @@ fn member_table(frame: &mut Frame<'_>, area: Rect, s: &State, status: &Status) {
         usize::from(area.height.saturating_sub(2 + status.newcomers.len().min(usize::from(area.height / 3)) as u16));
     let all = match members.len() {
         count if count > room => format!("{room} of {count} members, more with the arrows"),
-        1 => "1 member".to_owned(),
-        count => format!("{count} members"),
+        count => counted(count, "member"),
     };
     let title = format!(" {all}, {} ", s.sort.name());
     let table = Table::new(rows, widths)
