@@ -73,7 +73,8 @@ impl FromStr for Address {
     }
 }
 
-fn is_host_name(host: &str) -> bool {
+/// Whether this is the name of a host, and no IP address.
+pub fn is_host_name(host: &str) -> bool {
     let is_label =
         |label: &str| !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     // Three or more numbers with dots are an IP address with a mistake in it.

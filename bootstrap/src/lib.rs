@@ -35,7 +35,7 @@ mod ticket;
 mod token_bucket;
 mod twin;
 
-pub use address::Address;
+pub use address::{Address, is_host_name};
 pub use discovery::{Discovery, DiscoveryEvent, DiscoveryOptions, Role};
 pub use hearing::Hearing;
 pub use peer_exchange::{Answer, Request, SeenRun};

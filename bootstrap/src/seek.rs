@@ -82,12 +82,12 @@ pub async fn fetch_run_file(addresses: &[Multiaddr], run: RunId, wait: Duration)
     Err(SeekError::NotFound { run, addresses, waited_ms: started.elapsed().as_millis(), found })
 }
 
-/// Looks for runs on the local network, by mDNS, for so long. `also` are addresses to ask as well.
+/// Looks for runs at these addresses and, where `mdns` says so, on the local network, for so long.
 ///
 /// # Errors
 /// The network can't be set up. That nothing was found is an empty list.
-pub async fn discover_runs(also: &[Multiaddr], wait: Duration) -> Result<Vec<FoundRun>, BuildError> {
-    let (mut swarm, started) = (seeker(also, true)?, Instant::now());
+pub async fn discover_runs(at: &[Multiaddr], mdns: bool, wait: Duration) -> Result<Vec<FoundRun>, BuildError> {
+    let (mut swarm, started) = (seeker(at, mdns)?, Instant::now());
     let mut runs: BTreeMap<RunId, FoundRun> = BTreeMap::new();
     while let Ok(event) = timeout_at(started + wait, next(&mut swarm)).await {
         match event {

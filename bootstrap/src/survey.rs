@@ -69,11 +69,12 @@ pub async fn survey(at: &[Multiaddr], mdns: bool, wait: Duration) -> Result<Vec<
                 addresses.extend(listens);
                 let addresses = addresses::sorted(addresses);
                 if met.len() < PEERS_MAX || met.contains_key(&peer) {
-                    let runs = met.remove(&peer).map(|m| m.runs).unwrap_or_default();
-                    met.insert(peer, Met { peer, version, addresses, runs, clock_ahead_ms: None });
+                    let before = met.remove(&peer).map(|m| (m.runs, m.clock_ahead_ms));
+                    let (runs, clock_ahead_ms) = before.unwrap_or_default();
+                    met.insert(peer, Met { peer, version, addresses, runs, clock_ahead_ms });
                 }
             }
-            DiscoveryEvent::Identified(peer) => {
+            DiscoveryEvent::Identified(peer) if asked.len() < PEERS_MAX && !asked.contains_key(&peer) => {
                 swarm.behaviour_mut().ask(peer, Request::Runs);
                 asked.insert(peer, Instant::now());
                 swarm.behaviour_mut().ask(peer, Request::Clock);

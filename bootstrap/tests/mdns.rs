@@ -35,7 +35,7 @@ async fn seeker_process() {
     if std::env::var(SEEKER).is_err() {
         return;
     }
-    for run in discover_runs(&[], Duration::from_secs(8)).await.expect("a swarm") {
+    for run in discover_runs(&[], true, Duration::from_secs(8)).await.expect("a swarm") {
         println!("\nfound {} {:?}", run.name, run.addresses);
     }
 }

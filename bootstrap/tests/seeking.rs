@@ -62,7 +62,7 @@ async fn runs_are_listed_with_name_nodes_and_an_address_to_ask() {
     let mut swarm = node(&file, &given).await;
     during(&mut [&mut swarm], Duration::from_secs(1)).await;
     live(swarm);
-    let runs = discover_runs(&given, Duration::from_secs(2)).await.expect("a swarm");
+    let runs = discover_runs(&given, true, Duration::from_secs(2)).await.expect("a swarm");
     assert_eq!(runs.len(), 1, "{runs:?}");
     assert_eq!((runs[0].run, runs[0].name.as_str(), runs[0].nodes), (file.run, "shapes", 1));
     assert!(!runs[0].addresses.is_empty());

@@ -52,7 +52,7 @@ impl Search {
                 continue;
             }
             // Without a network there is nobody to find.
-            let found = discover_runs(&self.at, LISTEN).await.unwrap_or_default();
+            let found = discover_runs(&self.at, self.mdns, LISTEN).await.unwrap_or_default();
             let other = found.into_iter().find(|run| self.is_mistaken(run));
             let text = match &other {
                 Some(other) => Some(self.described(other).await),

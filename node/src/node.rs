@@ -254,8 +254,10 @@ impl Node {
             let address = listener.local_addr().map_err(anyhow::Error::from)?;
             home.write("http", address.to_string().as_bytes()).map_err(anyhow::Error::from)?;
         }
+        let pausing = Arc::default();
         for listener in [options.http, options.page].into_iter().flatten() {
             let api = Api {
+                pausing: Arc::clone(&pausing),
                 node_state: node_state.clone(),
                 network: network.clone(),
                 commands: commands_in.clone(),
@@ -367,7 +369,7 @@ impl Running {
 
     /// The committed rounds, oldest first.
     pub fn rounds(&self) -> Vec<Round> {
-        self.node_state.rounds()
+        self.node_state.rounds().to_vec()
     }
 
     /// What happens from now on.
@@ -412,7 +414,8 @@ impl Running {
     /// # Errors
     /// It has ended, or the disk fails.
     pub async fn pause(&self) -> Result<(), NodeError> {
-        self.home.set_paused(true).map_err(anyhow::Error::from)?;
+        let home = self.home.clone();
+        blocking(move || home.set_paused(true)).await?.map_err(anyhow::Error::from)?;
         self.command(Command::Pause).await
     }
 
@@ -421,7 +424,8 @@ impl Running {
     /// # Errors
     /// As [`Running::pause`].
     pub async fn unpause(&self) -> Result<(), NodeError> {
-        self.home.set_paused(false).map_err(anyhow::Error::from)?;
+        let home = self.home.clone();
+        blocking(move || home.set_paused(false)).await?.map_err(anyhow::Error::from)?;
         self.command(Command::Unpause).await
     }
 

@@ -13,7 +13,7 @@ use paceline_bootstrap::ServeOptions;
 use super::error::CliError;
 use super::output::Format;
 use super::run_file::read_run_file;
-use super::shutdown::{interrupt, stdin_ends};
+use super::shutdown::{interrupt, shutdown, stdin_ends};
 use super::watch;
 use crate::cluster::{Cluster, NODES_END};
 use crate::inspect::Node;
@@ -83,9 +83,11 @@ pub(super) async fn run(options: Options, format: Format) -> Result<(), CliError
     run_file.run.rounds = options.rounds.unwrap_or(run_file.run.rounds);
     run_file.run.min_nodes = options.nodes;
     let mut folder = Folder::new(options.keep.clone())?;
+    let interrupted = shutdown(false)?;
     let result = tokio::select! {
         result = show(&options, &run_file, &folder.path, format) => result,
-        _ = tokio::signal::ctrl_c() => {
+        () = interrupted => {
+            screen::restore();
             // Their stdin has ended, and so do they; what they still write must not outlive the folder.
             tokio::time::sleep(NODES_END).await;
             return Err(CliError::failed(anyhow!("interrupted")));
@@ -114,7 +116,7 @@ async fn show(options: &Options, run_file: &RunFile, dir: &Path, format: Format)
     let shown = has_screen.load(Ordering::SeqCst).then(|| {
         let (home, is_over, has_screen) = (cluster.first_home().to_owned(), is_over.clone(), has_screen.clone());
         tokio::task::spawn_blocking(move || {
-            let ended = watch::demo(&home, &is_over);
+            let ended = watch::demo(&home, is_over);
             has_screen.store(false, Ordering::SeqCst);
             if ended.is_ok_and(|ended| ended == Ended::Interrupted) {
                 interrupt();

@@ -20,7 +20,7 @@ use crate::ui::words;
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// A run file that is to be run here, or a ticket; by default the run of the home.
-    #[arg(value_name = "RUN.toml | TICKET")]
+    #[arg(value_name = "RUN.toml | TICKET", conflicts_with_all = ["home", "run_name"])]
     target: Option<String>,
     #[command(flatten)]
     choice: HomeChoice,

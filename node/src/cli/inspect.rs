@@ -9,6 +9,7 @@ use paceline_protocol::io::State;
 
 use super::error::CliError;
 use super::output::{Format, print, print_json};
+use super::shutdown::shutdown;
 use super::target::Target;
 use super::watch;
 use crate::inspect::Resumed;
@@ -21,17 +22,24 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) async fn status(target: &Target, format: Format, watch: bool, plain: bool) -> Result<(), CliError> {
     if watch && format == Format::Text && screen::is_possible(plain) {
         let target = target.clone();
-        return tokio::task::spawn_blocking(move || watch::node(&target)).await?;
+        return tokio::select! {
+            shown = tokio::task::spawn_blocking(move || watch::node(&target)) => shown?,
+            () = shutdown(false)? => Ok(()),
+        };
     }
+    let mut is_first = true;
     loop {
-        let status = fetch_status(target)?;
-        match format {
-            Format::Json => print_json(&status)?,
-            Format::Text => print(&status::status(&status)),
+        match fetch_status(target) {
+            Ok(status) if format == Format::Json => print_json(&status)?,
+            Ok(status) => print(&status::status(&status)),
+            // Who watches goes on while a node starts again.
+            Err(CliError { error, .. }) if watch && !is_first => tracing::warn!("{error:#}"),
+            Err(error) => return Err(error),
         }
         if !watch {
             return Ok(());
         }
+        is_first = false;
         tokio::time::sleep(WATCH_INTERVAL).await;
     }
 }

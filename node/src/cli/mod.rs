@@ -33,7 +33,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use paceline_bootstrap::Address;
 
 use crate::ui::log::LogOptions;
-use crate::ui::{log, words};
+use crate::ui::{log, screen, words};
 
 use error::{CliError, Exit};
 use join::JoinOptions;
@@ -208,9 +208,9 @@ pub fn run() -> ExitCode {
         Command::Join(options) => options.log.clone(),
         _ => LogOptions::default(),
     };
+    let format = arguments.format;
     if let Err(error) = log::start(arguments.verbose, arguments.quiet, &log_options) {
-        log::say(format_args!("error: {error:#}"));
-        return ExitCode::from(Exit::Failed as u8);
+        return failed(&CliError::failed(error), format);
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -219,21 +219,24 @@ pub fn run() -> ExitCode {
             return ExitCode::from(Exit::Failed as u8);
         }
     };
-    let format = arguments.format;
     let result = runtime.block_on(command(arguments.command, format, arguments.quiet));
     // What still blocks, a look-up of a name perhaps, is not waited for.
     runtime.shutdown_background();
+    screen::restore();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(CliError { exit, error }) => {
-            let text = words::error_chain(&error);
-            match format {
-                Format::Text => log::say(format_args!("error: {text}")),
-                Format::Json => log::say(format_args!("{}", serde_json::json!({ "error": text, "exit": exit as u8 }))),
-            }
-            ExitCode::from(exit as u8)
-        }
+        Err(error) => failed(&error, format),
     }
+}
+
+/// Says why a command failed.
+fn failed(error: &CliError, format: Format) -> ExitCode {
+    let (text, exit) = (words::error_chain(&error.error), error.exit as u8);
+    match format {
+        Format::Text => log::say(format_args!("error: {text}")),
+        Format::Json => log::say(format_args!("{}", serde_json::json!({ "error": text, "exit": exit }))),
+    }
+    ExitCode::from(exit)
 }
 
 async fn command(command: Command, format: Format, quiet: bool) -> Result<(), CliError> {

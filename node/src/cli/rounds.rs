@@ -12,10 +12,11 @@ use super::output::{Format, print, print_json};
 use super::target::{Target, home_of_run};
 use crate::inspect::{self, Node};
 use crate::plot::{Curve, Curves, write_below_each_other};
-use crate::report::{Round, Status, name_of};
+use crate::report::{Round, Status};
 use crate::run_file::{self, Metrics};
-use crate::store::Home;
+use crate::store::{Home, write_whole};
 use crate::tensorboard;
+use crate::ui::words::short_hash;
 use crate::ui::{log, table, words};
 
 /// Which rounds are shown, and how.
@@ -30,7 +31,7 @@ pub(super) struct Options {
     #[arg(long, value_enum, value_name = "KIND")]
     export: Option<Export>,
     /// The folder for `--export tensorboard` [default: tensorboard/NAME of the run].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "export")]
     to: Option<PathBuf>,
     /// Draw the leading metric and the loss: writes FILE.svg and FILE.png.
     #[arg(long, value_name = "FILE")]
@@ -42,7 +43,7 @@ pub(super) struct Options {
 pub(super) enum Export {
     Csv,
     Jsonl,
-    /// TensorBoard's event file, in the folder that --to gives.
+    /// TensorBoard's event file, in the folder that --to gives. Records have no clock times: the last round is dated now.
     Tensorboard,
 }
 
@@ -64,8 +65,8 @@ pub(super) fn run(options: &Options, format: Format) -> Result<(), CliError> {
         (Some(Export::Jsonl), _) | (None, Format::Json) => rounds.iter().try_for_each(print_json)?,
         (None, Format::Text) if rounds.is_empty() => print("No round is committed yet."),
         (None, Format::Text) => {
-            let roster = node.status()?.roster;
-            print(&table::rounds(&rounds, |id| name_of(&roster, id)).to_string());
+            let status = node.status()?;
+            print(&table::rounds(&rounds, |id| status.name_of(id)).to_string());
         }
     }
     if let Some(path) = &options.plot {
@@ -88,13 +89,14 @@ fn write_events(rounds: &[Round], status: &Status, dir: Option<PathBuf>) -> anyh
     let fails = || format!("{} can't be written", dir.display());
     std::fs::create_dir_all(&dir).with_context(fails)?;
     let end = SystemTime::now();
-    let name = status.name.replace(['/', '\\'], "-");
-    let earlier = std::fs::read_dir(&dir).with_context(fails)?.filter_map(Result::ok).map(|entry| entry.path());
-    for file in earlier.filter(|path| tensorboard::is_event_file(path, &name)) {
-        std::fs::remove_file(&file).with_context(|| format!("{} can't be replaced", file.display()))?;
-    }
+    // One file a node and run.
+    let name = format!("{}-{}", status.name.replace(['/', '\\'], "-"), short_hash(&status.run_id));
     let file = dir.join(tensorboard::file_name(end, &name));
-    std::fs::write(&file, tensorboard::events(rounds, end)).with_context(fails)?;
+    write_whole(&file, &tensorboard::events(rounds, end)).with_context(fails)?;
+    let earlier = std::fs::read_dir(&dir).with_context(fails)?.filter_map(Result::ok).map(|entry| entry.path());
+    for before in earlier.filter(|path| *path != file && tensorboard::is_event_file(path, &name)) {
+        std::fs::remove_file(&before).with_context(|| format!("{} can't be removed", before.display()))?;
+    }
     Ok(file)
 }
 

@@ -27,7 +27,7 @@ pub(super) async fn run(options: &Options, format: Format) -> Result<(), CliErro
     let homes: Vec<HomeLine> = Home::all().into_iter().filter_map(line).collect();
     let seen = match options.no_lan {
         true => Vec::new(),
-        false => discover_runs(&[], LAN_WAIT).await?,
+        false => discover_runs(&[], true, LAN_WAIT).await?,
     };
     let seen = seen.into_iter().map(|run| SeenLine { run: run.name, run_id: run.run.to_string(), nodes: run.nodes });
     let seen: Vec<SeenLine> = seen.collect();

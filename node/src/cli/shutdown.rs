@@ -81,7 +81,8 @@ impl Signals {
     #[cfg(unix)]
     fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
+        // A log file is opened anew also where a closed terminal is nothing to this process.
+        let hangup = if ignores_hangup() && !log::has_file() { None } else { Some(signal(SignalKind::hangup())?) };
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hangup })
     }

@@ -1,11 +1,12 @@
 //! This machine: interfaces, multicast, ports, disk, memory, data.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
 use libp2p::Multiaddr;
 use paceline_bootstrap::hears_own_multicast;
 
-use super::{Finding, Patient};
+use super::{Finding, Level, Patient};
 use crate::learn::Plan;
 use crate::memory;
 use crate::net::port_is_free;
@@ -29,7 +30,12 @@ const MEMORY_MIN: u64 = 200 << 20;
 pub(super) fn examine(patient: &Patient) -> Vec<Finding> {
     let (mut findings, interfaces) = interfaces();
     if patient.mdns {
-        findings.extend(interfaces.into_iter().map(|(name, ip)| multicast(&name, ip)));
+        let mut heard: Vec<Finding> = interfaces.into_iter().map(|(name, ip)| multicast(&name, ip)).collect();
+        if heard.iter().any(|finding| finding.level == Level::Ok) {
+            // By one of them others can be met: a tunnel or a bridge need not carry multicast.
+            heard.iter_mut().for_each(|finding| finding.level = finding.level.min(Level::Warning));
+        }
+        findings.extend(heard);
     }
     let is_running = patient.home.as_ref().is_some_and(Home::is_running);
     let plan = patient.run_file.as_ref().and_then(|run_file| Plan::of(run_file).ok());
@@ -39,12 +45,13 @@ pub(super) fn examine(patient: &Patient) -> Vec<Finding> {
             true => findings.push(Finding::ok("home", format!("a node runs on {}", home.dir().display()))),
             false => findings.extend(ports(home, &patient.listen)),
         }
-        findings.extend(disk(home, model_bytes));
+        // What a node that runs has is there already.
+        findings.extend(disk(home, if is_running { 0 } else { model_bytes }));
         if home.is_paused() {
             findings.push(Finding::warning("pause", "this node is paused: it trains nothing", "paceline resume"));
         }
     }
-    findings.extend(memory_left(model_bytes));
+    findings.extend(memory_left(model_bytes).filter(|_| !is_running));
     if let Some(words) = &patient.trainer {
         findings.extend(words.first().map(|program| trainer(program)));
     } else if let (Some(plan), false) = (&plan, is_running) {
@@ -64,7 +71,7 @@ fn interfaces() -> (Vec<Finding>, Vec<(String, Ipv4Addr)>) {
     };
     let others: Vec<_> = all.into_iter().filter(|interface| !interface.is_loopback()).collect();
     let named: Vec<String> = others.iter().map(|i| format!("{} {}", i.name, i.ip())).collect();
-    let by_number = others.iter().filter_map(|i| match i.ip() {
+    let by_number = others.iter().filter(|i| !i.is_p2p()).filter_map(|i| match i.ip() {
         std::net::IpAddr::V4(ip) => Some((i.name.clone(), ip)),
         std::net::IpAddr::V6(_) => None,
     });
@@ -99,29 +106,47 @@ fn multicast(name: &str, ip: Ipv4Addr) -> Finding {
     }
 }
 
-/// Whether the ports at which the others know this node can be had.
+/// Whether the ports that were given can be had, and those at which the others know this node.
 fn ports(home: &Home, listen: &[Multiaddr]) -> Vec<Finding> {
     let kept = known_ports(home).into_iter().filter_map(|(asked, port)| {
         let asked: Multiaddr = asked.parse().ok()?;
         crate::net::with_free_port(&asked, port)
     });
-    let all: Vec<Multiaddr> = listen.iter().cloned().chain(kept).collect();
-    let checked = all.iter().map(|address| (address, port_is_free(address)));
-    let taken: Vec<Finding> = checked
-        .filter_map(|(address, free)| {
-            let error = free.err()?;
-            let port = crate::net::port(address).unwrap_or_default();
-            let fix = format!("sudo ss -lntup 'sport = :{port}'      and stop that program, or give another --listen");
-            Some(Finding::problem("ports", format!("{address} can't be listened on: {error}"), fix))
+    // Those were found where no others were given.
+    let kept: Vec<Multiaddr> = if listen.is_empty() { kept.collect() } else { Vec::new() };
+    let is_given = !listen.is_empty();
+    let all: Vec<&Multiaddr> = listen.iter().chain(&kept).collect();
+    let taken = |address: &Multiaddr| {
+        let error = port_is_free(address).err()?;
+        let port = crate::net::port(address).unwrap_or_default();
+        Some(match error.kind() {
+            ErrorKind::AddrInUse if is_given => Finding::problem(
+                "ports",
+                format!("{address} can't be listened on: another program has the port"),
+                format!("sudo ss -lntup 'sport = :{port}'      and stop that program, or give another --listen"),
+            ),
+            ErrorKind::AddrInUse => Finding::warning(
+                "ports",
+                format!(
+                    "{address}, at which the others know this node, is another program's by now: it takes another port"
+                ),
+                format!("sudo ss -lntup 'sport = :{port}'      and stop that program, if the port matters"),
+            ),
+            _ => Finding::problem(
+                "ports",
+                format!("{address} can't be listened on: {error}"),
+                "ip addr      and give --listen an address of this machine, or a port above 1023",
+            ),
         })
-        .collect();
-    match (taken.is_empty(), all.is_empty()) {
+    };
+    let found: Vec<Finding> = all.iter().filter_map(|address| taken(address)).collect();
+    match (found.is_empty(), all.is_empty()) {
         (true, true) => vec![Finding::ok("ports", "the system chooses free ones")],
         (true, false) => {
             let names: Vec<String> = all.iter().map(ToString::to_string).collect();
             vec![Finding::ok("ports", format!("nobody has {}", names.join(", ")))]
         }
-        (false, _) => taken,
+        (false, _) => found,
     }
 }
 

@@ -67,17 +67,22 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(about: &str, what: impl Into<String>) -> Self {
-        Self { about: about.to_owned(), level: Level::Ok, what: what.into(), fix: None }
+    fn ok(about: &str, what: impl AsRef<str>) -> Self {
+        Self { about: about.to_owned(), level: Level::Ok, what: printable(what), fix: None }
     }
 
-    fn warning(about: &str, what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { about: about.to_owned(), level: Level::Warning, what: what.into(), fix: Some(fix.into()) }
+    fn warning(about: &str, what: impl AsRef<str>, fix: impl AsRef<str>) -> Self {
+        Self { level: Level::Warning, fix: Some(printable(fix)), ..Self::ok(about, what) }
     }
 
-    fn problem(about: &str, what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { about: about.to_owned(), level: Level::Problem, what: what.into(), fix: Some(fix.into()) }
+    fn problem(about: &str, what: impl AsRef<str>, fix: impl AsRef<str>) -> Self {
+        Self { level: Level::Problem, ..Self::warning(about, what, fix) }
     }
+}
+
+/// A text without what would move a terminal's cursor: parts of it come from other machines.
+fn printable(text: impl AsRef<str>) -> String {
+    text.as_ref().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Looks at everything. It asks the network for some seconds, and changes nothing.

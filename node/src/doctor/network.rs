@@ -2,14 +2,13 @@
 //! differ from it in version, run file and clock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use if_addrs::IfAddr;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use paceline_bootstrap::addresses::{Transport, is_loopback, peer_of, transport, with_peer};
-use paceline_bootstrap::{Dialled, Met, dial, fetch_run_file, node_id, survey};
+use paceline_bootstrap::{Dialled, Met, dial, fetch_run_file, is_host_name, node_id, survey};
 use paceline_protocol::bounds::PROTOCOL_VERSION;
 
 use super::{Finding, Patient};
@@ -27,6 +26,9 @@ const FILE_WAIT: Duration = Duration::from_secs(3);
 
 /// Clocks that differ by more make logs of two machines hard to read, and hours mean another time.
 const CLOCK_MS: i64 = 2_000;
+
+/// Runs of the same name whose run files are fetched, one after the other.
+const OTHER_RUNS_MAX: usize = 4;
 
 /// Addresses that are dialled at most.
 const ADDRESSES_MAX: usize = 64;
@@ -48,7 +50,8 @@ pub(super) async fn examine(patient: &Patient) -> anyhow::Result<Vec<Finding>> {
         None => None,
     };
     let is_running = patient.home.as_ref().is_some_and(|home| home.is_running());
-    let twin = me.as_ref().and_then(|me| twin(&met, me, is_running));
+    // A node that runs finds its twin itself, and knows its own addresses better.
+    let twin = me.as_ref().filter(|_| !is_running).and_then(|me| twin(&met, me));
     // This home's own node is none of the others.
     let met: Vec<Met> = met.into_iter().filter(|met| Some(met.peer.to_string()) != me).collect();
     let around = Around { patient, met: &met };
@@ -113,9 +116,14 @@ impl Around<'_> {
         let has_others = |peer: Option<PeerId>| all.iter().any(|a| peer_of(a) == peer && !is_loopback(a));
         let is_own = |a: &Multiaddr| peer_of(a).is_some_and(|peer| me == Some(peer.to_string().as_str()));
         let useful = all.iter().filter(|a| !(is_own(a) || is_loopback(a) && has_others(peer_of(a))));
-        let asked = self.patient.asked.iter();
-        let known: BTreeSet<Multiaddr> = asked.chain(useful).filter(|a| transport(a).is_some()).cloned().collect();
-        known.into_iter().take(ADDRESSES_MAX).collect()
+        // Those that were asked for come first: what others claim to have must not push them out.
+        let mut known: Vec<Multiaddr> = Vec::new();
+        for address in self.patient.asked.iter().chain(useful).filter(|a| transport(a).is_some()) {
+            if known.len() < ADDRESSES_MAX && !known.contains(address) {
+                known.push(address.clone());
+            }
+        }
+        known
     }
 
     /// By host and peer: TCP and QUIC of one are told together.
@@ -188,8 +196,8 @@ impl Around<'_> {
     }
 
     fn version(&self, met: &Met) -> Option<Finding> {
-        let theirs = met.version.strip_prefix("/paceline/")?;
-        (theirs != PROTOCOL_VERSION.to_string()).then(|| {
+        let theirs: u32 = met.version.strip_prefix("/paceline/")?.parse().ok()?;
+        (theirs != PROTOCOL_VERSION).then(|| {
             Finding::problem(
                 "version",
                 format!(
@@ -228,22 +236,17 @@ impl Around<'_> {
         let mut findings = Vec::new();
         for met in self.met {
             for run in met.runs.iter().filter(|run| run.name == run_file.run.name && run.run != own) {
-                if !seen.insert(run.run) {
+                if seen.len() >= OTHER_RUNS_MAX || !seen.insert(run.run) {
                     continue;
                 }
                 let at: Vec<Multiaddr> = met.addresses.iter().map(|address| with_peer(address, met.peer)).collect();
                 let theirs = fetch_run_file(&at, run.run, FILE_WAIT).await.ok();
                 let theirs = theirs.and_then(|published| run_file::parse(&published.text, "theirs").ok());
-                let differ =
-                    theirs.map(|theirs| run_file::differences(&theirs, run_file).join("; ")).unwrap_or_default();
+                let differ = theirs.map(|theirs| run_file::differences(&theirs, run_file).join("; "));
+                let differ = differ.map(|keys| format!(": {keys}")).unwrap_or_default();
                 findings.push(Finding::problem(
                     "run file",
-                    format!(
-                        "{} is in another run called {} ({}): {differ}",
-                        self.named(met),
-                        run.name,
-                        run.run.short()
-                    ),
+                    format!("{} is in another run called {} ({}){differ}", self.named(met), run.name, run.run.short()),
                     "scp the one run file to all machines, or `paceline join TICKET` with a ticket of one",
                 ));
             }
@@ -300,7 +303,10 @@ fn host(address: &Multiaddr) -> Option<String> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.to_string()),
         Protocol::Ip6(ip) => Some(ip.to_string()),
-        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => Some(name.to_string()),
+        // It may stand in a command that somebody pastes.
+        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => {
+            is_host_name(&name).then(|| name.to_string())
+        }
         _ => None,
     }
 }
@@ -337,23 +343,10 @@ fn unheard(dialled: &[Dialled], heard: &[Met]) -> Vec<Finding> {
     silent.values().map(found).collect()
 }
 
-/// Somebody else with this home's identity.
-fn twin(met: &[Met], me: &str, is_running: bool) -> Option<Finding> {
-    let own: BTreeSet<IpAddr> =
-        if_addrs::get_if_addrs().unwrap_or_default().iter().map(|interface| interface.ip()).collect();
-    let is_here = |address: &Multiaddr| match address.iter().next() {
-        Some(Protocol::Ip4(ip)) => own.contains(&IpAddr::V4(ip)),
-        Some(Protocol::Ip6(ip)) => own.contains(&IpAddr::V6(ip)),
-        _ => false,
-    };
+/// Somebody else with this home's identity, whose node does not run.
+fn twin(met: &[Met], me: &str) -> Option<Finding> {
     let twin = met.iter().find(|met| met.peer.to_string() == me)?;
-    // While the node runs here it is met at this machine's own addresses.
-    let elsewhere = twin.addresses.iter().find(|address| !is_here(address));
-    let at = match (is_running, elsewhere) {
-        (true, None) => return None,
-        (true, Some(address)) => address.to_string(),
-        (false, _) => twin.addresses.first()?.to_string(),
-    };
+    let at = twin.addresses.iter().find_map(host).unwrap_or_default();
     Some(Finding::problem(
         "identity",
         format!("another process has this home's identity, at {at}: the home was copied, or is in use there"),

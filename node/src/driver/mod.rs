@@ -9,6 +9,7 @@
 mod best;
 mod fetches;
 mod node_state;
+mod past;
 mod pauses;
 mod since;
 

@@ -1,13 +1,14 @@
 //! What others may look at while the driver drives: the snapshot, the history, the counters, and what just happened.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use paceline_protocol::io::{Event, View};
 use paceline_protocol::{Hash, Reject};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use super::past::Past;
 use super::since::Since;
 use crate::learn::Progress;
 use crate::report::{NodeInfo, RecordReport, Round, Status, Training};
@@ -21,7 +22,7 @@ const EVENTS_MAX: usize = 256;
 pub(super) struct Obstacles {
     /// What its disk fails with.
     pub(super) disk: Option<String>,
-    /// Since when or until when its owner lets it train nothing, and how it goes on.
+    /// How it goes on, while it is paused.
     pub(super) paused: Option<String>,
     /// That nobody answers at the addresses that it was given.
     pub(super) unanswered: Option<String>,
@@ -38,7 +39,7 @@ pub struct NodeState {
     neighbours: Mutex<Option<String>>,
     /// What the driver can't begin without.
     waits_for: Mutex<Option<String>>,
-    history: RwLock<Vec<HistoryEntry>>,
+    past: RwLock<Past>,
     refused: Mutex<BTreeMap<Reject, u64>>,
     progress: watch::Receiver<Progress>,
     events: broadcast::Sender<Event>,
@@ -49,6 +50,7 @@ impl NodeState {
     pub fn new(info: NodeInfo, history: Vec<HistoryEntry>, progress: watch::Receiver<Progress>) -> Self {
         let (view, _) = watch::channel(None);
         let (events, _) = broadcast::channel(EVENTS_MAX);
+        let past = Past::of(history, info.unit);
         Self {
             info,
             view,
@@ -56,7 +58,7 @@ impl NodeState {
             obstacles: Mutex::default(),
             neighbours: Mutex::default(),
             waits_for: Mutex::default(),
-            history: RwLock::new(history),
+            past: RwLock::new(past),
             refused: Mutex::default(),
             progress,
             events,
@@ -69,9 +71,10 @@ impl NodeState {
             let why = self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
             return why.map(|why| Status::waiting(&self.info, why));
         };
-        let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
+        let past = self.past();
         let ages = self.since.lock().unwrap_or_else(PoisonError::into_inner).ages(Instant::now());
-        let mut status = Status::running(&self.info, &view, &ages, &history);
+        let mut status = Status::running(&self.info, &view, &ages, &past.records());
+        drop(past);
         let obstacles = self.obstacles.lock().unwrap_or_else(PoisonError::into_inner).clone();
         status.paused = obstacles.paused.clone();
         let neighbours = self.neighbours.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -84,8 +87,8 @@ impl NodeState {
     }
 
     /// The committed rounds, oldest first.
-    pub fn rounds(&self) -> Vec<Round> {
-        Round::committed(&self.history.read().unwrap_or_else(PoisonError::into_inner), self.info.unit)
+    pub fn rounds(&self) -> Arc<Vec<Round>> {
+        self.past().rounds()
     }
 
     /// What is fixed about this node.
@@ -95,15 +98,14 @@ impl NodeState {
 
     /// The record of a round.
     pub fn record(&self, round: u64) -> Option<RecordReport> {
-        let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
-        RecordReport::of(&history, round, self.info.unit)
+        RecordReport::of(&self.past().history, round, self.info.unit)
     }
 
     /// The chain's genesis, hex, and how many records of it are committed.
     pub fn committed(&self) -> (String, usize) {
-        let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
-        let genesis = history.first().map(|entry| entry.committed.record.hash().to_string());
-        (genesis.unwrap_or_default(), history.len())
+        let past = self.past();
+        let genesis = past.history.first().map(|entry| entry.committed.record.hash().to_string());
+        (genesis.unwrap_or_default(), past.history.len())
     }
 
     /// Rounds that the run has in all.
@@ -113,7 +115,7 @@ impl NodeState {
 
     /// The chain that this node is in, once it can't give itself up any more.
     pub fn settled_chain(&self) -> Option<Hash> {
-        settled_chain(&self.history.read().unwrap_or_else(PoisonError::into_inner))
+        settled_chain(&self.past().history)
     }
 
     /// How often peers were refused, by reason.
@@ -161,15 +163,14 @@ impl NodeState {
     }
 
     pub(super) fn add_entry(&self, entry: HistoryEntry) {
-        let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
-        // A genesis begins anew.
-        if entry.committed.record.round == 0 {
-            history.clear();
-        }
-        history.push(entry);
+        self.past.write().unwrap_or_else(PoisonError::into_inner).push(entry);
     }
 
     pub(super) fn clear_history(&self) {
-        self.history.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.past.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn past(&self) -> RwLockReadGuard<'_, Past> {
+        self.past.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

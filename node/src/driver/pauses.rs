@@ -33,11 +33,14 @@ impl FromStr for Hours {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` are no hours: give from-until, for instance 22:00-06:00");
+        let wrong = || format!("`{text}` are no hours: give from-until, for instance 22:00-06:00, or `all`");
+        if text == "all" {
+            return Ok(Self { from: 0, until: DAY });
+        }
         let minute = |clock: &str, most: u32| {
             let (hour, minute) = clock.trim().split_once(':')?;
             let (hour, minute): (u32, u32) = (hour.parse().ok()?, minute.parse().ok()?);
-            (minute < 60 && 60 * hour + minute <= most).then_some(60 * hour + minute)
+            (minute < 60 && hour <= 24 && 60 * hour + minute <= most).then(|| 60 * hour + minute)
         };
         let (from, until) = text.split_once('-').ok_or_else(wrong)?;
         let from = minute(from, DAY - 1).ok_or_else(wrong)?;
@@ -101,13 +104,16 @@ mod tests {
         let night: Hours = "22:00-06:30".parse().expect("they are some");
         let at = |hour: u32, minute: u32| night.contain(60 * hour + minute);
         assert!(at(22, 0) && at(0, 0) && at(6, 29) && !at(6, 30) && !at(12, 0) && !at(21, 59));
+        let all: Hours = "all".parse().expect("they are some");
+        assert!((0..DAY).all(|minute| all.contain(minute)));
         let day: Hours = "08:00-24:00".parse().expect("they are some");
         assert!(day.contain(8 * 60) && day.contain(DAY - 1) && !day.contain(8 * 60 - 1));
     }
 
     #[test]
     fn what_are_no_hours_is_told_with_some_that_are() {
-        for wrong in ["", "22:00", "22-6", "22:00-22:00", "25:00-26:00", "22:60-23:00", "a:b-c:d"] {
+        for wrong in ["", "22:00", "22-6", "22:00-22:00", "25:00-26:00", "22:60-23:00", "a:b-c:d", "71582789:00-06:00"]
+        {
             assert!(wrong.parse::<Hours>().is_err_and(|e| e.contains("22:00-06:00")), "{wrong}");
         }
     }

@@ -16,7 +16,7 @@ const COOKIE: &str = "paceline";
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// What a request has to show.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Access {
     /// On loopback: one of these Host names.
     Names(Arc<[String]>),

@@ -59,7 +59,7 @@ struct Told {
     status: Option<Status>,
     /// The chain and how many of its records the rounds were made of.
     committed: Option<(String, usize)>,
-    rounds: Vec<Round>,
+    rounds: Arc<Vec<Round>>,
 }
 
 /// Something that a listener does not know yet.
@@ -81,12 +81,12 @@ impl Told {
         &mut self,
         status: Option<Status>,
         committed: (String, usize),
-        rounds: impl FnOnce() -> Vec<Round>,
+        rounds: impl FnOnce() -> Arc<Vec<Round>>,
     ) -> Vec<News> {
         let mut news = Vec::new();
         if self.committed.as_ref() != Some(&committed) {
             if self.committed.as_ref().is_some_and(|(chain, _)| !chain.is_empty() && *chain != committed.0) {
-                self.rounds.clear();
+                self.rounds = Arc::default();
                 news.push(News::Reset);
             }
             let rounds = rounds();
@@ -139,19 +139,19 @@ mod tests {
     fn a_listener_hears_of_rounds_that_are_new_or_changed_and_of_no_others() {
         let mut told = Told::default();
         let first = vec![round(1, None)];
-        assert_eq!(told.news(None, at(2), || first.clone()), [News::Rounds(first)]);
+        assert_eq!(told.news(None, at(2), || Arc::new(first.clone())), [News::Rounds(first)]);
         let second = vec![round(1, Some(0.5)), round(2, None)];
-        assert_eq!(told.news(None, at(3), || second.clone()), [News::Rounds(second.clone())]);
+        assert_eq!(told.news(None, at(3), || Arc::new(second.clone())), [News::Rounds(second.clone())]);
         let third = vec![round(1, Some(0.5)), round(2, Some(0.6)), round(3, None)];
-        assert_eq!(told.news(None, at(4), || third.clone()), [News::Rounds(third[1..].to_vec())]);
+        assert_eq!(told.news(None, at(4), || Arc::new(third.clone())), [News::Rounds(third[1..].to_vec())]);
         assert!(told.news(None, at(4), || panic!("no record came")).is_empty());
     }
 
     #[test]
     fn another_chain_begins_anew() {
         let mut told = Told::default();
-        told.news(None, at(2), || vec![round(1, None)]);
-        let news = told.news(None, ("another".to_owned(), 2), || vec![round(1, None)]);
+        told.news(None, at(2), || Arc::new(vec![round(1, None)]));
+        let news = told.news(None, ("another".to_owned(), 2), || Arc::new(vec![round(1, None)]));
         assert_eq!(news, [News::Reset, News::Rounds(vec![round(1, None)])]);
     }
 
@@ -159,7 +159,7 @@ mod tests {
     fn a_status_is_told_when_it_changed() {
         let mut told = Told::default();
         let status = Status { round: 3, ..Status::default() };
-        assert_eq!(told.news(Some(status.clone()), at(0), Vec::new), [News::Status(Box::new(status.clone()))]);
-        assert!(told.news(Some(status), at(0), Vec::new).is_empty());
+        assert_eq!(told.news(Some(status.clone()), at(0), Arc::default), [News::Status(Box::new(status.clone()))]);
+        assert!(told.news(Some(status), at(0), Arc::default).is_empty());
     }
 }

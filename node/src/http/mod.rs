@@ -6,15 +6,16 @@
 //! knows the home's token.
 
 mod access;
+mod limited;
 mod live;
 mod metrics;
 mod page;
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::middleware;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -22,7 +23,7 @@ use paceline_bootstrap::Ticket;
 use paceline_protocol::RunId;
 use paceline_protocol::io::Command;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use crate::driver::NodeState;
 use crate::net::Network;
@@ -31,6 +32,7 @@ use crate::report::{MemberStatus, NetworkRefusals, Peer, Status};
 use crate::store::Home;
 
 use access::Access;
+use limited::Limited;
 
 /// The header that commands need.
 pub const COMMAND_HEADER: &str = "x-paceline";
@@ -53,6 +55,8 @@ pub struct Api {
     pub run_name: String,
     /// The home: what who comes from elsewhere than this machine has to know is there, and whether the node is paused.
     pub home: Home,
+    /// Held by whoever pauses the node, or lets it train again.
+    pub pausing: Arc<Mutex<()>>,
 }
 
 impl Api {
@@ -76,22 +80,25 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
         .route("/rounds/{round}", get(record))
         .route("/peers", get(peers))
         .route("/events", get(live::events))
-        .route("/runs", get(page::runs))
-        .route("/runs/{home}/rounds", get(page::rounds_of))
         .route("/metrics", get(metrics::metrics))
         .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }));
     let taking = Router::new()
-        .route("/ticket", get(ticket))
         .route("/leave", post(leave))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
-        .route("/roster/drop", post(drop_roster));
+        .route("/roster/drop", post(drop_roster))
+        .route_layer(middleware::from_fn(with_header_only));
+    // What else is nobody's business on another machine: who may join, and what other runs there are here.
+    let taking = taking
+        .route("/ticket", get(ticket))
+        .route("/runs", get(page::runs))
+        .route("/runs/{home}/rounds", get(page::rounds_of));
     let router = if access.is_loopback() { telling.merge(taking) } else { telling };
     let router = router
         .layer(axum::Extension(Arc::new(Semaphore::new(LISTENERS_MAX))))
         .layer(middleware::from_fn(move |request, next| access.clone().check(request, next)))
         .with_state(api);
-    axum::serve(listener, router).await
+    axum::serve(Limited::new(listener), router).await
 }
 
 async fn status(State(api): State<Api>) -> Response {
@@ -102,7 +109,7 @@ async fn status(State(api): State<Api>) -> Response {
 }
 
 async fn rounds(State(api): State<Api>) -> Response {
-    Json(api.node_state.rounds()).into_response()
+    Json(api.node_state.rounds().as_slice()).into_response()
 }
 
 /// The record of a round, in what `rounds` does not tell of it as well.
@@ -131,67 +138,67 @@ async fn ticket(State(api): State<Api>) -> Response {
     }
 }
 
-async fn leave(State(api): State<Api>, headers: HeaderMap) -> Response {
-    command(&api, &headers, Command::Leave, serde_json::json!({ "leaving": true })).await
+async fn leave(State(api): State<Api>) -> Response {
+    command(&api, Command::Leave, serde_json::json!({ "leaving": true })).await
 }
 
-async fn pause(State(api): State<Api>, headers: HeaderMap) -> Response {
-    set_paused(&api, &headers, true).await
+async fn pause(State(api): State<Api>) -> Response {
+    set_paused(&api, true).await
 }
 
-/// A paused node trains again; else a run goes on that stopped.
-async fn resume(State(api): State<Api>, headers: HeaderMap) -> Response {
-    if api.home.is_paused() {
-        return set_paused(&api, &headers, false).await;
-    }
+/// A paused node trains again, and a run goes on that stopped.
+async fn resume(State(api): State<Api>) -> Response {
     let Some(status) = api.node_state.status() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the node is just starting\n").into_response();
     };
-    if status.state == paceline_protocol::io::State::Halted.name() {
-        return command(&api, &headers, Command::Resume, serde_json::json!({ "resuming": true })).await;
+    let is_halted = status.state == paceline_protocol::io::State::Halted.name();
+    if is_halted && api.commands.send(Command::Resume).await.is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response();
+    }
+    let home = api.home.clone();
+    if blocking(move || home.is_paused()).await.unwrap_or(false) {
+        return set_paused(&api, false).await;
     }
     let why = match status.paused {
+        _ if is_halted => return Json(serde_json::json!({ "resuming": true })).into_response(),
         Some(hours) => format!("the node goes on by itself: {hours}\n"),
         None => "neither is this node paused, nor has the run stopped: there is nothing to resume\n".to_owned(),
     };
     (StatusCode::CONFLICT, why).into_response()
 }
 
-/// Remembered for the next start before the driver hears of it.
-async fn set_paused(api: &Api, headers: &HeaderMap, is_paused: bool) -> Response {
-    if let Some(refusal) = refused(headers) {
-        return refusal;
-    }
+/// Remembered for the next start before the driver hears of it; one at a time, so that both know the same in the end.
+async fn set_paused(api: &Api, is_paused: bool) -> Response {
+    let _one = api.pausing.lock().await;
     let home = api.home.clone();
     let kept = blocking(move || home.set_paused(is_paused)).await;
     if let Err(error) = kept.and_then(|kept| Ok(kept?)) {
         return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response();
     }
     let told = if is_paused { Command::Pause } else { Command::Unpause };
-    command(api, headers, told, serde_json::json!({ "paused": is_paused })).await
+    command(api, told, serde_json::json!({ "paused": is_paused })).await
 }
 
 /// Takes the command where it may do something; whether it did shows in the status, which then has another genesis.
-async fn drop_roster(State(api): State<Api>, headers: HeaderMap) -> Response {
+async fn drop_roster(State(api): State<Api>) -> Response {
     let Some(status) = api.node_state.status() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the node is just starting\n").into_response();
     };
     match status.refuses_to_drop() {
         Some(why) => (StatusCode::CONFLICT, format!("{why}\n")).into_response(),
-        None => command(&api, &headers, Command::DropRoster, serde_json::json!({ "dropping": true })).await,
+        None => command(&api, Command::DropRoster, serde_json::json!({ "dropping": true })).await,
     }
 }
 
-/// What a web page hears that sends a command without asking first.
-fn refused(headers: &HeaderMap) -> Option<Response> {
-    let why = format!("commands need the header {COMMAND_HEADER}\n");
-    (!headers.contains_key(COMMAND_HEADER)).then(|| (StatusCode::FORBIDDEN, why).into_response())
+/// Refuses what a web page could send without asking first.
+async fn with_header_only(request: Request, next: Next) -> Response {
+    match request.headers().contains_key(COMMAND_HEADER) {
+        true => next.run(request).await,
+        false => (StatusCode::FORBIDDEN, format!("commands need the header {COMMAND_HEADER}\n")).into_response(),
+    }
 }
 
-async fn command(api: &Api, headers: &HeaderMap, command: Command, done: serde_json::Value) -> Response {
-    if let Some(refusal) = refused(headers) {
-        return refusal;
-    }
+async fn command(api: &Api, command: Command, done: serde_json::Value) -> Response {
     match api.commands.send(command).await {
         Ok(()) => Json(done).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response(),

@@ -64,7 +64,8 @@ fn earlier(home: &Home, own: &str) -> Option<EarlierRun> {
 /// The rounds of one of them. Only what is listed can be asked for, so that no path leads elsewhere.
 pub(super) async fn rounds_of(Path(name): Path<String>) -> Response {
     let rounds = move || -> Option<Vec<Round>> {
-        let home = Home::all().into_iter().find(|home| folder(home).is_some_and(|folder| folder == name))?;
+        let is_it = |home: &Home| folder(home).is_some_and(|folder| folder == name) && !home.is_running();
+        let home = Home::all().into_iter().find(is_it)?;
         let unit = inspect::run_file(&home).ok()?.learning.unit();
         Some(Round::committed(&inspect::history(&home).ok()?, unit))
     };

@@ -152,7 +152,9 @@ impl Trainer {
             while let Ok((id, job)) = received.recv() {
                 // What it works on is read anew with each job, so a panic leaves nothing half done for the next.
                 let worked = catch_unwind(AssertUnwindSafe(|| worker.work(id, job.clone())));
-                if let Some(outcome) = worked.unwrap_or_else(|_| Some(job.panicked())) {
+                // Of a job that was stopped meanwhile nobody wants to hear, least of all that it failed.
+                let is_current = worker.current.load(Ordering::SeqCst) == id;
+                if let Some(outcome) = worked.unwrap_or_else(|_| Some(job.panicked())).filter(|_| is_current) {
                     done(outcome);
                 }
                 worker.progress.send_replace(Progress::default());
@@ -292,6 +294,8 @@ impl From<TrainError> for Failure {
 
 /// Compute threads give way to everything else: to votes, beats and people who ask for the status.
 fn lower_priority(nice: u8) {
+    #[cfg(not(target_os = "linux"))]
+    let _ = nice;
     #[cfg(target_os = "linux")]
     {
         // On Linux a priority belongs to a thread. Without permission it stays as it is, which costs speed alone.

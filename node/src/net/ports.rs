@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+use socket2::{Domain, Socket, Type};
 
 /// The port that was found for each address that asked for a free one.
 pub type Ports = BTreeMap<String, u16>;
@@ -56,9 +57,38 @@ pub(crate) fn probe(address: &Multiaddr) -> io::Result<()> {
         Some(Protocol::Ip6(ip)) => ip.into(),
         _ => return Ok(()),
     };
+    let bind = |port: u16, kind: Type| {
+        let address = SocketAddr::new(ip, port);
+        let socket = Socket::new(Domain::for_address(address), kind, None)?;
+        if address.is_ipv6() {
+            // As libp2p has it: all addresses of the one family leave the port of the other free.
+            socket.set_only_v6(true)?;
+        }
+        // What a closed connection leaves behind is nobody.
+        #[cfg(unix)]
+        socket.set_reuse_address(kind == Type::STREAM)?;
+        socket.bind(&address.into())?;
+        if kind == Type::STREAM { socket.listen(1) } else { Ok(()) }
+    };
     match parts.next() {
-        Some(Protocol::Tcp(port)) => TcpListener::bind(SocketAddr::new(ip, port)).map(drop),
-        Some(Protocol::Udp(port)) => UdpSocket::bind(SocketAddr::new(ip, port)).map(drop),
+        Some(Protocol::Tcp(0) | Protocol::Udp(0)) => Ok(()),
+        Some(Protocol::Tcp(port)) => bind(port, Type::STREAM),
+        Some(Protocol::Udp(port)) => bind(port, Type::DGRAM),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_of_one_family_is_free_for_the_other() {
+        let Ok(taken) = std::net::TcpListener::bind("0.0.0.0:0") else { return };
+        let port = taken.local_addr().expect("it listens").port();
+        let at = |host: &str| probe(&format!("{host}/tcp/{port}").parse().expect("an address"));
+        assert!(at("/ip4/0.0.0.0").is_err());
+        // A machine without IPv6 refuses it for another reason.
+        assert!(at("/ip6/::").is_ok_and(|()| true) || !std::path::Path::new("/proc/net/if_inet6").exists());
     }
 }

@@ -29,6 +29,9 @@ const run = {
 /** The run that is drawn beside; null without one. */
 let other = null;
 /** Names of nodes by id, also of those that have left since. */
+// The cookie has the token by now; it need not stand in the address, to be seen or copied.
+if (new URLSearchParams(location.search).has('token')) history.replaceState(null, '', location.pathname);
+
 const names = new Map();
 let isLive = false;
 /** When the connection was lost: until then clocks go on. */
@@ -1137,6 +1140,7 @@ let shownWith = null;
 function onStatus(status) {
   run.status = status;
   run.at = performance.now();
+  for (const [id, name] of Object.entries(status.former ?? {})) if (name) names.set(id, name);
   for (const m of status.roster) if (m.name) names.set(m.node_id, m.name);
   for (const n of status.newcomers) if (n.name) names.set(n.node_id, n.name);
   const told = JSON.stringify([status.lead, leading(), status.roster.map((m) => [m.node_id, m.name])]);

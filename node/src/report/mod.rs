@@ -14,5 +14,5 @@ pub use status::{
     Ages, Figure, ForcedChain, LEFT, LastCommit, Lead, MemberStatus, NetworkRefusals, NewcomerStatus, NodeInfo,
     ParticipantStatus, Peer, Status, Training,
 };
-pub(crate) use status::{name_of, name_or_id, short_id};
+pub(crate) use status::{Named, Records, name_of, name_or_id, short_id};
 pub use verification::{Culprit, Finding, Repeated, Verification};

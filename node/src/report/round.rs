@@ -86,6 +86,11 @@ impl Round {
         shown.map(|index| Self::of(history, index, unit)).collect()
     }
 
+    /// The round of one record; `None` for one that is no round to people.
+    pub(crate) fn shown(history: &[HistoryEntry], index: usize, unit: f64) -> Option<Self> {
+        is_shown(&history[index]).then(|| Self::of(history, index, unit))
+    }
+
     /// The last of them. The closing record tells of the last round; it is that round that people look for.
     pub(super) fn last_committed(history: &[HistoryEntry], unit: f64) -> Option<Self> {
         history.iter().rposition(is_shown).map(|index| Self::of(history, index, unit))

@@ -6,7 +6,7 @@ use std::path::Path;
 use paceline_protocol::NodeId;
 use paceline_protocol::base::roster::{Member, Part, Roster};
 use paceline_protocol::base::timing::LET_GO_MS;
-use paceline_protocol::chain::{StopRule, StopWatch, Stopped};
+use paceline_protocol::chain::{StopWatch, Stopped};
 use paceline_protocol::io::{MemberView, NewcomerView, State, View};
 use paceline_protocol::membership::message::Activity;
 use paceline_protocol::record::{Kind, Record};
@@ -88,6 +88,9 @@ pub struct Status {
     pub collected_in_ms: Option<u64>,
     /// The members; before the founding, the nodes that are here.
     pub roster: Vec<MemberStatus>,
+    /// What those who were members and are no more called themselves, by their PeerIds: records still name them.
+    #[serde(default)]
+    pub former: BTreeMap<String, String>,
     /// Nodes in sight that want to come onto the roster.
     #[serde(default)]
     pub newcomers: Vec<NewcomerStatus>,
@@ -204,6 +207,34 @@ impl Figure {
         let all = || rounds.iter().filter_map(figure);
         let better = |best: Self, this: Self| if metrics.is_better(this.value, best.value) { this } else { best };
         (all().next_back(), all().reduce(better))
+    }
+}
+
+/// What the committed records come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Records<'a> {
+    pub(crate) history: &'a [HistoryEntry],
+    /// The rounds that people see.
+    pub(crate) rounds: &'a [Round],
+    /// What everybody who ever was a member called itself, by PeerId.
+    pub(crate) names: &'a BTreeMap<String, String>,
+}
+
+/// Who came onto a roster, and what it called itself.
+pub(crate) struct Named;
+
+impl Named {
+    /// By these records.
+    pub(crate) fn all(history: &[HistoryEntry]) -> BTreeMap<String, String> {
+        history.iter().flat_map(Self::by).collect()
+    }
+
+    /// By one record.
+    pub(crate) fn by(entry: &HistoryEntry) -> BTreeMap<String, String> {
+        let record = &entry.committed.record;
+        let first = if record.round == 0 { record.roster_after(&Roster::default()) } else { Roster::default() };
+        let joined = record.joined.iter().map(|join| join.member());
+        first.members().iter().cloned().chain(joined).map(|member| (member.node.to_string(), member.name)).collect()
     }
 }
 
@@ -324,8 +355,6 @@ pub struct NodeInfo {
     pub metrics: Metrics,
     /// In which unit errors are told.
     pub unit: f64,
-    /// When it ends before its rounds do.
-    pub stop: StopRule,
     /// The node, as a PeerId.
     pub node_id: String,
     /// Its name.
@@ -343,7 +372,6 @@ impl NodeInfo {
             rounds: run_file.run.rounds,
             metrics: run_file.learning.metrics.clone(),
             unit: run_file.learning.unit(),
-            stop: stop_rule(run_file),
             node_id: me.to_string(),
             name: name.to_owned(),
             part: part.map(|p| p.to_string()),
@@ -353,10 +381,10 @@ impl NodeInfo {
 
 impl Status {
     /// The status of a node that runs. What its trainer does and what it refused, its owner adds.
-    pub fn running(info: &NodeInfo, view: &View, ages: &Ages, history: &[HistoryEntry]) -> Self {
-        let rounds = Round::committed(history, info.unit);
-        let (evaluated, best) = Figure::last_and_best(&rounds, &info.metrics);
-        let seen = |member: &MemberView| MemberStatus::seen(member, ages, &rounds);
+    pub(crate) fn running(info: &NodeInfo, view: &View, ages: &Ages, records: &Records<'_>) -> Self {
+        let Records { history, rounds, names } = *records;
+        let (evaluated, best) = Figure::last_and_best(rounds, &info.metrics);
+        let seen = |member: &MemberView| MemberStatus::seen(member, ages, rounds);
         Self {
             run_id: info.run_id.clone(),
             run_name: info.run_name.clone(),
@@ -384,8 +412,9 @@ impl Status {
             updates_needed: view.updates.map(|(_, needed)| needed),
             collected_in_ms: view.collected_in_ms,
             roster: view.roster.iter().map(seen).collect(),
+            former: former(names, |id| view.roster.iter().any(|member| member.node.to_string() == id)),
             newcomers: view.newcomers.iter().map(NewcomerStatus::of).collect(),
-            ends_by: ends_by(&info.stop, history),
+            ends_by: view.stopped.map(ends_by),
             lead: Some(Lead::of(&info.metrics)),
             evaluated,
             best,
@@ -446,12 +475,21 @@ impl Status {
             part: own.and_then(|m| m.part).map(|p| p.to_string()),
             model_hash: head.map(|head| head.model.id.to_string()),
             roster: roster.members().iter().map(MemberStatus::unseen).collect(),
+            former: former(&Named::all(history), |id| roster.nodes().any(|node| node.to_string() == id)),
             last_commit: LastCommit::of(history, unit),
-            ends_by: ends_by(&stop_rule(run_file), history),
+            ends_by: StopWatch::over(&stop_rule(run_file), run_file.round.timeout_ms, records()).stopped().map(ends_by),
             lead: Some(Lead::of(&run_file.learning.metrics)),
             evaluated,
             best,
             ..Self::default()
+        }
+    }
+
+    /// What people call a node that is a member, or was one.
+    pub(crate) fn name_of(&self, id: &str) -> String {
+        match self.former.get(id) {
+            Some(name) => name_or_id(name, id),
+            None => name_of(&self.roster, id),
         }
     }
 
@@ -583,15 +621,19 @@ fn trained_by(record: &Record) -> u64 {
     record.forced().map_or(u64::from(matches!(record.kind, Kind::Train)), |forced| forced.trained)
 }
 
-/// Why a run with these records ends before its rounds do.
-fn ends_by(rule: &StopRule, history: &[HistoryEntry]) -> Option<String> {
-    let stopped = StopWatch::over(rule, history.iter().map(|entry| &entry.committed.record)).stopped()?;
-    let name = match stopped {
+/// The names of those who are members no more.
+fn former(names: &BTreeMap<String, String>, is_member: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
+    names.iter().filter(|(id, _)| !is_member(id)).map(|(id, name)| (id.clone(), name.clone())).collect()
+}
+
+/// Why a run ends before its rounds do, in a word.
+fn ends_by(stopped: Stopped) -> String {
+    match stopped {
         Stopped::Target => "target",
         Stopped::Patience => "patience",
         Stopped::Time => "time",
-    };
-    Some(name.to_owned())
+    }
+    .to_owned()
 }
 
 /// The word for what a member does of which nothing was heard.

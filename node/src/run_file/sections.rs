@@ -96,6 +96,21 @@ impl Sections {
 }
 
 impl Sections {
+    /// A target that no value can reach, or every value does, is a mistake: percents for a share, mostly.
+    fn check_target(&self, document: &Document) -> Result<()> {
+        let (Some(target), Some(entry)) = (self.stop.target, document.entry("stop", "target")) else { return Ok(()) };
+        let lead = self.metrics.lead.as_str();
+        match lead {
+            ACCURACY if !(target > 0.0 && target <= 1.0) => Err(entry.conflict(format!(
+                "`target` in [stop] is {target}, and an accuracy is a share from 0 to 1: for 90 % say 0.9"
+            ))),
+            "perplexity" | "loss" | MEAN_ERROR | RMSE if target <= 0.0 => {
+                Err(entry.conflict(format!("`target` in [stop] is {target}, and {lead} is above 0")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What leads must be among what the net's evaluations tell.
     fn check_lead(&self, document: &Document) -> Result<()> {
         let (measured, better): (&[&str], _) = match &self.data.source {
@@ -151,6 +166,7 @@ impl Learning for Sections {
         let sections = Self { model, data, train, rule, metrics, stop };
         sections.check_scaffold(document, run.rounds)?;
         sections.check_lead(document)?;
+        sections.check_target(document)?;
         Ok(sections)
     }
 

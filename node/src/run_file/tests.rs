@@ -186,6 +186,14 @@ fn a_record_has_the_rule_on_one_line() {
 }
 
 #[test]
+fn a_target_that_can_not_be_meant_is_refused() {
+    let with = |target: &str| error(&format!("{SMALL}[stop]\ntarget = {target}\n"));
+    assert!(with("90").ends_with("an accuracy is a share from 0 to 1: for 90 % say 0.9"), "{}", with("90"));
+    assert!(with("0").contains("a.toml:9:10: `target` in [stop] is 0"), "{}", with("0"));
+    assert!(parse(&format!("{SMALL}[stop]\ntarget = 1.0\n"), "a.toml").is_ok());
+}
+
+#[test]
 fn scaffold_takes_no_momentum() {
     let text = format!("{SMALL}[train]\nmomentum = 0.9\n[aggregate]\nrule = \"scaffold\"\n");
     assert!(error(&text).starts_with("a.toml:9:12: `momentum` in [train] does not go with"), "{}", error(&text));
@@ -356,7 +364,9 @@ fn rules() -> impl Strategy<Value = Rule> {
 
 fn stops() -> impl Strategy<Value = StopSection> {
     use prop::option::of;
-    let all = (of(numbers(-1e9..1e9)), of(1..=100_000u64), of(1_000..=2_592_000_000u64));
+    let all = ((), of(1..=100_000u64), of(1_000..=2_592_000_000u64));
+    // A share goes with every metric that leads here.
+    let all = (of(numbers(1e-9..1.0)), all.1, all.2);
     all.prop_map(|(target, patience, time_ms)| StopSection { target, patience, time_ms })
 }
 

@@ -196,7 +196,7 @@ impl Home {
         let path = self.dir.join(PAUSED);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(HomeError::Disk { path, source }),
-            _ => Ok(()),
+            _ => files::sync_dir(&self.dir).map_err(disk(&self.dir)),
         }
     }
 

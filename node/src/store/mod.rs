@@ -11,6 +11,7 @@ mod writer;
 
 pub(crate) use database::settled_chain;
 pub use database::{Contents, Database, HistoryEntry, StoreError};
+pub(crate) use files::write_whole;
 pub use home::{Home, HomeError, HomeLock};
 pub(crate) use whereabouts::{Whereabouts, known_addresses, known_ports};
 pub use writer::{Writer, Written};

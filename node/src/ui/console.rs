@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use super::bar::{self, TrainingBar};
 use super::{status, words};
 use crate::driver::NodeState;
-use crate::report::{Status, Training, name_of};
+use crate::report::{Status, Training, short_id};
 
 /// How often it is looked for what no event tells.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -75,7 +75,11 @@ fn line(event: &Event, node_state: &NodeState, serves_on: bool) -> Option<String
     let place = rounds.iter().rposition(|shown| shown.round == *round)?;
     let is_last = place + 1 == rounds.len();
     let (before, in_all) = (place.checked_sub(1).and_then(|i| rounds.get(i)), node_state.rounds_in_all());
-    is_last.then(|| words::committed_round(&rounds[place], before, in_all, |id| name_of(&roster(), id)))
+    is_last.then(|| {
+        words::committed_round(&rounds[place], before, in_all, |id| {
+            status().map_or_else(|| short_id(id), |s| s.name_of(id))
+        })
+    })
 }
 
 /// What was told that no event tells.

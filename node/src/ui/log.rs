@@ -116,6 +116,11 @@ pub(crate) fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Whether somebody reads the log as it is written, rather than a file or another program.
+pub(crate) fn is_watched() -> bool {
+    !has_file() && io::stderr().is_terminal()
+}
+
 /// Whether there is a log file, which [`reopen`] opens anew.
 pub(crate) fn has_file() -> bool {
     lock(&FILE).is_some()
@@ -129,15 +134,15 @@ pub(crate) fn reopen() {
 }
 
 /// Leaves the terminal to the screen, until that is dropped.
-pub(crate) fn leave_to_screen() -> Left {
+pub(crate) fn leave_to_screen() -> ScreenHasTerminal {
     HAS_SCREEN.store(true, Ordering::SeqCst);
-    Left
+    ScreenHasTerminal
 }
 
 /// While it lives the screen has the terminal.
-pub(crate) struct Left;
+pub(crate) struct ScreenHasTerminal;
 
-impl Drop for Left {
+impl Drop for ScreenHasTerminal {
     fn drop(&mut self) {
         HAS_SCREEN.store(false, Ordering::SeqCst);
     }
@@ -162,7 +167,15 @@ struct LogFile {
 impl LogFile {
     fn open(path: &Path) -> anyhow::Result<Self> {
         let open = || {
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            let mut options = OpenOptions::new();
+            options.create(true).append(true);
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::OpenOptionsExt;
+                // Addresses and names stand in it. A pipe that nobody reads must be an error, not a wait.
+                options.mode(0o600).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+            }
+            let file = options.open(path)?;
             let bytes = file.metadata()?.len();
             Ok::<_, io::Error>(Self { path: path.to_owned(), file, bytes })
         };
@@ -171,16 +184,26 @@ impl LogFile {
 
     fn write(&mut self, line: &[u8]) {
         if self.bytes >= FILE_BYTES {
-            // FILE becomes FILE.1, that FILE.2, and so on; the last one goes.
-            let numbered = |number: usize| PathBuf::from(format!("{}.{number}", self.path.display()));
-            for number in (1..FILES_KEPT).rev() {
-                let _ = std::fs::rename(numbered(number), numbered(number + 1));
-            }
-            let _ = std::fs::rename(&self.path, numbered(1));
-            self.reopen();
+            self.rotate();
         }
         let _ = self.file.write_all(line);
         self.bytes += line.len() as u64;
+    }
+
+    /// FILE becomes FILE.1, that FILE.2, and so on; the last one goes. What is no file, or can't be moved, stays as it is.
+    fn rotate(&mut self) {
+        self.bytes = 0;
+        let numbered = |number: usize| PathBuf::from(format!("{}.{number}", self.path.display()));
+        let is_file = std::fs::symlink_metadata(&self.path).is_ok_and(|about| about.is_file());
+        let aside = PathBuf::from(format!("{}.0", self.path.display()));
+        if !is_file || std::fs::rename(&self.path, &aside).is_err() {
+            return;
+        }
+        for number in (1..FILES_KEPT).rev() {
+            let _ = std::fs::rename(numbered(number), numbered(number + 1));
+        }
+        let _ = std::fs::rename(&aside, numbered(1));
+        self.reopen();
     }
 
     fn reopen(&mut self) {
@@ -201,7 +224,7 @@ impl Write for Out {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match lock(&FILE).as_mut() {
             Some(file) => file.write(line),
-            None if HAS_SCREEN.load(Ordering::SeqCst) => {}
+            None if HAS_SCREEN.load(Ordering::SeqCst) && io::stderr().is_terminal() => {}
             None => drop(io::stderr().write_all(line)),
         }
         Ok(line.len())
@@ -261,6 +284,18 @@ mod tests {
         let last = FILES_KEPT + 2;
         assert_eq!([read("log"), read("log.1")], [last, last - 1].map(|number| Some(format!("{number}\n"))));
         assert!(read(&format!("log.{FILES_KEPT}")).is_some() && read(&format!("log.{}", FILES_KEPT + 1)).is_none());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_no_file_is_never_moved() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let link = dir.path().join("log");
+        std::os::unix::fs::symlink("/dev/null", &link).expect("a link");
+        let mut file = LogFile::open(&link).expect("it can be written");
+        file.bytes = FILE_BYTES;
+        file.write(b"lost\n");
+        assert!(link.is_symlink() && !dir.path().join("log.1").exists());
     }
 
     #[test]

@@ -2,9 +2,7 @@
 
 use super::table;
 use super::words::{counted, loss, metric, or_dash, seconds, short_hash};
-use crate::report::{
-    Figure, ForcedChain, LastCommit, MemberStatus, NewcomerStatus, Status, Training, name_of, name_or_id,
-};
+use crate::report::{Figure, ForcedChain, LastCommit, MemberStatus, NewcomerStatus, Status, Training, name_or_id};
 
 /// A member is late when it trains for so many times as long as it usually does, and for so much longer.
 const LATE_TIMES: u64 = 2;
@@ -48,30 +46,44 @@ pub(crate) fn state(name: &str) -> &str {
 
 /// The round that is being decided, if this node takes part in it.
 fn present_round(s: &Status) -> Option<String> {
-    if s.round == 0 || ["stopped", "left", "finished"].contains(&s.state.as_str()) {
+    let all: Vec<String> = [round_now(s), coordination(s)].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// The round, its clock, and what it has.
+pub(crate) fn round_now(s: &Status) -> Option<String> {
+    if !is_in_round(s) {
         return None;
     }
     if s.state == "joining" {
         return Some(format!("round {} is under way, and this node joins behind it", s.round));
     }
-    let attempt = if s.attempt > 0 { format!(", attempt {}", u64::from(s.attempt) + 1) } else { String::new() };
     let since = s.round_ms.map(|ms| format!(" for {}", clock(ms))).unwrap_or_default();
-    let mut line = format!("round {}{since}{attempt}: {}", s.round, phase(&s.phase));
+    let mut line = format!("round {}{since}: {}", s.round, phase(&s.phase));
     if let (Some(count), Some(needed)) = (s.updates_in, s.updates_needed) {
         line += &format!(", {count} of {} are in, {needed} are needed", s.participants.len());
-    }
-    if let Some(id) = &s.coordinator {
-        let name = if s.is_coordinator { "this node".to_owned() } else { name_of(&s.roster, id) };
-        line += &format!("; coordinated by {name}");
-    }
-    if let Some(ms) = s.collected_in_ms {
-        line += &format!("; goes on without the late ones in {}", clock(ms));
     }
     Some(line)
 }
 
+/// Who coordinates and why it, and until when it waits.
+pub(crate) fn coordination(s: &Status) -> Option<String> {
+    let id = s.coordinator.as_ref().filter(|_| is_in_round(s) && s.phase != "done")?;
+    let name = if s.is_coordinator { "this node".to_owned() } else { s.name_of(id) };
+    let why = match s.attempt {
+        0 => "whose turn it is".to_owned(),
+        again => format!("which took over: attempt {}", u64::from(again) + 1),
+    };
+    let until = s.collected_in_ms.map(|ms| format!("; goes on without the late ones in {}", clock(ms)));
+    Some(format!("coordinated by {name}, {why}{}", until.unwrap_or_default()))
+}
+
+fn is_in_round(s: &Status) -> bool {
+    s.round > 0 && !["stopped", "left", "finished"].contains(&s.state.as_str())
+}
+
 /// What goes on in a round, for people.
-pub(crate) fn phase(name: &str) -> &str {
+fn phase(name: &str) -> &str {
     match name {
         "electing" => "the nodes choose who coordinates",
         "recovering" => "takes up what an earlier coordinator began",
@@ -173,7 +185,7 @@ pub(crate) fn lasts(m: &MemberStatus) -> String {
 
 /// Whether a training takes far longer than it usually does.
 pub(crate) fn is_late(since_ms: u64, usual_ms: u64) -> bool {
-    since_ms > LATE_TIMES * usual_ms && since_ms > usual_ms + LATE_MS
+    since_ms > usual_ms.saturating_mul(LATE_TIMES) && since_ms > usual_ms.saturating_add(LATE_MS)
 }
 
 /// When a member was heard of last.
@@ -246,8 +258,8 @@ mod tests {
         };
         assert_eq!(
             present_round(&status).expect("it takes part"),
-            "round 12 for 1 min 5 s, attempt 2: updates are collected, 1 of 0 are in, 2 are needed; coordinated by pc2; \
-             goes on without the late ones in 9 min 0 s"
+            "round 12 for 1 min 5 s: updates are collected, 1 of 0 are in, 2 are needed; coordinated by pc2, which took over: \
+             attempt 2; goes on without the late ones in 9 min 0 s"
         );
     }
 

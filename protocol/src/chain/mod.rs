@@ -77,7 +77,7 @@ impl Chain {
             roster,
             trained,
             failed_rounds: 0,
-            stop: StopWatch::default(),
+            stop: StopWatch::beginning(trained > 0),
         })
     }
 
@@ -157,12 +157,17 @@ impl Chain {
 
     /// Whether the run has stopped: training failed everywhere in `FAILED_ROUNDS_MAX` rounds, and nobody has resumed it.
     pub fn is_halted(&self) -> bool {
-        self.failed_rounds >= FAILED_ROUNDS_MAX
+        self.failed_rounds >= FAILED_ROUNDS_MAX && !self.is_trained()
     }
 
     /// Whether all rounds are done, or the run ends before, so that only the closing record is due.
     pub fn is_trained(&self) -> bool {
         self.trained >= self.params.rounds || self.stop.stopped().is_some()
+    }
+
+    /// Why the run ends before its rounds do, if it does.
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.stop.stopped()
     }
 
     /// Whether the closing record is there.
@@ -255,7 +260,7 @@ impl Chain {
             _ if !record.failures.is_empty() && self.is_hopeless(record.failures.len()) => self.failed_rounds + 1,
             _ => self.failed_rounds,
         };
-        self.stop.see_record(&self.params.stop, record);
+        self.stop.see_record(&self.params.stop, self.params.round_timeout_ms, record);
         self.head = next.record.hash();
         self.roster = next.record.roster_after(&self.roster);
         self.trained += u64::from(matches!(next.record.kind, Kind::Train));

@@ -3,6 +3,7 @@
 //! What a model is worth is in the record after it, and so a run that ends by its metric has trained one round more. What the
 //! initial model is worth does not count.
 
+use crate::base::timing::STUCK_MS;
 use crate::record::{Kind, Record};
 
 /// When a run ends, beside after its rounds. The default never does.
@@ -16,7 +17,7 @@ pub struct StopRule {
     pub target: Option<f64>,
     /// Rounds in a row, at least 1, in which it came to no better value.
     pub patience: Option<u64>,
-    /// Milliseconds that rounds have taken from their opening to their proposal, all together.
+    /// Milliseconds that rounds with updates have taken from their opening to their proposal, all together.
     pub time_ms: Option<u64>,
 }
 
@@ -44,10 +45,17 @@ pub struct StopWatch {
 }
 
 impl StopWatch {
-    /// Over these records, in their order.
-    pub fn over<'a>(rule: &StopRule, records: impl Iterator<Item = &'a Record>) -> Self {
-        let mut watch = Self::default();
-        records.for_each(|record| watch.see_record(rule, record));
+    /// At the beginning of a chain, before whose records a model may have been trained: one that goes on behind another. Best
+    /// value, patience and time begin anew with it.
+    pub fn beginning(has_trained: bool) -> Self {
+        Self { has_trained, ..Self::default() }
+    }
+
+    /// Over the records of a chain from its genesis on, in a run with this longest round.
+    pub fn over<'a>(rule: &StopRule, round_timeout_ms: u64, mut records: impl Iterator<Item = &'a Record>) -> Self {
+        let trained = records.next().and_then(|genesis| genesis.forced()).map_or(0, |forced| forced.trained);
+        let mut watch = Self::beginning(trained > 0);
+        records.for_each(|record| watch.see_record(rule, round_timeout_ms, record));
         watch
     }
 
@@ -56,11 +64,14 @@ impl StopWatch {
         self.stopped
     }
 
-    pub(super) fn see_record(&mut self, rule: &StopRule, record: &Record) {
-        if matches!(record.kind, Kind::Train | Kind::Empty) {
+    /// Takes a record in. Those without updates say nothing: a run whose nodes are away or paused waits, and its time with it.
+    pub(super) fn see_record(&mut self, rule: &StopRule, round_timeout_ms: u64, record: &Record) {
+        if matches!(record.kind, Kind::Train) && *rule != StopRule::default() {
             let total = record.evaluation_of_parent().get(&rule.metric).filter(|_| self.has_trained);
-            self.see(rule, total.and_then(|total| total.ratio()), record.open_ms);
-            self.has_trained |= matches!(record.kind, Kind::Train);
+            // No honest coordinator is longer at a round.
+            let took_ms = record.open_ms.min(round_timeout_ms.saturating_add(STUCK_MS));
+            self.see(rule, total.and_then(|total| total.ratio()), took_ms);
+            self.has_trained = true;
         }
     }
 

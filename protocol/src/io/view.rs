@@ -3,6 +3,7 @@
 use crate::base::ids::{BlobRef, Hash, NodeId};
 use crate::base::reject::Reject;
 use crate::base::roster::Part;
+use crate::chain::Stopped;
 use crate::membership::message::Activity;
 use crate::paxos::message::Phase;
 
@@ -114,6 +115,8 @@ pub struct View {
     pub head: Option<(u64, Hash)>,
     /// Records with contributions so far.
     pub trained: u64,
+    /// Why the run ends before its rounds do, if it does.
+    pub stopped: Option<Stopped>,
     /// Milliseconds that the present attempt has lasted.
     pub attempt_ms: u64,
 }

@@ -45,6 +45,7 @@ impl Machine {
             model: chain.map(|c| c.head().model),
             head: chain.map(|c| (c.head().round, c.head_hash())),
             trained: chain.map_or(0, Chain::trained),
+            stopped: chain.and_then(Chain::stopped),
             attempt_ms: round.map_or(0, |r| now.since_ms(r.paxos.attempt_began())),
         }
     }

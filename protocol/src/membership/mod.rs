@@ -78,7 +78,7 @@ impl Presences {
         if before.is_none_or(|b| b.public() != stand.public()) {
             let all: Vec<NodeId> = ctx.peers.connected().map(|(node, _)| node).collect();
             all.into_iter().for_each(|node| self.tell(ctx, node, stand));
-        } else if stand.is_news()
+        } else if (stand.is_news() || before.is_some_and(|b| b.activity == Activity::Paused))
             && (before.map(|b| b.activity) != Some(stand.activity) || self.coordinator != coordinator)
         {
             let told = coordinator.filter(|c| *c != ctx.me && ctx.peers.is_connected(*c));

@@ -42,7 +42,12 @@ impl Metric {
     /// Whether the numbers can be what they claim to be: of an accuracy more is known than of others.
     fn is_plausible(&self) -> bool {
         let all = i128::from(self.count) << 20;
-        Self::is_name(&self.name) && (self.name != "accuracy" || (0..=all).contains(&i128::from(self.sum)))
+        let fits = match self.name.as_str() {
+            "accuracy" => (0..=all).contains(&i128::from(self.sum)),
+            "loss" | "perplexity" | "rmse" | "mean_error" => self.sum >= 0,
+            _ => true,
+        };
+        fits && Self::is_name(&self.name)
     }
 
     /// Whether a metric may be called so.
@@ -149,6 +154,16 @@ mod tests {
     fn an_accuracy_is_a_share() {
         assert!(accuracy(0, 10).is_plausible() && accuracy(10, 10).is_plausible());
         assert!(!accuracy(11, 10).is_plausible());
+    }
+
+    #[test]
+    fn what_can_not_be_negative_is_not() {
+        for (name, fits) in
+            [("loss", false), ("rmse", false), ("mean_error", false), ("perplexity", false), ("gain", true)]
+        {
+            let metric = Metric::new(name, -0.5, 10).expect("it fits");
+            assert_eq!(Evaluation::of(vec![metric]).is_plausible(), fits, "{name}");
+        }
     }
 
     #[test]

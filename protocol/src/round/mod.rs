@@ -157,10 +157,10 @@ impl Round {
         match &self.own {
             OwnPart::Training(percent) | OwnPart::Evaluating(percent) => Activity::Training { percent: *percent },
             _ if leading && self.paxos.phase() != Some(Phase::Collecting) => Activity::Coordinating,
+            OwnPart::Waiting if ctx.is_paused => Activity::Paused,
             _ if ctx.is_fetching(chain.head().model.id) => Activity::Fetching,
             OwnPart::Trained(..) if self.has_to_offer(ctx) => Activity::Uploading,
             OwnPart::Trained(..) | OwnPart::Evaluated(_) => Activity::Done,
-            OwnPart::Waiting if ctx.is_paused => Activity::Paused,
             OwnPart::Waiting => Activity::Idle,
             OwnPart::Failed(_) => Activity::Failed,
         }

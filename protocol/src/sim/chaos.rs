@@ -230,6 +230,7 @@ impl<'a> Story<'a> {
                 match fault {
                     Fault::OldHome { node, .. } => drop(self.sim.roll_back(*node)),
                     Fault::Drift { node, .. } => self.sim.set_clock_rate(*node, 1_000),
+                    Fault::Pause { node, .. } => self.sim.command(*node, Command::Unpause),
                     _ => self.set_conditions(),
                 }
             }
@@ -267,6 +268,7 @@ impl<'a> Story<'a> {
             Fault::FailedRecord { node } => self.sim.fail_record(*node, 0),
             Fault::ComesLate { node } => self.sim.start_again(*node),
             Fault::Leave { node } => self.sim.command(*node, Command::Leave),
+            Fault::Pause { node, .. } => self.sim.command(*node, Command::Pause),
             Fault::OldHome { node, .. } => self.sim.copy_home(*node),
             _ => self.set_conditions(),
         }
@@ -292,6 +294,7 @@ impl<'a> Story<'a> {
         self.sim.calm_down();
         for node in &self.plan.present {
             self.sim.start_again(*node);
+            self.sim.command(*node, Command::Unpause);
         }
     }
 

@@ -59,6 +59,8 @@ pub enum Fault {
     StuckTrainer { node: usize, ms: u64 },
     /// Training fails.
     FailingTrainer { node: usize, ms: u64 },
+    /// A node is paused: it trains nothing.
+    Pause { node: usize, ms: u64 },
     /// A node is there from this moment on only.
     ComesLate { node: usize },
     /// A member leaves for good.
@@ -103,6 +105,7 @@ impl Fault {
             Fault::SlowTrainer { .. } => "slow trainer",
             Fault::StuckTrainer { .. } => "stuck trainer",
             Fault::FailingTrainer { .. } => "failing trainer",
+            Fault::Pause { .. } => "pause",
             Fault::ComesLate { .. } => "late node",
             Fault::Leave { .. } => "leave",
             Fault::DeadHome { .. } => "home of a dead run",
@@ -130,7 +133,8 @@ impl Fault {
             | Fault::FullDisk { ms, .. }
             | Fault::SlowTrainer { ms, .. }
             | Fault::StuckTrainer { ms, .. }
-            | Fault::FailingTrainer { ms, .. } => *ms,
+            | Fault::FailingTrainer { ms, .. }
+            | Fault::Pause { ms, .. } => *ms,
             Fault::OldHome { back_ms, .. } => *back_ms,
             _ => 0,
         }
@@ -149,6 +153,7 @@ impl Fault {
             | Fault::SlowTrainer { node, .. }
             | Fault::StuckTrainer { node, .. }
             | Fault::FailingTrainer { node, .. }
+            | Fault::Pause { node, .. }
             | Fault::ComesLate { node }
             | Fault::Leave { node }
             | Fault::DeadHome { node, .. }
@@ -618,8 +623,11 @@ impl Drawing {
             18 => Fault::FailedRecord { node },
             19 => Fault::FullDisk { node, ms },
             20 => Fault::SlowTrainer { node, train_ms: [(3_000, 6_000), (6_000, 20_000)][rng.below(2)], ms },
-            _ if rng.chance(0.5) => Fault::StuckTrainer { node, ms },
-            _ => Fault::FailingTrainer { node, ms },
+            _ => match rng.below(3) {
+                0 => Fault::StuckTrainer { node, ms },
+                1 => Fault::FailingTrainer { node, ms },
+                _ => Fault::Pause { node, ms },
+            },
         }
     }
 }

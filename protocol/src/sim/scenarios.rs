@@ -387,12 +387,49 @@ fn a_run_that_ends_by_its_records_ends_alike_everywhere() {
             let mut sim = start(SimOptions { stop: stop.clone(), ..SimOptions::calm(3, 12, seed) });
             must(&mut sim, 200_000, seed, "the end of the run", Sim::all_closed);
             assert_eq!(sim.chains().len(), 1, "seed {seed}");
+            let ends: Vec<_> = (0..3).map(|node| sim.chain(node).map(|c| (c.stopped(), c.head_hash()))).collect();
+            assert!(ends.iter().all(|end| *end == ends[0]), "seed {seed}: {ends:?}");
             match after {
                 None => assert_eq!(sim.trained(0), 12, "seed {seed}: nothing ends it"),
                 Some(0) => assert!((2..12).contains(&sim.trained(0)), "seed {seed}: of a second and a half each"),
                 Some(rounds) => assert_eq!(sim.trained(0), rounds, "seed {seed}"),
             }
         }
+    }
+}
+
+#[test]
+fn a_run_that_has_ended_early_is_told_to_who_restarts_and_to_who_comes_late() {
+    let stop = StopRule { patience: Some(3), ..StopRule::default() };
+    let stop = StopRule { metric: "accuracy".to_owned(), higher_is_better: true, ..stop };
+    for seed in 0..5 {
+        let mut sim = Sim::new(SimOptions { stop: stop.clone(), ..SimOptions::calm(4, 40, seed) });
+        (0..3).for_each(|node| sim.start(node));
+        reach(&mut sim, 0, 3, seed);
+        sim.crash(2);
+        must(&mut sim, 200_000, seed, "the last round", |s| s.chain(0).is_some_and(|c| c.stopped().is_some()));
+        sim.start(2);
+        sim.start(3);
+        must(&mut sim, 200_000, seed, "the end everywhere", |s| {
+            (0..4).all(|node| s.chain(node).is_some_and(|c| c.is_closed()))
+        });
+        assert_eq!(sim.chains().len(), 1, "seed {seed}");
+        assert!((0..4).all(|node| sim.trained(node) == 5), "seed {seed}: {}", sim.describe());
+    }
+}
+
+#[test]
+fn pauses_and_failures_everywhere_use_up_no_time_of_a_run() {
+    let stop = StopRule { time_ms: Some(3_000), ..StopRule::default() };
+    for seed in 0..5 {
+        let mut sim = start(SimOptions { stop: stop.clone(), ..SimOptions::calm(3, 40, seed) });
+        reach(&mut sim, 0, 1, seed);
+        (0..3).for_each(|node| sim.command(node, Command::Pause));
+        pass(&mut sim, 5 * MINUTE_MS);
+        assert!(sim.chain(0).is_some_and(|c| c.stopped().is_none()), "seed {seed}: {}", sim.describe());
+        (0..3).for_each(|node| sim.command(node, Command::Unpause));
+        must(&mut sim, 200_000, seed, "the end of the run", Sim::all_closed);
+        assert!((2..40).contains(&sim.trained(0)), "seed {seed}");
     }
 }
 

@@ -32,6 +32,7 @@ use crate::ui::screen::Ended;
 use crate::ui::{bar, console, log, screen, words};
 
 use options::DeviceKind;
+use options::PageAddress;
 pub(super) use options::{JoinOptions, part};
 use resolve::resolve;
 pub(super) use resolve::usual_home;
@@ -59,7 +60,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     });
     let device = device(options.device.unwrap_or(DeviceKind::Cpu)).map_err(CliError::usage)?;
     let listener = listen(options.http).await?;
-    let page = match options.page {
+    let page = match options.page.and_then(|PageAddress(address)| address) {
         Some(address) if address.ip().is_loopback() => {
             let error = anyhow!(
                 "--page {address}: on this machine the page is where --http is; give an address that others reach"
@@ -70,6 +71,8 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         None => None,
     };
     let node = Node::open(home.dir(), run_file).await?;
+    // Drawn before anybody serves by it.
+    let token = page.is_some().then(|| home.http_token()).transpose()?;
     let mut started = None;
     let learner: Arc<dyn Learner> = match learning {
         Learning::Plan(plan) => {
@@ -118,7 +121,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
         Err(NodeError::Stopped) => return Ok(()),
         running => running?,
     };
-    tell_of_page(http_at, page_at, &home)?;
+    tell_of_page(http_at, page_at.zip(token), &home);
     let is_over = Arc::new(AtomicBool::new(false));
     let shown = tokio::spawn(show(running.state(), quiet, (options.plain, !options.exit_when_done), is_over.clone()));
     let over = running.ended().await;
@@ -135,7 +138,7 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
 /// Shows the node on the terminal, if there is one, until it is over.
 async fn show(node_state: Arc<NodeState>, quiet: bool, (plain, serves_on): (bool, bool), is_over: Arc<AtomicBool>) {
     let has_bar = bar::is_shown(quiet) && !log::has_file();
-    if quiet || !screen::is_possible(plain) || !has_bar {
+    if quiet || !screen::is_possible(plain) {
         tokio::spawn(console::follow(node_state, has_bar, serves_on));
         return;
     }
@@ -284,16 +287,19 @@ async fn bind(option: &str, address: SocketAddr) -> Result<TcpListener, CliError
     Ok(bound.with_context(|| format!("{option} {address} can't be listened on; give another port"))?)
 }
 
-/// Where the page is, for this machine and for others.
-fn tell_of_page(http: SocketAddr, page: Option<SocketAddr>, home: &Home) -> anyhow::Result<()> {
+/// Where the page is, for this machine and for others. The token is for eyes, not for logs that are kept and shipped.
+fn tell_of_page(http: SocketAddr, page: Option<(SocketAddr, String)>, home: &Home) {
     tracing::info!("the page of this node: http://{http}/");
-    if let Some(page) = page {
-        let host = if page.ip().is_unspecified() { host_name() } else { None };
-        let host = host.unwrap_or_else(|| page.ip().to_string());
-        let token = home.http_token()?;
-        tracing::info!("and for other machines: http://{host}:{}/?token={token}", page.port());
+    let Some((page, token)) = page else { return };
+    let host = if page.ip().is_unspecified() { host_name() } else { None };
+    let at = host.map_or_else(|| page.to_string(), |host| format!("{host}:{}", page.port()));
+    match log::is_watched() {
+        true => tracing::info!("and for other machines: http://{at}/?token={token}"),
+        false => tracing::info!(
+            "and for other machines: http://{at}/?token=TOKEN, with what stands in {}",
+            home.dir().join("http-token").display()
+        ),
     }
-    Ok(())
 }
 
 fn announce(name: &str, run_file: &RunFile, home: &Home) {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
@@ -63,7 +64,8 @@ pub(in crate::cli) struct JoinOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) nice: Option<u8>,
     /// The hours of the day, in local time, in which this node trains: 22:00-06:00. In all others it votes and serves alone.
-    #[arg(long, value_name = "FROM-UNTIL")]
+    /// `all` where some were given before.
+    #[arg(long, value_name = "FROM-UNTIL | all")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hours: Option<Hours>,
     /// What trains.
@@ -85,10 +87,11 @@ pub(in crate::cli) struct JoinOptions {
     #[arg(long, value_name = "ADDR")]
     #[serde(skip)]
     pub(super) http: Option<SocketAddr>,
-    /// Where other machines may look at the page, with a token that `join` prints: 0.0.0.0:4100 for instance. It only shows.
-    #[arg(long, value_name = "ADDR")]
+    /// Where other machines may look at the page, with a token that `join` prints: 0.0.0.0:4100 for instance; or `none`, where
+    /// it was given before. It only shows.
+    #[arg(long, value_name = "ADDR | none")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) page: Option<SocketAddr>,
+    pub(super) page: Option<PageAddress>,
     /// Lines in place of the screen that a terminal gets.
     #[arg(long)]
     #[serde(skip)]
@@ -134,6 +137,37 @@ struct Remembered {
 impl Remembered {
     fn hash(&self) -> Result<String, serde_json::Error> {
         Ok(Hash::of(&serde_json::to_vec(&(&self.options, &self.node))?).to_string())
+    }
+}
+
+/// Where the page is for other machines, or that it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct PageAddress(pub(super) Option<SocketAddr>);
+
+impl FromStr for PageAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no address: give IP:port, for instance 0.0.0.0:4100, or `none`");
+        match text {
+            "none" => Ok(Self(None)),
+            text => text.parse().map(|address| Self(Some(address))).map_err(|_| wrong()),
+        }
+    }
+}
+
+impl TryFrom<String> for PageAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<PageAddress> for String {
+    fn from(PageAddress(address): PageAddress) -> Self {
+        address.map_or_else(|| "none".to_owned(), |address| address.to_string())
     }
 }
 

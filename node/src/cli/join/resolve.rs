@@ -145,7 +145,7 @@ fn read_published(published: &Published) -> Result<RunFile, CliError> {
 
 async fn by_lan(options: &mut JoinOptions) -> Result<RunFile, CliError> {
     tracing::info!("looks for runs on the LAN");
-    let runs = discover_runs(&Address::all(&options.bootstrap), DISCOVER_WAIT).await?;
+    let runs = discover_runs(&Address::all(&options.bootstrap), !options.no_mdns, DISCOVER_WAIT).await?;
     match runs.as_slice() {
         [one] => {
             tracing::info!("found run {}, nodes of it seen lately: {}", one.name, one.nodes);

@@ -13,7 +13,7 @@ use ratatui::widgets::{
 use super::State;
 use super::members::{Concern, concern, sorted};
 use crate::report::{MemberStatus, Round, Split, Status, name_of, name_or_id};
-use crate::ui::status::{clock, does, figures, heard, lasts, newcomer, phase, state};
+use crate::ui::status::{clock, coordination, does, figures, heard, lasts, newcomer, round_now, state};
 use crate::ui::words::{counted, loss, metric, seconds, short_hash};
 
 /// Rounds whose mean tells how long those to come take.
@@ -82,7 +82,7 @@ fn head(status: &Status, trouble: Option<&str>, width: u16) -> Vec<Line<'static>
         Span::styled(format!(" ({})", short_hash(&status.run_id)), DIM),
         Span::raw(format!("  {me}: {}", state(&status.state))),
     ])];
-    if let Some(round) = round_line(status) {
+    if let Some(round) = round_now(status) {
         lines.push(Line::raw(format!(" {round}")));
     }
     if let Some(by) = coordination(status) {
@@ -97,34 +97,6 @@ fn head(status: &Status, trouble: Option<&str>, width: u16) -> Vec<Line<'static>
         }
     }
     lines
-}
-
-/// The round, its clock, and what it has.
-fn round_line(s: &Status) -> Option<String> {
-    if s.round == 0 || ["stopped", "left", "finished"].contains(&s.state.as_str()) {
-        return None;
-    }
-    if s.state == "joining" {
-        return Some(format!("round {} is under way, and this node joins behind it", s.round));
-    }
-    let since = s.round_ms.map(|ms| format!(" for {}", clock(ms))).unwrap_or_default();
-    let mut line = format!("round {}{since}: {}", s.round, phase(&s.phase));
-    if let (Some(count), Some(needed)) = (s.updates_in, s.updates_needed) {
-        line += &format!(", {count} of {} are in, {needed} are needed", s.participants.len());
-    }
-    Some(line)
-}
-
-/// Who coordinates and why it, and until when it waits.
-fn coordination(s: &Status) -> Option<String> {
-    let id = s.coordinator.as_ref().filter(|_| s.phase != "done")?;
-    let name = if s.is_coordinator { "this node".to_owned() } else { name_of(&s.roster, id) };
-    let why = match s.attempt {
-        0 => "whose turn it is".to_owned(),
-        again => format!("which took over: attempt {}", u64::from(again) + 1),
-    };
-    let until = s.collected_in_ms.map(|ms| format!("; goes on without the late ones in {}", clock(ms)));
-    Some(format!("coordinated by {name}, {why}{}", until.unwrap_or_default()))
 }
 
 /// The bar of rounds, with the time that is left as the last rounds tell it.

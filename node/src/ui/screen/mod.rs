@@ -10,16 +10,25 @@ mod members;
 mod tests;
 
 use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use anyhow::Context;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use crate::report::{Round, Status};
+use crate::ui::log;
 use members::Sort;
 
-/// How often it is drawn anew; keys are answered at once.
+/// Between two looks.
 const REFRESH: Duration = Duration::from_millis(250);
+
+/// How long a key is waited for before it is drawn anew.
+const KEYS_EVERY: Duration = Duration::from_millis(100);
+
+/// Whether a screen has the terminal.
+static IS_SHOWN: AtomicBool = AtomicBool::new(false);
 
 /// What there is to show.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +36,7 @@ pub(crate) struct Snapshot {
     /// The node's status; none before it has begun.
     pub(crate) status: Option<Status>,
     /// The committed rounds, oldest first.
-    pub(crate) rounds: Vec<Round>,
+    pub(crate) rounds: Arc<Vec<Round>>,
     /// What happened, the newest last.
     pub(crate) events: Vec<String>,
     /// Why the above is old, if it is.
@@ -95,45 +104,61 @@ impl State {
     }
 }
 
-/// Whether a screen can be shown: stdout is a terminal that can move its cursor, and nobody asked for plain lines.
+/// Whether a screen can be shown: this process has the terminal, which can move its cursor, and nobody asked for plain lines.
 pub(crate) fn is_possible(plain: bool) -> bool {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    !plain && std::io::stdout().is_terminal() && !is_set("NO_COLOR") && (!is_dumb || cfg!(windows))
+    let has_terminal = std::io::stdout().is_terminal() && is_in_front();
+    !plain && has_terminal && !is_set("NO_COLOR") && (!is_dumb || cfg!(windows))
 }
 
-/// Shows what `look` finds until somebody quits or it finds nothing more. Blocks its thread.
+/// Whether keys come to this process: one behind a shell's `&` would be stopped if it took the terminal.
+fn is_in_front() -> bool {
+    #[cfg(unix)]
+    return std::io::stdin().is_terminal()
+        && rustix::termios::tcgetpgrp(std::io::stdout()).is_ok_and(|front| front == rustix::process::getpgrp());
+    #[cfg(not(unix))]
+    return std::io::stdin().is_terminal();
+}
+
+/// Shows what `look` finds until somebody quits or it finds nothing more. Blocks its thread; looks have one of their own, so that
+/// keys are answered while one takes long.
 ///
 /// # Errors
 /// The terminal fails, or the first look does.
 pub(crate) fn show(
-    mut look: impl FnMut() -> anyhow::Result<Option<Snapshot>>,
+    mut look: impl FnMut() -> anyhow::Result<Option<Snapshot>> + Send + 'static,
     quits: &'static str,
 ) -> anyhow::Result<Ended> {
     let Some(snapshot) = look()? else { return Ok(Ended::Over) };
     let mut state = State { snapshot, quits, ..State::default() };
+    let (found, looks) = mpsc::sync_channel(1);
+    // It ends with the first look that nobody takes.
+    std::thread::spawn(move || {
+        while found.send(look()).is_ok() {
+            std::thread::sleep(REFRESH);
+        }
+    });
+    let _has = log::leave_to_screen();
     let mut terminal = ratatui::try_init().context("the terminal can't show a screen; --plain shows lines")?;
     let _restored = Restored;
-    let mut looked = Instant::now();
+    IS_SHOWN.store(true, Ordering::SeqCst);
     loop {
         terminal.draw(|frame| draw::draw(frame, &state)).context("the terminal fails")?;
-        let wait = REFRESH.saturating_sub(looked.elapsed());
-        if event::poll(wait).context("the terminal fails")? {
-            if let Event::Key(key) = event::read().context("the terminal fails")? {
-                match state.on_key(key) {
-                    Asked::Quit => return Ok(Ended::Quit),
-                    Asked::Interrupt => return Ok(Ended::Interrupted),
-                    Asked::Nothing => {}
-                }
+        if event::poll(KEYS_EVERY).context("the terminal fails")?
+            && let Event::Key(key) = event::read().context("the terminal fails")?
+        {
+            match state.on_key(key) {
+                Asked::Quit => return Ok(Ended::Quit),
+                Asked::Interrupt => return Ok(Ended::Interrupted),
+                Asked::Nothing => {}
             }
-            continue;
         }
-        looked = Instant::now();
-        match look() {
-            Ok(None) => return Ok(Ended::Over),
-            Ok(Some(snapshot)) if !state.is_paused => state.snapshot = snapshot,
-            Ok(Some(_)) => {}
-            Err(error) => state.snapshot.trouble = Some(super::words::error_chain(&error)),
+        match looks.try_recv() {
+            Ok(Ok(None)) => return Ok(Ended::Over),
+            Ok(Ok(Some(snapshot))) if !state.is_paused => state.snapshot = snapshot,
+            Ok(Err(error)) => state.snapshot.trouble = Some(super::words::error_chain(&error)),
+            Ok(Ok(Some(_))) | Err(_) => {}
         }
     }
 }
@@ -147,7 +172,9 @@ impl Drop for Restored {
     }
 }
 
-/// Gives the terminal back, for who ends the process at once.
+/// Gives the terminal back, where a screen has it: for who ends the process in its own way.
 pub(crate) fn restore() {
-    let _ = ratatui::try_restore();
+    if IS_SHOWN.swap(false, Ordering::SeqCst) {
+        let _ = ratatui::try_restore();
+    }
 }

@@ -69,7 +69,7 @@ fn state() -> State {
     };
     let snapshot = Snapshot {
         status: Some(status),
-        rounds: (1..=7).map(round).collect(),
+        rounds: Arc::new((1..=7).map(round).collect()),
         events: (1..=30).map(|n| format!("event {n}")).collect(),
         trouble: None,
     };
