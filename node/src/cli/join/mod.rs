@@ -37,6 +37,9 @@ pub(super) use options::{JoinOptions, part};
 use resolve::resolve;
 pub(super) use resolve::usual_home;
 
+/// How long data may still be read once the node was told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
 /// The screen looks whether the node is over a few times a second.
 const SCREEN_END: Duration = Duration::from_secs(2);
 
@@ -77,9 +80,14 @@ pub(super) async fn run(mut options: JoinOptions, quiet: bool) -> Result<(), Cli
     let learner: Arc<dyn Learner> = match learning {
         Learning::Plan(plan) => {
             let mut is_stopped = stopped.clone();
+            let stops = async {
+                let _ = is_stopped.wait_for(|stopped| *stopped).await;
+                // What the home has against a start is told, if it comes to that within a moment.
+                tokio::time::sleep(STOP_GRACE).await;
+            };
             let data = tokio::select! {
                 data = read_data(&plan, options.data.clone(), options.part, &origin) => data?,
-                _ = is_stopped.wait_for(|stopped| *stopped) => return Ok(()),
+                () = stops => return Ok(()),
             };
             Arc::new(plan.learner(data, device))
         }
