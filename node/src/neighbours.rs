@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 use paceline_bootstrap::{FoundRun, discover_runs, fetch_run_file};
+use paceline_protocol::RunId;
 
 use crate::driver::NodeState;
 use crate::run_file::{self, RunFile};
@@ -72,15 +73,21 @@ impl Search {
     }
 
     async fn described(&self, other: &FoundRun) -> String {
-        let theirs = fetch_run_file(&other.addresses, other.run, FETCH).await.ok();
-        let theirs = theirs.and_then(|published| run_file::parse(&published.text, "theirs").ok());
-        let differ = theirs.map(|theirs| format!(": {}", run_file::differences(&theirs, &self.run_file).join("; ")));
+        let differ = differences(&other.addresses, other.run, &self.run_file, FETCH).await;
         let nodes = if other.nodes > 1 { "other nodes are" } else { "another node is" };
         format!(
             "{nodes} here with another run file named {} ({}){}; all nodes of a run need the same file, so copy one to all, or join with a ticket",
             other.name,
             other.run.short(),
-            differ.unwrap_or_default()
+            differ
         )
     }
+}
+
+/// How the run file of another run, which is asked for at these addresses, differs from this one: `: ` and the keys; nothing
+/// where nobody hands it out.
+pub(crate) async fn differences(at: &[Multiaddr], other: RunId, own: &RunFile, wait: Duration) -> String {
+    let theirs = fetch_run_file(at, other, wait).await.ok();
+    let theirs = theirs.and_then(|published| run_file::parse(&published.text, "theirs").ok());
+    theirs.map(|theirs| format!(": {}", run_file::differences(&theirs, own).join("; "))).unwrap_or_default()
 }

@@ -231,6 +231,12 @@ fn a_named_net_that_does_not_fit_its_images_is_named_with_them() {
 }
 
 #[test]
+fn files_for_a_data_set_that_is_generated_are_refused() {
+    let (code, error) = refused_with(&shapes(3, 1, 300, "shapes-cnn"), &["--data", "mnist"], |_| ());
+    assert!(code == Some(4) && error.contains("is generated and reads no files"), "{code:?} {error}");
+}
+
+#[test]
 fn data_with_fewer_classes_than_the_net_is_refused_with_line_and_fix() {
     let data = "dataset = \"folder\"\nclasses = [\"a\", \"b\"]\nimage = [1, 8, 8]";
     let run = format!("[run]\nname = \"x\"\nrounds = 1\n[model]\narch = \"mlp\"\n[data]\n{data}\n");

@@ -7,7 +7,7 @@ use clap::Args;
 use paceline_bootstrap::{Address, Ticket};
 
 use super::error::CliError;
-use super::join::{JoinOptions, usual_home};
+use super::join::{JoinOptions, looks_like_ticket, usual_home};
 use super::output::{Format, print, print_json};
 use super::run_file::read_run_file;
 use super::target::HomeChoice;
@@ -38,7 +38,7 @@ pub(super) struct Options {
 pub(super) async fn run(options: Options, format: Format) -> Result<(), CliError> {
     let mut patient = Patient { mdns: !options.no_mdns, asked: Address::all(&options.peer), ..Patient::default() };
     let home = match options.target.as_deref() {
-        Some(text) if text.starts_with("paceline") && text.contains(':') => {
+        Some(text) if looks_like_ticket(text) => {
             let ticket: Ticket = text.parse().map_err(CliError::bad_input)?;
             patient.asked.extend(ticket.addresses);
             None

@@ -1,5 +1,5 @@
-//! The commands that look at a node, `status`, `peers` and `ticket`, and those that ask it for something, `leave`
-//! and `resume`.
+//! The commands that look at a node, `status`, `peers` and `ticket`, and those that ask it for something, `leave`,
+//! `pause` and `resume`.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -114,7 +114,10 @@ pub(super) fn pause(target: &Target, format: Format) -> Result<(), CliError> {
 pub(super) fn resume(target: &Target, format: Format) -> Result<(), CliError> {
     let resumed = target.node()?.resume()?;
     match format {
-        Format::Json => print_json(&serde_json::json!({ "resuming": true, "paused": false }))?,
+        Format::Json => print_json(&match resumed {
+            Resumed::Node => serde_json::json!({ "paused": false }),
+            Resumed::Run => serde_json::json!({ "resuming": true }),
+        })?,
         Format::Text => print(match resumed {
             Resumed::Node => "The node trains again, within its --hours if it has any.",
             Resumed::Run => "The run goes on as soon as a quorum of its members is there.",

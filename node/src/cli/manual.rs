@@ -1,6 +1,5 @@
 //! `paceline completions` and `paceline man`: what shells and `man` know of the commands, made from the same definitions.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -45,6 +44,5 @@ pub(super) fn man(options: &ManOptions, command: Command) -> Result<(), CliError
             print(&format!("Wrote the pages into {}; read one with: man {}/paceline.1", dir.display(), dir.display()));
         }
     }
-    std::io::stdout().flush()?;
     Ok(())
 }

@@ -181,10 +181,9 @@ pub(super) fn compare(options: &CompareOptions, format: Format) -> Result<(), Cl
         }))?,
         Format::Text => {
             print(&table::compared(&one.rounds, &other.rounds, [&one.name, &other.name], &lead).to_string());
-            let differences = run_file::differences(&one.run_file, &other.run_file);
-            differences
-                .iter()
-                .for_each(|line| print(&line.replace(" there,", " in the first,").replace(" here", " in the second")));
+            let both = [&one.run_file, &other.run_file];
+            let differences = run_file::differences_of(both, ["in the first", "in the second"]);
+            differences.iter().for_each(|line| print(line));
         }
     }
     if let Some(path) = &options.plot {

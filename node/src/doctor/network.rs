@@ -8,12 +8,13 @@ use if_addrs::IfAddr;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use paceline_bootstrap::addresses::{Transport, is_loopback, peer_of, transport, with_peer};
-use paceline_bootstrap::{Dialled, Met, dial, fetch_run_file, is_host_name, node_id, survey};
+use paceline_bootstrap::{Dialled, Met, dial, is_host_name, node_id, survey};
 use paceline_protocol::bounds::PROTOCOL_VERSION;
 
 use super::{Finding, Patient};
 use crate::inspect;
-use crate::run_file::{self, RunFile};
+use crate::neighbours::differences;
+use crate::run_file::RunFile;
 
 /// How long others may take to be heard and to answer.
 const WAIT: Duration = Duration::from_secs(4);
@@ -240,10 +241,7 @@ impl Around<'_> {
                     continue;
                 }
                 let at: Vec<Multiaddr> = met.addresses.iter().map(|address| with_peer(address, met.peer)).collect();
-                let theirs = fetch_run_file(&at, run.run, FILE_WAIT).await.ok();
-                let theirs = theirs.and_then(|published| run_file::parse(&published.text, "theirs").ok());
-                let differ = theirs.map(|theirs| run_file::differences(&theirs, run_file).join("; "));
-                let differ = differ.map(|keys| format!(": {keys}")).unwrap_or_default();
+                let differ = differences(&at, run.run, run_file, FILE_WAIT).await;
                 findings.push(Finding::problem(
                     "run file",
                     format!("{} is in another run called {} ({}){differ}", self.named(met), run.name, run.run.short()),

@@ -80,19 +80,20 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// What to do about it, in words, while it holds.
+    /// What to do about it, in words, while it holds; now.
     pub(super) fn advice(&self) -> Option<String> {
-        let outside = self.hours.filter(|hours| !hours.contain(minute_now()));
+        self.advice_at(chrono::Local::now().time().num_seconds_from_midnight() / 60)
+    }
+
+    /// The same at a minute of the day.
+    fn advice_at(&self, minute: u32) -> Option<String> {
+        let outside = self.hours.filter(|hours| !hours.contain(minute));
         match (self.by_owner, outside) {
             (true, _) => Some("`paceline resume` goes on".to_owned()),
             (false, Some(hours)) => Some(format!("it trains from {}", hours.to_string().replace('-', " to "))),
             (false, None) => None,
         }
     }
-}
-
-fn minute_now() -> u32 {
-    chrono::Local::now().time().num_seconds_from_midnight() / 60
 }
 
 #[cfg(test)]
@@ -120,10 +121,12 @@ mod tests {
 
     #[test]
     fn an_owners_pause_goes_before_the_hours() {
-        let never = Some(Hours { from: minute_now().wrapping_add(2) % DAY, until: (minute_now() + 3) % DAY });
-        assert_eq!(Pauses::default().advice(), None);
-        assert!(Pauses { by_owner: false, hours: never }.advice().is_some_and(|a| a.starts_with("it trains from")));
-        let both = Pauses { by_owner: true, hours: never };
-        assert_eq!(both.advice().as_deref(), Some("`paceline resume` goes on"));
+        let (hours, noon) = ("22:00-06:00".parse().ok(), 12 * 60);
+        assert_eq!(Pauses::default().advice_at(noon), None);
+        let by_hours = Pauses { by_owner: false, hours };
+        assert_eq!(by_hours.advice_at(noon).as_deref(), Some("it trains from 22:00 to 06:00"));
+        assert_eq!(by_hours.advice_at(0), None);
+        let both = Pauses { by_owner: true, hours };
+        assert_eq!(both.advice_at(noon).as_deref(), Some("`paceline resume` goes on"));
     }
 }

@@ -236,10 +236,10 @@ impl Plan {
     /// Files are missing or malformed or don't go with the run file, the part is not one, nothing is left to train on, or a
     /// step would take too much memory.
     pub fn data(&self, path: Option<&Path>, part: Option<Part>) -> Result<DataSet, PlanError> {
-        self.check_path(path)?;
         let data = match part {
             Some(part) if !part.is_valid() => return Err(PlanError::Part(part)),
             Some(Part { index, of }) => {
+                self.check_path(path)?;
                 let (k, n) = (index as usize, of as usize);
                 let (data, totals) = paceline_model::load_part(&self.source, path, (k, n), &self.partition, self.seed)?;
                 self.check_size(&data)?;
@@ -257,6 +257,7 @@ impl Plan {
     /// # Errors
     /// Files are missing or malformed or don't go with the run file, or there is nothing to train on.
     pub fn examples(&self, path: Option<&Path>) -> Result<DataSet, PlanError> {
+        self.check_path(path)?;
         let data = paceline_model::load(&self.source, path, self.seed)?;
         self.check_size(&data)?;
         if data.train.is_empty() { Err(PlanError::Empty) } else { Ok(data) }

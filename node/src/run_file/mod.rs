@@ -65,10 +65,15 @@ pub fn template(given: &Given) -> String {
     RunFile::template(given)
 }
 
-/// The keys in which two run files differ, each with both values: `[train] lr: 0.05 there, 0.1 here`.
+/// The keys in which a run file elsewhere differs from the one here, each with both values: `[train] lr: 0.05 there, 0.1 here`.
 pub fn differences(there: &RunFile, here: &RunFile) -> Vec<String> {
+    differences_of([there, here], ["there", "here"])
+}
+
+/// The keys in which two run files differ, each with both values and what says whose they are.
+pub fn differences_of(files: [&RunFile; 2], whose: [&str; 2]) -> Vec<String> {
     let read = |file: &RunFile| toml::from_str::<toml::Table>(&file.canonical()).unwrap_or_default();
-    let (there, here) = (read(there), read(here));
+    let ([there, here], [is_there, is_here]) = (files.map(read), whose);
     let sections: BTreeSet<&String> = there.keys().chain(here.keys()).collect();
     let mut found = Vec::new();
     for section in sections {
@@ -77,10 +82,10 @@ pub fn differences(there: &RunFile, here: &RunFile) -> Vec<String> {
         let keys: BTreeSet<&String> = there.keys().chain(here.keys()).collect();
         let told = |value: Option<&toml::Value>| value.map_or_else(|| "nothing".to_owned(), short_value);
         let differing = keys.into_iter().filter(|key| there.get(*key) != here.get(*key));
-        found.extend(
-            differing
-                .map(|key| format!("[{section}] {key}: {} there, {} here", told(there.get(key)), told(here.get(key)))),
-        );
+        let line = |key: &String| {
+            format!("[{section}] {key}: {} {is_there}, {} {is_here}", told(there.get(key)), told(here.get(key)))
+        };
+        found.extend(differing.map(line));
     }
     found
 }

@@ -35,7 +35,7 @@ use options::DeviceKind;
 use options::PageAddress;
 pub(super) use options::{JoinOptions, part};
 use resolve::resolve;
-pub(super) use resolve::usual_home;
+pub(super) use resolve::{looks_like_ticket, usual_home};
 
 /// How long data may still be read once the node was told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -151,13 +151,14 @@ async fn show(node_state: Arc<NodeState>, quiet: bool, (plain, serves_on): (bool
         return;
     }
     let lines = tokio::spawn(console::follow(node_state.clone(), false, serves_on));
-    let ended = watch::own(node_state.clone(), is_over).await;
-    if !ended.as_ref().is_ok_and(|ended| *ended != Ended::Quit) {
-        lines.abort();
-        ended.err().iter().for_each(|error| tracing::warn!("{error:#}"));
-        tracing::info!("the node goes on; Ctrl-C stops it");
-        tokio::spawn(console::follow(node_state, true, serves_on));
+    match watch::own(node_state.clone(), is_over).await {
+        Ok(Ended::Interrupted | Ended::Over) => return,
+        Ok(Ended::Quit) => {}
+        Err(error) => tracing::warn!("{error:#}"),
     }
+    lines.abort();
+    tracing::info!("the node goes on; Ctrl-C stops it");
+    tokio::spawn(console::follow(node_state, true, serves_on));
 }
 
 /// Who learns.

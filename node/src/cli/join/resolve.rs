@@ -30,9 +30,14 @@ pub(super) async fn resolve(options: &mut JoinOptions) -> Result<(RunFile, Home)
     Ok(found)
 }
 
+/// Whether a ticket is meant, and no file.
+pub(in crate::cli) fn looks_like_ticket(text: &str) -> bool {
+    text.starts_with("paceline") && text.contains(':')
+}
+
 async fn find(options: &mut JoinOptions) -> Result<(RunFile, Home), CliError> {
     let run = match options.target.clone() {
-        Some(text) if text.starts_with("paceline") && text.contains(':') => by_ticket(options, &text).await?,
+        Some(text) if looks_like_ticket(&text) => by_ticket(options, &text).await?,
         Some(file) => read_run_file(Path::new(&file))?,
         None => match resumed(options)? {
             Some(found) => return Ok(found),

@@ -275,18 +275,16 @@ fn times(frame: &mut Frame<'_>, area: Rect, rounds: &[Round]) {
     let longest = shown.iter().map(|(_, ms, _)| *ms).max().unwrap_or(1).max(1);
     let room = u64::from(inside.width.saturating_sub(14));
     let lines = shown.iter().rev().map(|(round, ms, split)| {
-        let cells = |ms: u64| "█".repeat((ms * room).div_ceil(longest) as usize);
-        let whole = (ms * room / longest) as usize;
-        let parts = [(split.agree_ms, AGREE), (split.transfer_ms, TRANSFER)];
-        let small: Vec<(usize, Color)> =
-            parts.iter().map(|(ms, colour)| (cells(*ms).chars().count(), *colour)).collect();
-        let train = whole.saturating_sub(small.iter().map(|(cells, _)| cells).sum());
+        // What is there is seen, however short it was.
+        let cells = |ms: u64| (ms * room).div_ceil(longest) as usize;
+        let small = [(cells(split.transfer_ms), TRANSFER), (cells(split.agree_ms), AGREE)];
+        let train = cells(*ms).saturating_sub(small.iter().map(|(cells, _)| cells).sum());
         let bar = |(cells, colour): (usize, Color)| Span::styled("█".repeat(cells), Style::new().fg(colour));
         Line::from(vec![
             Span::styled(format!("{round:>5} "), DIM),
             bar((train, TRAIN)),
-            bar(small[1]),
             bar(small[0]),
+            bar(small[1]),
             Span::raw(format!(" {}", seconds(Some(*ms)))),
         ])
     });
